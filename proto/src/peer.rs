@@ -1,0 +1,224 @@
+//! What peers tell each other over the pieces listener, checked: the domain form of `peer.proto`,
+//! and the paths and headers of that listener.
+
+use crate::digest::Digest;
+use crate::geometry::{Geometry, MAX_SIZE};
+use crate::invalid::Invalid;
+use crate::name::{Reference, Source};
+use crate::piece_map::PieceRun;
+use crate::wire;
+
+/// `GET /v1/tasks/<digest>/availability`: a stream of [`Availability`] frames for as long as the
+/// content arrives. With `?size=&registry=&repository=` a seed that has no such task starts one.
+/// `GET /v1/tasks/<digest>/pieces?want=0-3,7`: one run of the wanted pieces, chosen by the parent.
+/// `POST /v1/resolve`: [`ResolveRequest`] in, [`ResolveReply`] out.
+pub const PATH_PREFIX: &str = "/v1";
+/// First piece of the run in the answer to a pieces request.
+pub const FIRST_PIECE: &str = "darner-first-piece";
+/// How many pieces that run has.
+pub const PIECE_COUNT: &str = "darner-piece-count";
+/// The content's size, for a check before the first byte is read.
+pub const CONTENT_SIZE: &str = "darner-content-size";
+/// No frame of an availability stream is longer than this many bytes.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// What has become available at a peer since its last frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Availability {
+    /// Bytes of the content.
+    pub size: u64,
+    /// Newly available pieces with their hashes.
+    pub runs: Vec<PieceRun>,
+    /// The peer holds the whole content.
+    pub complete: bool,
+}
+
+/// What a repository's owner is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolveRequest {
+    /// The repository.
+    pub source: Source,
+    /// What of it.
+    pub target: Target,
+    /// Whether to answer only from what is held, without upstream.
+    pub held_only: bool,
+}
+
+/// What is looked up in a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A manifest by tag or digest.
+    Manifest(Reference),
+    /// A blob: its size, and that it belongs to the repository.
+    Blob(Digest),
+}
+
+/// What a repository's owner answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResolveReply {
+    /// It is there, and public.
+    Found(Resolved),
+    /// Anonymous readers are refused.
+    NotPublic,
+    /// Upstream has no such thing.
+    NotFound,
+    /// Upstream cannot be asked and nothing is held.
+    Unavailable {
+        /// Why, for the log and the client.
+        detail: String,
+    },
+}
+
+/// Content that anyone may read, as upstream described it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type as upstream sent it; empty for a blob.
+    pub media_type: String,
+    /// Bytes.
+    pub size: u64,
+    /// Milliseconds since upstream said so.
+    pub age_ms: u64,
+    /// Milliseconds for which the repository still counts as public.
+    pub public_ms: u64,
+    /// Served beyond its freshness time because upstream cannot be asked.
+    pub stale: bool,
+    /// The manifest's bytes, which have the digest; empty for a blob.
+    pub content: Vec<u8>,
+}
+
+impl From<&Availability> for wire::Availability {
+    fn from(frame: &Availability) -> Self {
+        Self {
+            size: frame.size,
+            piece_length: Geometry::of(frame.size).piece_length(),
+            runs: frame.runs.iter().map(Into::into).collect(),
+            complete: frame.complete,
+        }
+    }
+}
+
+impl TryFrom<wire::Availability> for Availability {
+    type Error = Invalid;
+
+    fn try_from(frame: wire::Availability) -> Result<Self, Invalid> {
+        let geometry = Geometry::of(frame.size);
+        if frame.size > MAX_SIZE || frame.piece_length != geometry.piece_length() {
+            return Err(Invalid::new("availability", "cuts the content differently"));
+        }
+        let runs = frame
+            .runs
+            .into_iter()
+            .map(|run| PieceRun::from_wire(run, &geometry));
+        Ok(Self {
+            size: frame.size,
+            runs: runs.collect::<Result<_, _>>()?,
+            complete: frame.complete,
+        })
+    }
+}
+
+impl From<&ResolveRequest> for wire::ResolveRequest {
+    fn from(request: &ResolveRequest) -> Self {
+        use wire::resolve_request::Reference as Wire;
+        let reference = match &request.target {
+            Target::Manifest(Reference::Tag(tag)) => Wire::Tag(tag.to_string()),
+            Target::Manifest(Reference::Digest(digest)) => Wire::Manifest(digest.to_wire().into()),
+            Target::Blob(digest) => Wire::Blob(digest.to_wire().into()),
+        };
+        Self {
+            repository: Some((&request.source).into()),
+            reference: Some(reference),
+            held_only: request.held_only,
+        }
+    }
+}
+
+impl TryFrom<wire::ResolveRequest> for ResolveRequest {
+    type Error = Invalid;
+
+    fn try_from(request: wire::ResolveRequest) -> Result<Self, Invalid> {
+        use wire::resolve_request::Reference as Wire;
+        let missing = |what| Invalid::new(what, "is missing");
+        let target = match request.reference.ok_or_else(|| missing("reference"))? {
+            Wire::Tag(tag) => Target::Manifest(Reference::Tag(tag.parse()?)),
+            Wire::Manifest(digest) => {
+                Target::Manifest(Reference::Digest(Digest::from_wire(&digest)?))
+            }
+            Wire::Blob(digest) => Target::Blob(Digest::from_wire(&digest)?),
+        };
+        Ok(Self {
+            source: request
+                .repository
+                .ok_or_else(|| missing("repository"))?
+                .try_into()?,
+            target,
+            held_only: request.held_only,
+        })
+    }
+}
+
+impl From<&ResolveReply> for wire::ResolveReply {
+    fn from(reply: &ResolveReply) -> Self {
+        let outcome = |outcome: wire::ResolveOutcome| Self {
+            outcome: outcome.into(),
+            ..Self::default()
+        };
+        match reply {
+            ResolveReply::Found(found) => Self {
+                digest: found.digest.to_wire().into(),
+                media_type: found.media_type.clone(),
+                size: found.size,
+                age_ms: found.age_ms,
+                public_ms: found.public_ms,
+                content: found.content.clone().into(),
+                stale: found.stale,
+                ..outcome(wire::ResolveOutcome::Found)
+            },
+            ResolveReply::NotPublic => outcome(wire::ResolveOutcome::NotPublic),
+            ResolveReply::NotFound => outcome(wire::ResolveOutcome::NotFound),
+            ResolveReply::Unavailable { detail } => Self {
+                detail: detail.clone(),
+                ..outcome(wire::ResolveOutcome::Unavailable)
+            },
+        }
+    }
+}
+
+impl TryFrom<wire::ResolveReply> for ResolveReply {
+    type Error = Invalid;
+
+    /// A manifest whose bytes do not have the digest they came with is refused here.
+    fn try_from(reply: wire::ResolveReply) -> Result<Self, Invalid> {
+        match reply.outcome() {
+            wire::ResolveOutcome::Found => {
+                let digest = Digest::from_wire(&reply.digest)?;
+                if !reply.content.is_empty() && !digest.matches(&reply.content) {
+                    return Err(Invalid::new(
+                        "manifest",
+                        "does not have the digest it came with",
+                    ));
+                }
+                if reply.size > MAX_SIZE {
+                    return Err(Invalid::new("size", "is above 64 GiB"));
+                }
+                Ok(Self::Found(Resolved {
+                    digest,
+                    media_type: reply.media_type,
+                    size: reply.size,
+                    age_ms: reply.age_ms,
+                    public_ms: reply.public_ms,
+                    stale: reply.stale,
+                    content: reply.content.to_vec(),
+                }))
+            }
+            wire::ResolveOutcome::NotPublic => Ok(Self::NotPublic),
+            wire::ResolveOutcome::NotFound => Ok(Self::NotFound),
+            wire::ResolveOutcome::Unavailable => Ok(Self::Unavailable {
+                detail: reply.detail,
+            }),
+            wire::ResolveOutcome::Unspecified => Err(Invalid::new("outcome", "is missing")),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Who this node is: the key it signs piece maps with, made once and kept in the data directory.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use darner_proto::id::HostId;
+use darner_proto::invalid::Invalid;
+use darner_proto::piece_map::PieceSigner;
+
+const KEY_FILE: &str = "piece-signing.key";
+
+/// The node's key cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The key file cannot be read or written.
+    #[error("signing key {path}")]
+    File {
+        /// The key file.
+        path: PathBuf,
+        /// What the file system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is there but is no key. It is not replaced: peers know the old one.
+    #[error("signing key {path} is damaged; restore it, or remove it to get a new one")]
+    Damaged {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Invalid,
+    },
+}
+
+/// The node's signer, from `data_dir` or newly made there with mode 0600.
+pub fn piece_signer(data_dir: &Path, host: HostId) -> Result<PieceSigner, IdentityError> {
+    let path = data_dir.join(KEY_FILE);
+    let document = match fs::read(&path) {
+        Ok(document) => document,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_key(&path).map_err(|source| IdentityError::File {
+                path: path.clone(),
+                source,
+            })?
+        }
+        Err(source) => return Err(IdentityError::File { path, source }),
+    };
+    PieceSigner::from_pkcs8(host, &document)
+        .map_err(|source| IdentityError::Damaged { path, source })
+}
+
+/// Written beside its final place, synced and renamed, so that a crash leaves a whole key or none.
+fn create_key(path: &Path) -> io::Result<Vec<u8>> {
+    let document = PieceSigner::generate().map_err(io::Error::other)?;
+    let partial = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
+    file.write_all(&document)?;
+    file.sync_all()?;
+    fs::rename(&partial, path)?;
+    Ok(document)
+}

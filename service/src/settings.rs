@@ -1,0 +1,159 @@
+//! What a process runs on: every setting, valid by construction, with its default.
+//!
+//! One type serves all roles, so one file can describe a whole cluster and a typing error anywhere
+//! in it is found by whichever role reads it. How settings are read and where they come from is
+//! [`crate::config`]'s business; this module only says what they mean.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use darner_proto::id::{HostId, Role};
+use darner_proto::name::RegistryName;
+
+use crate::secret::Secret;
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where all state lives. Created with mode 0700 if absent.
+    pub data_dir: PathBuf,
+    /// This process among others.
+    pub node: Node,
+    /// The mirror role.
+    pub mirror: Mirror,
+    /// The front end for container runtimes.
+    pub registry: Registry,
+    /// Registries that content comes from, configured ones first, then those known by default.
+    pub upstreams: Vec<Upstream>,
+    /// The listener other peers fetch pieces from.
+    pub pieces: Pieces,
+    /// The scheduler role, and where schedulers are.
+    pub scheduler: Scheduler,
+    /// The manager role, and where the manager is.
+    pub manager: Manager,
+    /// The content store.
+    pub store: Store,
+    /// Health and metrics.
+    pub admin: Admin,
+    /// How processes know each other.
+    pub identity: Identity,
+}
+
+/// `[node]`
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Unique in the cluster. Default: the host's name.
+    pub id: HostId,
+    /// Where the node is, such as `zone` and `rack`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `[mirror]`
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// [`Role::Mirror`] or [`Role::Seed`].
+    pub role: Role,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// Default 127.0.0.1:7420.
+    pub listen: SocketAddr,
+    /// The registry meant by requests that name none. Default `docker.io`.
+    pub default_upstream: RegistryName,
+    /// A client gets headers or an error within this time. Default 10 s.
+    pub first_byte_timeout: Duration,
+    /// Requests served at once; more wait. Default 512.
+    pub max_requests: usize,
+}
+
+/// `[[upstream]]`
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// As clients call it, such as `docker.io`.
+    pub name: RegistryName,
+    /// `https://host[:port][/prefix]`, or `http://` when written out. Validated, no trailing slash.
+    pub url: String,
+    /// Certificate authorities to trust in place of the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Fetches bytes with these credentials; never stands in for a caller's own right to read.
+    pub credentials: Option<Credentials>,
+    /// How long a tag's answer counts as fresh. Default 60 s.
+    pub tag_ttl: Duration,
+    /// Connections to this registry at once. Default 16, for seeds 64.
+    pub max_connections: usize,
+}
+
+/// A user name and password for an upstream.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// From `password_file`.
+    pub password: Secret,
+}
+
+/// `[pieces]`
+#[derive(Debug, Clone)]
+pub struct Pieces {
+    /// Default 0.0.0.0:7421; in `darner up` 127.0.0.1:7421.
+    pub listen: SocketAddr,
+    /// `host:port` that others reach `listen` at. Default: the bound address, when it is not a
+    /// wildcard.
+    pub advertise: Option<String>,
+    /// Pieces sent at once. Default 16.
+    pub upload_slots: u32,
+}
+
+/// `[scheduler]`
+#[derive(Debug, Clone)]
+pub struct Scheduler {
+    /// Default 0.0.0.0:7422; in `darner up` 127.0.0.1:7422.
+    pub listen: SocketAddr,
+    /// `host:port` that nodes reach `listen` at. Default: the bound address, when it is not a
+    /// wildcard.
+    pub advertise: Option<String>,
+    /// Schedulers' URLs, for a mirror that has no manager.
+    pub addresses: Vec<String>,
+    /// After a start, no upstream read is granted for this long, so that nodes can say what they
+    /// hold. Default 2 s; in `darner up` zero, since its only node is in the same process.
+    pub settle: Duration,
+}
+
+/// `[manager]`
+#[derive(Debug, Clone)]
+pub struct Manager {
+    /// gRPC. Default 0.0.0.0:7423; in `darner up` 127.0.0.1:7423.
+    pub listen: SocketAddr,
+    /// REST API. Default 127.0.0.1:7424.
+    pub api_listen: SocketAddr,
+    /// The manager's URL, for a mirror or scheduler. Without it there is no manager.
+    pub address: Option<String>,
+    /// The SQLite file. Default `manager.db` in the data directory.
+    pub database: Option<PathBuf>,
+}
+
+/// `[store]`
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// Bytes of content kept at most. Default: half of what is free on the file system at start,
+    /// at most 100 GiB.
+    pub capacity: Option<u64>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Default 127.0.0.1 and 7430 for a mirror, 7431 for a scheduler, 7432 for a manager.
+    pub listen: SocketAddr,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Processes talk in plain text and believe what others say of themselves.
+    pub insecure: bool,
+}
