@@ -1,1 +1,17 @@
-//! x
+//! The mirror: an OCI registry front end on every node, whose content comes from the node's store,
+//! from peers, from seeds, and last from the upstream registry.
+//!
+//! In the order of a pull: [`registry`] parses a client's request; [`resolve`] finds out what a name
+//! means and whether anyone may read it; [`task`] brings one content to this node, however many
+//! clients ask, joining [`swarm`] (schedulers and parents), [`upstream`] (the registry itself) and
+//! [`store`] (content on disk), none of which knows the others; [`pieces`] serves what is held to
+//! other peers. [`server`] puts the parts together.
+
+pub mod pieces;
+pub mod registry;
+pub mod resolve;
+pub mod server;
+pub mod store;
+pub mod swarm;
+pub mod task;
+pub mod upstream;
