@@ -31,6 +31,8 @@ pub struct Availability {
     pub runs: Vec<PieceRun>,
     /// The peer holds the whole content.
     pub complete: bool,
+    /// Bytes the peer has received so far, whole pieces or not.
+    pub received_bytes: u64,
 }
 
 /// What a repository's owner is asked.
@@ -95,6 +97,7 @@ impl From<&Availability> for wire::Availability {
             piece_length: Geometry::of(frame.size).piece_length(),
             runs: frame.runs.iter().map(Into::into).collect(),
             complete: frame.complete,
+            received_bytes: frame.received_bytes,
         }
     }
 }
@@ -115,6 +118,7 @@ impl TryFrom<wire::Availability> for Availability {
             size: frame.size,
             runs: runs.collect::<Result<_, _>>()?,
             complete: frame.complete,
+            received_bytes: frame.received_bytes,
         })
     }
 }

@@ -203,6 +203,8 @@ pub struct Parent {
 pub struct Lease {
     /// The task.
     pub task: TaskId,
+    /// Bytes of the content: the holder may hear of the task for the first time.
+    pub size: u64,
     /// Its number: grows with every lease of a task, so that an old holder is told from a new one.
     pub lease: u64,
     /// The pieces to read.

@@ -47,9 +47,7 @@ impl TryFrom<wire::Join> for Join {
     type Error = Invalid;
 
     fn try_from(join: wire::Join) -> Result<Self, Invalid> {
-        if join.size > MAX_SIZE {
-            return Err(Invalid::new("size", "is above 64 GiB"));
-        }
+        check_size(join.size)?;
         let lease = join.lease.map(LeaseClaim::try_from).transpose()?;
         Ok(Self {
             task: Digest::from_wire(&join.task)?,
@@ -143,7 +141,9 @@ impl TryFrom<wire::Lease> for Lease {
     type Error = Invalid;
 
     fn try_from(lease: wire::Lease) -> Result<Self, Invalid> {
+        check_size(lease.size)?;
         Ok(Self {
+            size: lease.size,
             task: Digest::from_wire(&lease.task)?,
             lease: lease.lease,
             ranges: ranges_from_wire(&lease.ranges)?,
@@ -213,6 +213,13 @@ pub(crate) fn check_protocol(theirs: u32) -> Result<(), Invalid> {
             crate::PROTOCOL
         ),
     ))
+}
+
+fn check_size(size: u64) -> Result<(), Invalid> {
+    if size > MAX_SIZE {
+        return Err(Invalid::new("size", "is above 64 GiB"));
+    }
+    Ok(())
 }
 
 fn required<T>(what: &'static str, value: Option<T>) -> Result<T, Invalid> {

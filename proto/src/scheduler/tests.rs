@@ -82,6 +82,7 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
         },
         SchedulerMessage::Lease(Lease {
             task,
+            size: 4 << 20,
             lease: 2,
             ranges: vec![0..2, 3..4],
             expires_ms: 5000,

@@ -140,6 +140,7 @@ impl From<&Lease> for wire::Lease {
             task: wire_digest(&lease.task),
             lease: lease.lease,
             ranges: ranges_to_wire(&lease.ranges),
+            size: lease.size,
             expires_ms: lease.expires_ms,
             sources: lease.sources.iter().map(Into::into).collect(),
         }
