@@ -12,6 +12,7 @@ pub mod digest;
 pub mod geometry;
 pub mod id;
 pub mod invalid;
+pub mod manager;
 pub mod name;
 pub mod peer;
 pub mod piece_map;

@@ -216,6 +216,7 @@ pub struct Lease {
 }
 
 mod from_wire;
+pub use from_wire::check_protocol;
 mod to_wire;
 
 #[cfg(test)]

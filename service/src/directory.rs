@@ -1,1 +1,230 @@
-//! To be written.
+//! Where a process learns who schedules and who seeds: from a list of its own, or from the manager.
+//!
+//! A manager that is away, restarted, restored from an old backup or started over with nothing
+//! must not cost a pull. Three rules see to that, and hold together with the manager's side
+//! (`darner_manager::membership`):
+//!
+//! 1. *Versions never go backwards.* An answer with a version not above the one held is ignored.
+//!    The manager counts `max(last + 1, unix time in ms)`, so a manager that lost its counter is
+//!    above what it said before. [`Directory`] tells the version it holds when it asks, so a manager
+//!    whose clock was set back learns where to go on, and one without memory waits until its
+//!    members had time to report before it answers.
+//! 2. *The last known schedulers are kept until others are named.* A configuration without any
+//!    scheduler helps nobody, and the manager's not seeing them does not mean that nodes do not.
+//! 3. *The last good answer is on disk*, with the manager's URL. It serves at start until the manager
+//!    answers. Another manager's answer is not ours: with another URL it does not count.
+//!
+//! What the schedulers at these addresses say is not this module's business.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use darner_proto::digest::Digest;
+use darner_proto::id::{Host, HostId};
+use darner_proto::manager::Configuration;
+use tokio::sync::watch;
+use url::Url;
+
+use crate::shutdown::Shutdown;
+
+mod last_good;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use last_good::LastGood;
+
+/// Who schedules and who seeds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Membership {
+    /// The configuration's version; 0 while nothing is known, and in a fixed list.
+    pub version: u64,
+    /// The schedulers, by id.
+    pub schedulers: Vec<SchedulerEntry>,
+    /// The seeds, by id. A fixed list has none: nodes learn the seeds from their schedulers.
+    pub seeds: Vec<Host>,
+}
+
+/// A scheduler, as nodes dial it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchedulerEntry {
+    /// What it is known by in rendezvous order. In a fixed list this is made from the address and
+    /// is not what the scheduler calls itself.
+    pub id: HostId,
+    /// `http://host:port`.
+    pub url: String,
+}
+
+/// A directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// `[manager] address` is no URL of a host.
+    #[error("manager address {url:?} is not http://host:port")]
+    Address {
+        /// As configured.
+        url: String,
+    },
+    /// The manager is to be reached over TLS, which needs certificates this version has no way to
+    /// be given.
+    #[error(
+        "manager address {url:?} needs certificates, which this version does not have: use http:// with [identity] insecure = true"
+    )]
+    Encrypted {
+        /// As configured.
+        url: String,
+    },
+    /// The last good answer is there and cannot be read.
+    #[error("reading {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the file system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The last good answer was written by a later version. It is left as it is.
+    #[error("{path} has format {found}, this version knows up to {known}; it was left untouched")]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+}
+
+/// Where to learn who schedules and who seeds. Clones share it; what [`Directory::watch`] gave out
+/// stays open for as long as one of them lives.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    published: Arc<watch::Sender<Arc<Membership>>>,
+}
+
+impl Directory {
+    /// A list that never changes. Ids are made from the addresses, so that all nodes with the same
+    /// list agree on the order of schedulers whatever these call themselves; the order and spelling
+    /// (case, trailing slash) of the URLs do not matter.
+    pub fn fixed(scheduler_urls: &[String]) -> Self {
+        let mut schedulers: Vec<_> = scheduler_urls.iter().map(|url| fixed_entry(url)).collect();
+        schedulers.sort_by(|left, right| left.id.cmp(&right.id));
+        schedulers.dedup_by(|left, right| left.id == right.id);
+        Self::publishing(Membership {
+            version: 0,
+            schedulers,
+            seeds: Vec::new(),
+        })
+    }
+
+    /// Registers `host` with the manager at `url`, keeps it alive and follows the configuration,
+    /// until the process drains; then deregisters. Never gives up. The last good answer is kept in
+    /// `<data_dir>/membership.json`.
+    ///
+    /// Returns at once with what that file knows; call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// A URL that cannot work, or a last good answer that is of a later format or cannot be read. A
+    /// damaged one is only logged: the manager has another.
+    pub fn managed(
+        url: &str,
+        host: Host,
+        data_dir: &Path,
+        shutdown: &Shutdown,
+    ) -> Result<Self, DirectoryError> {
+        let endpoint = manager_endpoint(url)?;
+        let (last_good, known) = LastGood::open(data_dir, url)?;
+        let directory = Self::publishing(membership(&known));
+        let session = session::Session::new(
+            &endpoint,
+            host,
+            session::Known {
+                configuration: known,
+                published: directory.published.clone(),
+                last_good: Arc::new(last_good),
+            },
+        );
+        shutdown.spawn(session.run(shutdown.clone()));
+        Ok(directory)
+    }
+
+    /// What is known, now and from now on.
+    pub fn watch(&self) -> watch::Receiver<Arc<Membership>> {
+        self.published.subscribe()
+    }
+
+    fn publishing(membership: Membership) -> Self {
+        Self {
+            published: Arc::new(watch::Sender::new(Arc::new(membership))),
+        }
+    }
+}
+
+/// What a node acts on when it holds `current` and hears `new`: nothing unless `new` is newer, and
+/// then never without the schedulers it knew.
+fn successor(current: &Configuration, mut new: Configuration) -> Option<Configuration> {
+    if new.version <= current.version {
+        return None;
+    }
+    if new.schedulers.is_empty() {
+        new.schedulers.clone_from(&current.schedulers);
+    }
+    Some(new)
+}
+
+fn membership(configuration: &Configuration) -> Membership {
+    let entry = |host: &Host| SchedulerEntry {
+        id: host.id.clone(),
+        url: format!("http://{}", host.address),
+    };
+    Membership {
+        version: configuration.version,
+        schedulers: configuration.schedulers.iter().map(entry).collect(),
+        seeds: configuration.seeds.clone(),
+    }
+}
+
+fn manager_endpoint(url: &str) -> Result<tonic::transport::Endpoint, DirectoryError> {
+    let bad = || DirectoryError::Address {
+        url: url.to_owned(),
+    };
+    let parsed = Url::parse(url).map_err(|_| bad())?;
+    match parsed.scheme() {
+        "http" if parsed.has_host() => {}
+        "https" => {
+            return Err(DirectoryError::Encrypted {
+                url: url.to_owned(),
+            });
+        }
+        _ => return Err(bad()),
+    }
+    tonic::transport::Endpoint::from_shared(url.to_owned()).map_err(|_| bad())
+}
+
+/// A URL that does not parse is refused by `crate::config` before it gets here; should one come all
+/// the same it still has one id everywhere, and fails when it is dialled.
+fn fixed_entry(url: &str) -> SchedulerEntry {
+    let parsed = Url::parse(url).ok();
+    let authority = parsed.as_ref().and_then(|url| {
+        let host = url.host_str()?.to_ascii_lowercase();
+        Some(format!("{host}_{}", url.port_or_known_default()?))
+    });
+    let id = authority
+        .map(|text| text.replace(':', "-").replace(['[', ']'], ""))
+        .and_then(|text| text.parse().ok());
+    SchedulerEntry {
+        id: id.unwrap_or_else(|| hashed_id(url)),
+        url: url.trim_end_matches('/').to_owned(),
+    }
+}
+
+fn hashed_id(text: &str) -> HostId {
+    #[allow(
+        clippy::expect_used,
+        reason = "64 hexadecimal digits are a valid host id"
+    )]
+    Digest::sha256(text.as_bytes())
+        .hex()
+        .parse()
+        .expect("64 hexadecimal digits are a valid host id")
+}

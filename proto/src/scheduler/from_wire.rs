@@ -202,7 +202,7 @@ fn missing_body() -> Invalid {
 }
 
 /// Both sides of a session name their protocol version first.
-pub(crate) fn check_protocol(theirs: u32) -> Result<(), Invalid> {
+pub fn check_protocol(theirs: u32) -> Result<(), Invalid> {
     if theirs == crate::PROTOCOL {
         return Ok(());
     }

@@ -1,0 +1,184 @@
+//! The last good answer of the manager, on disk: `<data_dir>/membership.json`.
+//!
+//! It is a copy, so a damaged one is logged and done without; but one of a later format is somebody
+//! else's to read, and stops the start before anything is overwritten.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use darner_proto::id::Host;
+use darner_proto::invalid::Invalid;
+use darner_proto::manager::Configuration;
+use darner_proto::wire;
+use serde::{Deserialize, Serialize};
+
+use super::DirectoryError;
+
+const FILE: &str = "membership.json";
+/// Raised when a reader of the format before could misread the file.
+const FORMAT: u32 = 1;
+
+/// The file, and whose answers it holds.
+#[derive(Debug)]
+pub(super) struct LastGood {
+    path: PathBuf,
+    manager: String,
+}
+
+/// Read first, and alone, so that a later format is told from a damaged file.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    format: u32,
+    manager: String,
+    version: u64,
+    schedulers: Vec<HostRecord>,
+    seeds: Vec<HostRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HostRecord {
+    id: String,
+    address: String,
+    role: i32,
+    labels: BTreeMap<String, String>,
+    signing_key: Vec<u8>,
+    upload_slots: u32,
+}
+
+impl LastGood {
+    /// The file in `data_dir` and what it knows of the manager at `manager`.
+    pub(super) fn open(
+        data_dir: &Path,
+        manager: &str,
+    ) -> Result<(Self, Configuration), DirectoryError> {
+        let last_good = Self {
+            path: data_dir.join(FILE),
+            manager: manager.to_owned(),
+        };
+        let configuration = last_good.read()?.unwrap_or_default();
+        Ok((last_good, configuration))
+    }
+
+    /// Replaces the file as one step: a crash leaves the old answer or the new one.
+    pub(super) fn write(&self, configuration: &Configuration) -> io::Result<()> {
+        let record = Record::new(&self.manager, configuration);
+        let partial = self.path.with_extension("json.new");
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)?;
+        file.write_all(&serde_json::to_vec_pretty(&record)?)?;
+        file.sync_all()?;
+        fs::rename(&partial, &self.path)?;
+        match self.path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read(&self) -> Result<Option<Configuration>, DirectoryError> {
+        let path = &self.path;
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                let path = path.clone();
+                return Err(DirectoryError::Read { path, source });
+            }
+        };
+        match serde_json::from_slice::<Format>(&text) {
+            Ok(Format { format }) if format > FORMAT => {
+                return Err(DirectoryError::NewerFormat {
+                    path: path.clone(),
+                    found: format,
+                    known: FORMAT,
+                });
+            }
+            _ => {}
+        }
+        match self.parse(&text) {
+            Ok(configuration) => Ok(configuration),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error, "last known members unreadable");
+                Ok(None)
+            }
+        }
+    }
+
+    fn parse(&self, text: &[u8]) -> Result<Option<Configuration>, String> {
+        let record: Record = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if record.manager != self.manager {
+            tracing::info!(was = record.manager, now = self.manager, "another manager");
+            return Ok(None);
+        }
+        let configuration = Configuration::try_from(record);
+        configuration.map(Some).map_err(|error| error.to_string())
+    }
+}
+
+impl Record {
+    fn new(manager: &str, configuration: &Configuration) -> Self {
+        Self {
+            format: FORMAT,
+            manager: manager.to_owned(),
+            version: configuration.version,
+            schedulers: configuration.schedulers.iter().map(Into::into).collect(),
+            seeds: configuration.seeds.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<Record> for Configuration {
+    type Error = Invalid;
+
+    fn try_from(record: Record) -> Result<Self, Invalid> {
+        let hosts = |hosts: Vec<HostRecord>| hosts.into_iter().map(Into::into).collect();
+        Self::try_from(wire::Configuration {
+            version: record.version,
+            schedulers: hosts(record.schedulers),
+            seeds: hosts(record.seeds),
+        })
+    }
+}
+
+impl From<&Host> for HostRecord {
+    fn from(host: &Host) -> Self {
+        let wire = wire::Host::from(host);
+        Self {
+            id: wire.id,
+            address: wire.address,
+            role: wire.role,
+            labels: host.labels.clone(),
+            signing_key: wire.signing_key.to_vec(),
+            upload_slots: wire.upload_slots,
+        }
+    }
+}
+
+impl From<HostRecord> for wire::Host {
+    fn from(record: HostRecord) -> Self {
+        Self {
+            id: record.id,
+            address: record.address,
+            role: record.role,
+            labels: record.labels.into_iter().collect(),
+            signing_key: record.signing_key.into(),
+            upload_slots: record.upload_slots,
+        }
+    }
+}
