@@ -1,1 +1,270 @@
-//! To be written.
+//! The way to the rest of the cluster: sessions with the schedulers, and requests to other peers.
+//!
+//! [`sessions`] decides what each scheduler is told (pure), [`link`] keeps one connection, [`peers`]
+//! fetches from other nodes. This file is the driver that joins them. What is done with pieces,
+//! parents and leases is the task's business; the store is not known here.
+
+mod link;
+pub mod peers;
+pub mod sessions;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use darner_proto::digest::Digest;
+use darner_proto::id::{Host, HostId, TaskId};
+use darner_proto::scheduler::{Join, Lease, NodeMessage};
+use darner_service::directory::Membership;
+use darner_service::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use link::LinkEvent;
+pub use peers::{PeerError, Peers};
+use sessions::{Input, Output, Sessions, TaskEvent};
+
+/// Inputs that wait for the driver. It only routes, so a longer queue would only hide a stall.
+const INPUTS: usize = 4096;
+/// What a task has not yet taken of what its scheduler said. A task that lets this many wait is
+/// stuck; its lease then lapses by itself.
+const TASK_EVENTS: usize = 256;
+/// Leases for tasks that this node does not have yet.
+const BEGINNINGS: usize = 1024;
+/// A search that has no answer by then has none.
+const FIND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the node holds, as the swarm needs to know it.
+#[derive(Clone)]
+pub struct Inventory {
+    /// Every key held.
+    pub keys: Arc<dyn Fn() -> Vec<Digest> + Send + Sync>,
+    /// Whether this one is.
+    pub holds: Arc<dyn Fn(&Digest) -> bool + Send + Sync>,
+}
+
+/// Handle to the node's part in the swarm. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    me: Arc<Host>,
+    inputs: mpsc::Sender<Input>,
+    owners: watch::Receiver<Vec<Host>>,
+    tasks: Arc<Mutex<HashMap<TaskId, mpsc::Sender<TaskEvent>>>>,
+    finds: Arc<Mutex<HashMap<u64, oneshot::Sender<Vec<Host>>>>>,
+    next_find: Arc<AtomicU64>,
+}
+
+impl Swarm {
+    /// Attends the schedulers of `membership` as `me`. Leases for tasks that are not running come
+    /// out of the receiver.
+    pub fn start(
+        me: Host,
+        membership: watch::Receiver<Arc<Membership>>,
+        inventory: Inventory,
+        shutdown: &Shutdown,
+    ) -> (Self, mpsc::Receiver<Lease>) {
+        let (inputs, incoming) = mpsc::channel(INPUTS);
+        let (begin, beginnings) = mpsc::channel(BEGINNINGS);
+        let seeds = membership.borrow().seeds.clone();
+        let (owners, owners_seen) = watch::channel(seeds);
+        let swarm = Self {
+            me: Arc::new(me),
+            inputs,
+            owners: owners_seen,
+            tasks: Arc::default(),
+            finds: Arc::default(),
+            next_find: Arc::default(),
+        };
+        let driver = Driver {
+            swarm: swarm.clone(),
+            sessions: Sessions::default(),
+            links: HashMap::new(),
+            owners,
+            begin,
+            inventory,
+            shutdown: shutdown.clone(),
+        };
+        shutdown.spawn(driver.run(membership, incoming));
+        (swarm, beginnings)
+    }
+
+    /// This node.
+    pub fn me(&self) -> &Host {
+        &self.me
+    }
+
+    /// Among whom repositories find their owner: the seeds, or without seeds some mirrors. May
+    /// include this node; empty while no scheduler or manager has ever said.
+    pub fn owners(&self) -> Vec<Host> {
+        self.owners.borrow().clone()
+    }
+
+    /// Who holds `key`, as its scheduler knows within a second; empty when nobody answers.
+    pub async fn find(&self, key: &Digest) -> Vec<Host> {
+        let request = self.next_find.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        lock(&self.finds).insert(request, answer);
+        self.tell(Input::Find { request, key: *key }).await;
+        let found = tokio::time::timeout(FIND_TIMEOUT, answered).await;
+        lock(&self.finds).remove(&request);
+        found.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Tells the schedulers of further keys this node holds.
+    pub fn announce(&self, keys: Vec<Digest>) {
+        // Losing one announcement under overload is repaired by the next session's full listing.
+        if self.inputs.try_send(Input::Held(keys)).is_err() {
+            tracing::warn!("an announcement was dropped: the swarm driver is overloaded");
+        }
+    }
+
+    /// Registers a task; what its scheduler says comes out of the receiver.
+    pub async fn join(&self, join: Join) -> mpsc::Receiver<TaskEvent> {
+        let (events, received) = mpsc::channel(TASK_EVENTS);
+        lock(&self.tasks).insert(join.task, events);
+        self.tell(Input::Join(join)).await;
+        received
+    }
+
+    /// Passes on what happened to a task.
+    pub async fn tell(&self, input: Input) {
+        if let Input::Leave(task, _) = &input {
+            lock(&self.tasks).remove(task);
+        }
+        // The driver ends only with the process.
+        let _ = self.inputs.send(input).await;
+    }
+}
+
+struct Driver {
+    swarm: Swarm,
+    sessions: Sessions,
+    links: HashMap<HostId, Connection>,
+    owners: watch::Sender<Vec<Host>>,
+    begin: mpsc::Sender<Lease>,
+    inventory: Inventory,
+    shutdown: Shutdown,
+}
+
+struct Connection {
+    stop: CancellationToken,
+    outgoing: Option<mpsc::Sender<NodeMessage>>,
+}
+
+impl Driver {
+    async fn run(mut self, mut membership: watch::Receiver<Arc<Membership>>, mut inputs: mpsc::Receiver<Input>) {
+        let (events, mut heard) = mpsc::channel(INPUTS);
+        membership.mark_changed();
+        loop {
+            let input = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                changed = membership.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let now = membership.borrow_and_update().clone();
+                    self.members_changed(&now)
+                }
+                Some(event) = heard.recv() => self.link_event(event),
+                Some(input) = inputs.recv() => input,
+            };
+            for output in self.sessions.apply(input) {
+                self.carry_out(output, &events);
+            }
+        }
+        for link in self.links.values() {
+            link.stop.cancel();
+        }
+    }
+
+    /// The manager's word on seeds counts until a scheduler, which knows who lives, has spoken.
+    fn members_changed(&self, membership: &Membership) -> Input {
+        if self.owners.borrow().is_empty() && !membership.seeds.is_empty() {
+            self.owners.send_replace(membership.seeds.clone());
+        }
+        let schedulers = membership.schedulers.iter();
+        Input::Schedulers(schedulers.map(|entry| (entry.id.clone(), entry.url.clone())).collect())
+    }
+
+    fn link_event(&mut self, event: LinkEvent) -> Input {
+        match event {
+            LinkEvent::Up(scheduler, outgoing) => {
+                if let Some(link) = self.links.get_mut(&scheduler) {
+                    link.outgoing = Some(outgoing);
+                }
+                Input::Up { keys: (self.inventory.keys)(), scheduler }
+            }
+            LinkEvent::Received(scheduler, message) => Input::Received(scheduler, message),
+            LinkEvent::Down(scheduler) => {
+                if let Some(link) = self.links.get_mut(&scheduler) {
+                    link.outgoing = None;
+                }
+                Input::Down(scheduler)
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, events: &mpsc::Sender<LinkEvent>) {
+        match output {
+            Output::Connect(scheduler, url) => {
+                let stop = self.shutdown.cancellation().child_token();
+                let me = self.swarm.me.as_ref().clone();
+                self.shutdown.spawn(link::run(scheduler.clone(), url, me, events.clone(), stop.clone()));
+                self.links.insert(scheduler, Connection { stop, outgoing: None });
+            }
+            Output::Disconnect(scheduler) => {
+                if let Some(link) = self.links.remove(&scheduler) {
+                    link.stop.cancel();
+                }
+            }
+            Output::Send(scheduler, message) => self.send(&scheduler, message),
+            Output::Notify(task, event) => self.notify(&task, event),
+            Output::Begin(lease) => {
+                if self.begin.try_send(lease).is_err() {
+                    tracing::warn!("a lease was left to lapse: too many tasks begin at once");
+                }
+            }
+            Output::Owners(owners) => {
+                self.owners.send_replace(owners);
+            }
+            Output::Check(scheduler, key) => {
+                let keys = if (self.inventory.holds)(&key) { vec![key] } else { Vec::new() };
+                self.send(&scheduler, NodeMessage::Inventory { keys, listed: true });
+            }
+            Output::Found(request, holders) => {
+                if let Some(answer) = lock(&self.swarm.finds).remove(&request) {
+                    let _ = answer.send(holders);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, scheduler: &HostId, message: NodeMessage) {
+        let Some(link) = self.links.get_mut(scheduler) else { return };
+        let Some(outgoing) = &link.outgoing else { return };
+        if outgoing.try_send(message).is_err() {
+            // Dropping the sender does not end the session; its next heartbeat finds the queue full.
+            tracing::warn!(%scheduler, "a message was dropped: the scheduler does not keep up");
+        }
+    }
+
+    fn notify(&self, task: &TaskId, event: TaskEvent) {
+        let tasks = lock(&self.swarm.tasks);
+        if let Some(events) = tasks.get(task)
+            && events.try_send(event).is_err()
+        {
+            tracing::warn!(%task, "a task does not take what its scheduler says");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Inventory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inventory")
+    }
+}

@@ -1,11 +1,14 @@
 //! What peers tell each other over the pieces listener, checked: the domain form of `peer.proto`,
 //! and the paths and headers of that listener.
 
+use std::ops::Range;
+
 use crate::digest::Digest;
 use crate::geometry::{Geometry, MAX_SIZE};
 use crate::invalid::Invalid;
 use crate::name::{Reference, Source};
 use crate::piece_map::PieceRun;
+use crate::piece_set::{PieceSet, ranges_to_wire};
 use crate::wire;
 
 /// `GET /v1/tasks/<digest>/availability`: a stream of [`Availability`] frames for as long as the
@@ -27,7 +30,9 @@ pub const MAX_FRAME: usize = 1 << 20;
 pub struct Availability {
     /// Bytes of the content.
     pub size: u64,
-    /// Newly available pieces with their hashes.
+    /// Pieces that have become available since the last frame.
+    pub available: Vec<Range<u32>>,
+    /// What is stated about them; a statement may cover more pieces than are available.
     pub runs: Vec<PieceRun>,
     /// The peer holds the whole content.
     pub complete: bool,
@@ -95,6 +100,7 @@ impl From<&Availability> for wire::Availability {
         Self {
             size: frame.size,
             piece_length: Geometry::of(frame.size).piece_length(),
+            available: ranges_to_wire(&frame.available),
             runs: frame.runs.iter().map(Into::into).collect(),
             complete: frame.complete,
             received_bytes: frame.received_bytes,
@@ -115,6 +121,7 @@ impl TryFrom<wire::Availability> for Availability {
             .into_iter()
             .map(|run| PieceRun::from_wire(run, &geometry));
         Ok(Self {
+            available: PieceSet::from_wire(&frame.available, geometry.pieces())?.runs(),
             size: frame.size,
             runs: runs.collect::<Result<_, _>>()?,
             complete: frame.complete,

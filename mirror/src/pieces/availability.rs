@@ -1,0 +1,218 @@
+//! What this node has of a content, told to a child as it grows: the parent's side of an
+//! availability stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use darner_proto::digest::Digest;
+use darner_proto::geometry::{Geometry, MAX_SIZE};
+use darner_proto::id::Role;
+use darner_proto::invalid::Invalid;
+use darner_proto::name::Source;
+use darner_proto::peer::{Availability, ResolveReply};
+use darner_proto::piece_map::{self, PieceRun};
+use darner_proto::piece_set::PieceSet;
+use darner_service::shutdown::Shutdown;
+use tokio::sync::watch;
+
+use super::{Refusal, Serving};
+use crate::store::Content;
+use crate::swarm::peers::encode_frame;
+use crate::task::Reading;
+use crate::task::shared::{Phase, Shared};
+
+/// A child hears something at least this often, if only that bytes are still coming.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Runs in one frame: far below the longest frame even when each is signed by itself.
+const RUNS_PER_FRAME: usize = 1024;
+
+pub(super) async fn follow(
+    State(serving): State<Serving>,
+    Path(task): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let task: Digest = task.parse()?;
+    if let Some(content) = serving.store.get(&task) {
+        return Ok(Response::new(Body::from(everything(&serving, &content).await?)));
+    }
+    let running = match serving.tasks.running(&task) {
+        Some(running) => running,
+        None => begin(&serving, &task, &query.unwrap_or_default()).await?,
+    };
+    let growing = Growing {
+        changes: running.watch(),
+        told: PieceSet::empty(running.geometry.pieces()),
+        shared: running,
+        shutdown: serving.shutdown.clone(),
+        ended: false,
+    };
+    let frames = futures_util::stream::unfold(growing, |mut growing| async move {
+        let frame = growing.next().await?;
+        Some((Ok::<_, std::io::Error>(frame), growing))
+    });
+    Ok(Response::new(Body::from_stream(frames)))
+}
+
+/// A seed that is asked for what it does not have gets it, provided anyone may read it.
+async fn begin(serving: &Serving, task: &Digest, query: &str) -> Result<Arc<Shared>, Refusal> {
+    if serving.role != Role::Seed {
+        return Err(Refusal::NotHeld);
+    }
+    let (size, source) = parse_query(query)?;
+    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
+        return Err(Refusal::NotHeld);
+    };
+    if found.size != size {
+        return Err(Invalid::new("size", "is not the content's").into());
+    }
+    match serving.tasks.open(task, size, &source).await {
+        Ok(Reading::Arriving(_)) => serving.tasks.running(task).ok_or(Refusal::NotHeld),
+        _ => Err(Refusal::NotHeld),
+    }
+}
+
+fn parse_query(query: &str) -> Result<(u64, Source), Invalid> {
+    let missing = |what| move || Invalid::new(what, "is missing");
+    let value = |name: &str| {
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    };
+    let size = value("size").and_then(|size| size.parse().ok());
+    let size: u64 = size.filter(|size| *size <= MAX_SIZE).ok_or_else(missing("size"))?;
+    let source = Source {
+        registry: value("registry").ok_or_else(missing("registry"))?.parse()?,
+        repository: value("repository").ok_or_else(missing("repository"))?.parse()?,
+    };
+    Ok((size, source))
+}
+
+/// The frames about complete content. A map that was lost is made anew and signed by this node,
+/// which has the whole digest to go by.
+async fn everything(serving: &Serving, content: &Content) -> Result<Bytes, Refusal> {
+    let digest = content.digest();
+    let geometry = Geometry::of(content.size());
+    let mut runs = serving.store.piece_map(&digest).unwrap_or_default();
+    if !covers(&runs, &geometry) {
+        runs = make_map(serving, content).await?;
+    }
+    let mut frames = Vec::new();
+    let parts = runs.chunks(RUNS_PER_FRAME).count().max(1);
+    for part in 0..parts {
+        let from = part * RUNS_PER_FRAME;
+        let last = part + 1 == parts;
+        frames.extend(encode_frame(&Availability {
+            size: content.size(),
+            available: if last { std::iter::once(0..geometry.pieces()).collect() } else { Vec::new() },
+            runs: runs[from..runs.len().min(from + RUNS_PER_FRAME)].to_vec(),
+            complete: last,
+            received_bytes: content.size(),
+        }));
+    }
+    Ok(frames.into())
+}
+
+fn covers(runs: &[PieceRun], geometry: &Geometry) -> bool {
+    let mut covered = PieceSet::empty(geometry.pieces());
+    for run in runs {
+        covered.insert_range(run.indexes());
+    }
+    covered.is_full()
+}
+
+async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>, Refusal> {
+    let geometry = Geometry::of(content.size());
+    let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
+    for index in 0..geometry.pieces() {
+        let range = geometry.bytes_of(index);
+        let piece = content.read(range.clone()).await.map_err(|_| Refusal::Unreadable)?;
+        if piece.len() as u64 != range.end - range.start {
+            return Err(Refusal::Unreadable);
+        }
+        hashes.push(piece_map::hash(&piece));
+    }
+    let runs = if hashes.is_empty() {
+        Vec::new()
+    } else {
+        vec![serving.signer.sign(&content.digest(), content.size(), 0, hashes)]
+    };
+    if let Err(error) = serving.store.set_piece_map(&content.digest(), &runs) {
+        tracing::warn!(digest = %content.digest(), %error, "a piece map could not be kept");
+    }
+    Ok(runs)
+}
+
+/// One child's view of a download.
+struct Growing {
+    shared: Arc<Shared>,
+    changes: watch::Receiver<u64>,
+    told: PieceSet,
+    shutdown: Shutdown,
+    ended: bool,
+}
+
+impl Growing {
+    /// The next frame: when there are new pieces, or a second has passed.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let heartbeat = tokio::time::sleep(HEARTBEAT);
+        tokio::pin!(heartbeat);
+        loop {
+            self.changes.mark_unchanged();
+            if let Some(frame) = self.news() {
+                return frame;
+            }
+            tokio::select! {
+                _ = self.changes.changed() => {}
+                () = self.shutdown.draining() => return None,
+                () = &mut heartbeat => {
+                    let nothing = PieceSet::empty(self.told.pieces());
+                    return Some(self.frame(&nothing, Vec::new()));
+                }
+            }
+        }
+    }
+
+    /// A frame, or the stream's end, if there is something to tell.
+    fn news(&mut self) -> Option<Option<Bytes>> {
+        let (mut new, phase) = {
+            let view = self.shared.view();
+            (view.held.clone(), view.phase.clone())
+        };
+        if matches!(phase, Phase::Failed(_)) {
+            return Some(None);
+        }
+        new.subtract(&self.told);
+        if new.is_empty() {
+            return None;
+        }
+        let (available, runs) = self.first_of(&new);
+        self.told.union(&available);
+        self.ended = self.told.is_full();
+        Some(Some(self.frame(&available, runs)))
+    }
+
+    /// As much of `new` as one frame takes, with the statements about it.
+    fn first_of(&self, new: &PieceSet) -> (PieceSet, Vec<PieceRun>) {
+        let mut available = PieceSet::empty(new.pieces());
+        for index in new.iter().take(RUNS_PER_FRAME) {
+            available.insert(index);
+        }
+        let runs = self.shared.runs_of(&available);
+        (available, runs)
+    }
+
+    fn frame(&self, available: &PieceSet, runs: Vec<PieceRun>) -> Bytes {
+        encode_frame(&Availability {
+            size: self.shared.geometry.size(),
+            available: available.runs(),
+            runs,
+            complete: self.ended,
+            received_bytes: self.shared.view().received_bytes,
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! The connection to one scheduler: dials, attends, and dials again for as long as it is wanted.
+
+use std::time::Duration;
+
+use darner_proto::id::{Host, HostId};
+use darner_proto::scheduler::{NodeMessage, SchedulerMessage};
+use darner_proto::wire;
+use darner_proto::wire::scheduler_client::SchedulerClient;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+/// Messages to a scheduler that wait to be sent. One that does not take this many is as good as
+/// gone: the session is ended and a new one begun.
+pub(super) const OUTGOING: usize = 1024;
+/// The node says it lives this often; a scheduler takes five times the silence for its end.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts: doubling from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// A scheduler's message names at most some dozens of hosts.
+const MAX_MESSAGE: usize = 1 << 20;
+
+/// What a link tells its owner.
+#[derive(Debug)]
+pub(super) enum LinkEvent {
+    /// A session is open; what is put in here reaches the scheduler.
+    Up(HostId, mpsc::Sender<NodeMessage>),
+    /// A message came.
+    Received(HostId, SchedulerMessage),
+    /// The session has ended.
+    Down(HostId),
+}
+
+/// Keeps a session with `scheduler` at `url` until `stop`.
+pub(super) async fn run(
+    scheduler: HostId,
+    url: String,
+    me: Host,
+    events: mpsc::Sender<LinkEvent>,
+    stop: CancellationToken,
+) {
+    let mut pause = BACKOFF.0;
+    loop {
+        let session = attend(&scheduler, &url, &me, &events);
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = session => ended,
+        };
+        match ended {
+            Ok(()) => {
+                tracing::info!(%scheduler, "the scheduler ended the session");
+                pause = BACKOFF.0;
+            }
+            Err(AttendError::Broken(status)) => {
+                tracing::warn!(%scheduler, error = %status.message(), "the session with the scheduler broke");
+                pause = BACKOFF.0;
+            }
+            Err(error) => {
+                tracing::debug!(%scheduler, %url, error = %chain(&error), "the scheduler cannot be attended");
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+        if events.send(LinkEvent::Down(scheduler.clone())).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AttendError {
+    #[error("its address is not a URL")]
+    Address(#[source] tonic::transport::Error),
+    #[error("it cannot be connected to")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("it refuses the session")]
+    Refused(#[source] tonic::Status),
+    #[error("the session broke")]
+    Broken(#[source] tonic::Status),
+}
+
+async fn attend(
+    scheduler: &HostId,
+    url: &str,
+    me: &Host,
+    events: &mpsc::Sender<LinkEvent>,
+) -> Result<(), AttendError> {
+    let channel = Endpoint::from_shared(url.to_owned())
+        .map_err(AttendError::Address)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(3))
+        .tcp_nodelay(true)
+        .connect()
+        .await
+        .map_err(AttendError::Connect)?;
+    let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let (outgoing, queue) = mpsc::channel(OUTGOING);
+    // The queue is new and empty: the first message always fits.
+    let _ = outgoing.try_send(NodeMessage::Hello(me.clone()));
+    let messages = ReceiverStream::new(queue).map(|message: NodeMessage| wire::NodeMessage::from(&message));
+    let reply = client.attend(messages).await.map_err(AttendError::Refused)?;
+    let mut incoming = reply.into_inner();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut told = false;
+    loop {
+        let message = tokio::select! {
+            message = incoming.message() => message.map_err(AttendError::Broken)?,
+            _ = heartbeat.tick() => {
+                if outgoing.try_send(NodeMessage::Heartbeat).is_err() {
+                    return Err(AttendError::Broken(tonic::Status::resource_exhausted("it does not take messages")));
+                }
+                continue;
+            }
+        };
+        let Some(message) = message else { return Ok(()) };
+        let message = match SchedulerMessage::try_from(message) {
+            Ok(message) => message,
+            Err(invalid) => {
+                tracing::debug!(%scheduler, error = %invalid, "a message that this version cannot read");
+                continue;
+            }
+        };
+        // Welcome comes first: only a scheduler that has taken the Hello is up.
+        if matches!(message, SchedulerMessage::Welcome { .. }) && !told {
+            told = true;
+            if events.send(LinkEvent::Up(scheduler.clone(), outgoing.clone())).await.is_err() {
+                return Ok(());
+            }
+        }
+        if events.send(LinkEvent::Received(scheduler.clone(), message)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

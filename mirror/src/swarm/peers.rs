@@ -1,0 +1,285 @@
+//! Requests to other nodes' pieces listeners: availability streams, runs of pieces, look-ups in a
+//! repository's records. What comes back is parsed here and judged by the caller.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use darner_proto::id::{Host, TaskId};
+use darner_proto::invalid::Invalid;
+use darner_proto::name::Source;
+use darner_proto::peer::{
+    Availability, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT, ResolveReply, ResolveRequest,
+};
+use darner_proto::wire;
+use futures_util::Stream;
+use prost::Message as _;
+use reqwest::StatusCode;
+
+/// A peer in the same cluster that takes longer to accept a connection is no help.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// From the request to the headers of the answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// An owner may have to ask upstream before it answers.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
+/// An availability stream says something at least every second; one that is silent this long is
+/// dead.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Kept-alive connections to one peer.
+const IDLE_PER_PEER: usize = 8;
+/// A reply to a look-up carries a manifest of up to 4 MiB and little else.
+const MAX_REPLY: usize = (4 << 20) + (64 << 10);
+
+/// HTTP client to other nodes. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Peers {
+    client: reqwest::Client,
+}
+
+/// A peer did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The client cannot be made.
+    #[error("the client for peers cannot be set up")]
+    Client(#[source] reqwest::Error),
+    /// No connection, or it broke.
+    #[error("the peer cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+    /// No answer in time.
+    #[error("the peer does not answer")]
+    Silent,
+    /// All its upload slots are taken.
+    #[error("the peer is busy")]
+    Busy,
+    /// It has none of what was asked for.
+    #[error("the peer does not hold it")]
+    NotHeld,
+    /// It answered something else.
+    #[error("the peer answered {0}")]
+    Status(u16),
+    /// Its answer makes no sense.
+    #[error("the peer's answer is not valid")]
+    Invalid(#[from] Invalid),
+}
+
+/// A run of pieces on its way.
+#[derive(Debug)]
+pub struct PieceBody {
+    /// The pieces the peer chose.
+    pub pieces: Range<u32>,
+    /// The content's size as the peer has it.
+    pub size: u64,
+    response: reqwest::Response,
+}
+
+impl PieceBody {
+    /// The next bytes; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, PeerError> {
+        self.response.chunk().await.map_err(PeerError::Unreachable)
+    }
+}
+
+impl Peers {
+    /// A client with its own connections.
+    pub fn new() -> Result<Self, PeerError> {
+        let client = reqwest::Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_PEER)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(PeerError::Client)?;
+        Ok(Self { client })
+    }
+
+    /// Asks a repository's owner, or any holder of its records.
+    pub async fn resolve(&self, host: &Host, request: &ResolveRequest) -> Result<ResolveReply, PeerError> {
+        let body = wire::ResolveRequest::from(request).encode_to_vec();
+        let request = self.client.post(format!("http://{}{PATH_PREFIX}/resolve", host.address)).body(body);
+        let exchange = async {
+            let response = accepted(request.send().await.map_err(PeerError::Unreachable)?)?;
+            read_bounded(response).await
+        };
+        let bytes = tokio::time::timeout(RESOLVE_TIMEOUT, exchange)
+            .await
+            .map_err(|_| PeerError::Silent)??;
+        let reply = wire::ResolveReply::decode(bytes)
+            .map_err(|error| Invalid::new("resolve reply", error.to_string()))?;
+        Ok(reply.try_into()?)
+    }
+
+    /// What `host` has of `task`, now and as it comes. A seed that has no such task begins one, to
+    /// read it from `sources`.
+    pub async fn availability(
+        &self,
+        host: &Host,
+        task: &TaskId,
+        size: u64,
+        sources: &[Source],
+    ) -> Result<impl Stream<Item = Result<Availability, PeerError>> + Send + use<>, PeerError> {
+        let mut query = vec![("size", size.to_string())];
+        for source in sources {
+            query.push(("registry", source.registry.to_string()));
+            query.push(("repository", source.repository.to_string()));
+        }
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/availability?{query}", host.address);
+        let response = self.answered(self.client.get(url)).await?;
+        Ok(futures_util::stream::try_unfold(
+            (response, BytesMut::new()),
+            |(mut response, mut buffer)| async move {
+                let frame = next_frame(&mut response, &mut buffer).await?;
+                Ok(frame.map(|frame| (frame, (response, buffer))))
+            },
+        ))
+    }
+
+    /// A run of the wanted pieces; which one, the peer chooses.
+    pub async fn pieces(&self, host: &Host, task: &TaskId, want: &[Range<u32>]) -> Result<PieceBody, PeerError> {
+        let ranges: Vec<_> = want.iter().map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
+        let ranges = ranges.join(",");
+        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/pieces?want={ranges}", host.address);
+        let response = self.answered(self.client.get(url)).await?;
+        let first = header(&response, FIRST_PIECE)?;
+        let count = header(&response, PIECE_COUNT)?;
+        let size = header(&response, CONTENT_SIZE)?;
+        let bad = || Invalid::new("piece run", "is not what was asked for");
+        let first = u32::try_from(first).map_err(|_| bad())?;
+        let end = u32::try_from(count).ok().and_then(|count| first.checked_add(count)).ok_or_else(bad)?;
+        let asked_for = |index| want.iter().any(|range| range.contains(&index));
+        if first == end || end - first > MAX_RUN || !(first..end).all(asked_for) {
+            return Err(bad().into());
+        }
+        Ok(PieceBody { pieces: first..end, size, response })
+    }
+
+    /// Tells a peer that bytes it sent do not match their hash, so that it looks at its own copy.
+    pub async fn doubt(&self, host: &Host, task: &TaskId) {
+        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/doubt", host.address);
+        // Advice, not a duty: a peer that cannot be told is no worse than one that will not listen.
+        let _ = self.answered(self.client.post(url)).await;
+    }
+
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, PeerError> {
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, request.send())
+            .await
+            .map_err(|_| PeerError::Silent)?
+            .map_err(PeerError::Unreachable)?;
+        accepted(response)
+    }
+}
+
+/// A run has at most this many pieces: enough to make requests few, little enough that a slot is
+/// soon free again and a lost run costs little.
+pub const MAX_RUN: u32 = 4;
+
+fn accepted(response: reqwest::Response) -> Result<reqwest::Response, PeerError> {
+    match response.status() {
+        StatusCode::OK => Ok(response),
+        StatusCode::SERVICE_UNAVAILABLE => Err(PeerError::Busy),
+        StatusCode::NOT_FOUND => Err(PeerError::NotHeld),
+        status => Err(PeerError::Status(status.as_u16())),
+    }
+}
+
+fn header(response: &reqwest::Response, name: &'static str) -> Result<u64, PeerError> {
+    let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+    let number = value.and_then(|value| value.parse().ok());
+    Ok(number.ok_or_else(|| Invalid::new(name, "is missing or no number"))?)
+}
+
+async fn read_bounded(mut response: reqwest::Response) -> Result<Bytes, PeerError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(PeerError::Unreachable)? {
+        if body.len() + chunk.len() > MAX_REPLY {
+            return Err(Invalid::new("reply", "is longer than 4 MiB").into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Takes the next length-prefixed frame from the stream.
+async fn next_frame(
+    response: &mut reqwest::Response,
+    buffer: &mut BytesMut,
+) -> Result<Option<Availability>, PeerError> {
+    loop {
+        if let Some(frame) = split_frame(buffer)? {
+            return Ok(Some(frame));
+        }
+        let chunk = tokio::time::timeout(SILENCE, response.chunk())
+            .await
+            .map_err(|_| PeerError::Silent)?
+            .map_err(PeerError::Unreachable)?;
+        match chunk {
+            Some(chunk) => buffer.extend_from_slice(&chunk),
+            None => return Ok(None),
+        }
+    }
+}
+
+fn split_frame(buffer: &mut BytesMut) -> Result<Option<Availability>, Invalid> {
+    let Some(prefix) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*prefix) as usize;
+    if length > MAX_FRAME {
+        return Err(Invalid::new("availability frame", "is longer than 1 MiB"));
+    }
+    if buffer.len() < 4 + length {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let frame = wire::Availability::decode(buffer.split_to(length))
+        .map_err(|error| Invalid::new("availability frame", error.to_string()))?;
+    frame.try_into().map(Some)
+}
+
+/// A frame as the sender writes it.
+pub fn encode_frame(frame: &Availability) -> Bytes {
+    let frame = wire::Availability::from(frame);
+    let length = frame.encoded_len();
+    let mut bytes = BytesMut::with_capacity(4 + length);
+    // The sender cuts its frames below MAX_FRAME, far under u32::MAX.
+    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&frame.encode_to_vec());
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(size: u64, complete: bool) -> Availability {
+        Availability { size, available: vec![0..1], runs: Vec::new(), complete, received_bytes: 5 }
+    }
+
+    #[test]
+    fn frames_are_cut_out_of_any_chunks() {
+        let frames = [frame(1 << 20, false), frame(1 << 20, true)];
+        let bytes = [encode_frame(&frames[0]), encode_frame(&frames[1])].concat();
+        for cut in 0..bytes.len() {
+            let mut buffer = BytesMut::from(&bytes[..cut]);
+            let mut found = Vec::new();
+            while let Some(frame) = split_frame(&mut buffer).expect("valid") {
+                found.push(frame);
+            }
+            buffer.extend_from_slice(&bytes[cut..]);
+            while let Some(frame) = split_frame(&mut buffer).expect("valid") {
+                found.push(frame);
+            }
+            assert_eq!(found, frames, "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_frames_are_errors_not_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = split_frame(&mut BytesMut::from(&bytes[..]));
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The asynchronous half of a download: waits for what happens, asks [`super::state`] what to do,
+//! and does it. No decision is made here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use darner_proto::id::HostId;
+use darner_proto::name::Source;
+use darner_proto::piece_map::{PieceRun, PieceSigner, TrustedSigners};
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::{Join, Lease, LeaseClaim, Outcome};
+use darner_service::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::TaskMetrics;
+use super::shared::{Ended, Phase, Shared};
+use super::state::{Action, Event, Task};
+use super::{ServedFrom, fetch, read};
+use crate::store::{Store, StoreError};
+use crate::swarm::sessions::{Input, TaskEvent};
+use crate::swarm::{Peers, Swarm};
+use crate::upstream::Upstreams;
+
+/// Time passes for a task this often: the grain of its timers.
+const TICK: Duration = Duration::from_millis(100);
+/// What transfers have done that the driver has not yet taken in; they wait when it is full.
+pub(super) const EVENTS: usize = 512;
+
+/// What every part of one download works with.
+#[derive(Debug, Clone)]
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) stops: mpsc::Sender<Ended>,
+    pub(super) store: Store,
+    pub(super) upstreams: Upstreams,
+    pub(super) swarm: Swarm,
+    pub(super) peers: Peers,
+    pub(super) signer: Arc<PieceSigner>,
+    pub(super) signers: Arc<RwLock<TrustedSigners>>,
+    pub(super) vouched: Arc<Mutex<HashMap<u32, Arc<PieceRun>>>>,
+    pub(super) metrics: TaskMetrics,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Context {
+    pub(super) async fn tell(&self, event: Event) {
+        // The driver ends before its transfers only when the download does.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Ends the download for a reason that no other source would mend.
+    pub(super) async fn stop(&self, ended: Ended) {
+        let _ = self.stops.send(ended).await;
+    }
+
+    /// Bytes have come from upstream.
+    pub(super) async fn received(&self, bytes: u64) {
+        self.shared.change(|view| view.received_bytes += bytes);
+        self.tell(Event::ReadBytes { bytes }).await;
+    }
+
+    /// A piece has been verified and written.
+    pub(super) async fn gained(&self, index: u32, run: Arc<PieceRun>, from: ServedFrom, bytes: u64) {
+        self.metrics.piece(from, bytes);
+        self.shared.gain(index, run, from);
+        if from != ServedFrom::Upstream {
+            self.shared.change(|view| view.received_bytes += bytes);
+        }
+    }
+
+    pub(super) fn signers(&self) -> TrustedSigners {
+        self.signers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The trusted statement that says the same as `run`, if there is one.
+    pub(super) fn known(&self, run: &PieceRun) -> Option<Arc<PieceRun>> {
+        let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        vouched.get(&run.first).filter(|known| known.hashes == run.hashes).cloned()
+    }
+
+    /// Keeps a trusted statement for [`Context::known`].
+    pub(super) fn remember(&self, run: &Arc<PieceRun>) {
+        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        vouched.insert(run.first, run.clone());
+    }
+}
+
+/// What a download begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) sources: Vec<Source>,
+    /// The lease it begins under, for a node that was told to read.
+    pub(super) lease: Option<Lease>,
+    /// Read upstream alone: what the swarm had did not have the digest.
+    pub(super) clean: bool,
+}
+
+struct Driver {
+    context: Context,
+    task: Task,
+    started: Instant,
+    links: HashMap<HostId, CancellationToken>,
+    fetches: HashMap<u64, CancellationToken>,
+    reads: HashMap<u64, CancellationToken>,
+}
+
+/// Runs the download to its end. The view's phase tells how it ended.
+pub(super) async fn run(
+    context: Context,
+    beginning: Beginning,
+    events: mpsc::Receiver<Event>,
+    stops: mpsc::Receiver<Ended>,
+) {
+    let shared = context.shared.clone();
+    let hashing = context.shutdown.spawn(hash_along(shared.clone()));
+    let ended = download(context.clone(), beginning, events, stops).await;
+    let outcome = match ended {
+        Ok(()) => finish(&context, hashing).await,
+        Err(ended) => {
+            hashing.abort();
+            Err(ended)
+        }
+    };
+    let told = match outcome {
+        Ok(()) => Outcome::Complete,
+        Err(ended) => {
+            tracing::warn!(task = %shared.task, ?ended, "a download ended without its content");
+            shared.change(|view| view.phase = Phase::Failed(ended));
+            Outcome::Failed
+        }
+    };
+    context.metrics.ended(told);
+    context.swarm.tell(Input::Leave(shared.task, told)).await;
+}
+
+/// Feeds the whole-content hash as far as the pieces reach without a gap.
+async fn hash_along(shared: Arc<Shared>) -> Result<(), StoreError> {
+    let mut changes = shared.watch();
+    let pieces = shared.geometry.pieces();
+    let mut done = 0;
+    while done < pieces {
+        changes.mark_unchanged();
+        let reach = shared.view().held.end_of_run(done);
+        if reach > done {
+            shared.partial.hash_to(reach).await?;
+            done = reach;
+        } else {
+            let _ = changes.changed().await;
+        }
+    }
+    shared.partial.verify().await
+}
+
+/// Every piece is held: the whole digest decides, then the store makes it durable and visible.
+async fn finish(
+    context: &Context,
+    hashing: tokio::task::JoinHandle<Result<(), StoreError>>,
+) -> Result<(), Ended> {
+    let shared = &context.shared;
+    match hashing.await {
+        Ok(Ok(())) => {}
+        Ok(Err(StoreError::Mismatch { .. })) => {
+            shared.partial.clone().discard().await;
+            return Err(Ended::Mismatch);
+        }
+        Ok(Err(error)) => {
+            tracing::error!(task = %shared.task, %error, "what arrived cannot be read back");
+            return Err(Ended::Store);
+        }
+        Err(_) => return Err(Ended::Stopping),
+    }
+    shared.change(|view| view.phase = Phase::Verified);
+    let runs = shared.runs_of(&PieceSet::full(shared.geometry.pieces()));
+    match shared.partial.clone().commit().await {
+        Ok(content) => {
+            if let Err(error) = context.store.set_piece_map(&shared.task, &runs) {
+                tracing::warn!(task = %shared.task, %error, "the piece map is not kept; it is made anew when asked for");
+            }
+            shared.change(|view| view.phase = Phase::Stored(content));
+            context.swarm.tell(Input::Held(vec![shared.task])).await;
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(task = %shared.task, %error, "verified content cannot be committed");
+            Err(Ended::Store)
+        }
+    }
+}
+
+async fn download(
+    context: Context,
+    beginning: Beginning,
+    mut events: mpsc::Receiver<Event>,
+    mut stops: mpsc::Receiver<Ended>,
+) -> Result<(), Ended> {
+    let shared = context.shared.clone();
+    let held = shared.view().held.clone();
+    if held.is_full() {
+        return Ok(());
+    }
+    let join = Join {
+        task: shared.task,
+        size: shared.geometry.size(),
+        sources: beginning.sources.clone(),
+        held: held.clone(),
+        lease: beginning.lease.as_ref().map(|lease| LeaseClaim { lease: lease.lease, ranges: lease.ranges.clone() }),
+    };
+    let started = Instant::now();
+    let me = context.swarm.me().id.clone();
+    let mut driver = Driver {
+        task: Task::new(Duration::ZERO, shared.task, me, held, shared.geometry, beginning.sources),
+        context: context.clone(),
+        started,
+        links: HashMap::new(),
+        fetches: HashMap::new(),
+        reads: HashMap::new(),
+    };
+    let mut heard = context.swarm.join(join).await;
+    let mut tick = tokio::time::interval(TICK);
+    let mut actions = driver.task.start(Duration::ZERO, beginning.clean);
+    if let Some(lease) = beginning.lease {
+        actions.extend(driver.task.apply(Duration::ZERO, Event::Scheduler(TaskEvent::Lease(lease))));
+    }
+    loop {
+        for action in actions {
+            if let Some(end) = driver.carry_out(action).await {
+                driver.cancel_all();
+                return end;
+            }
+        }
+        let event = tokio::select! {
+            Some(event) = heard.recv() => {
+                driver.note_signers(&event);
+                Event::Scheduler(event)
+            }
+            Some(event) = events.recv() => event,
+            Some(ended) = stops.recv() => {
+                driver.cancel_all();
+                return Err(ended);
+            }
+            _ = tick.tick() => Event::Tick,
+            () = context.shutdown.cancelled() => {
+                driver.cancel_all();
+                return Err(Ended::Stopping);
+            }
+        };
+        actions = driver.task.apply(started.elapsed(), event);
+    }
+}
+
+impl Driver {
+    /// Whoever the scheduler names as a signer counts; without a scheduler, whoever it named before
+    /// and the seeds themselves.
+    fn note_signers(&self, event: &TaskEvent) {
+        let mut trusted = self.context.signers.write().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            TaskEvent::Parents { signers, .. } => {
+                trusted.0.extend(signers.iter().cloned());
+            }
+            TaskEvent::Alone { owners, .. } => {
+                let keys = owners.iter().filter_map(|owner| Some((owner.id.clone(), owner.signing_key?)));
+                trusted.0.extend(keys);
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what was decided. `Some` when that ends the download.
+    async fn carry_out(&mut self, action: Action) -> Option<Result<(), Ended>> {
+        let context = self.context.clone();
+        match action {
+            Action::Subscribe(parent) => {
+                let stop = self.stop_for(|driver| &mut driver.links, parent.id.clone());
+                let sources = self.task.sources().to_vec();
+                self.spawn(stop, fetch::subscribe(context, parent, sources));
+            }
+            Action::Unsubscribe(parent) => cancel(&mut self.links, &parent),
+            Action::Fetch { request, parent, want } => {
+                let stop = self.stop_for(|driver| &mut driver.fetches, request);
+                self.spawn(stop, fetch::fetch(context, request, parent, want));
+            }
+            Action::CancelFetch(request) => cancel(&mut self.fetches, &request),
+            Action::Read { read, pieces, sources } => {
+                let stop = self.stop_for(|driver| &mut driver.reads, read);
+                self.spawn(stop, read::read(context, read, pieces, sources));
+            }
+            Action::CancelRead(read) => cancel(&mut self.reads, &read),
+            Action::Tell(input) => context.swarm.tell(input).await,
+            Action::Doubt(parent) => {
+                let task = context.shared.task;
+                let stop = context.shutdown.cancellation();
+                self.spawn(stop, async move { context.peers.doubt(&parent, &task).await });
+            }
+            Action::Unvouch => context.shared.change(|view| view.unvouched = true),
+            Action::Complete => return Some(Ok(())),
+            Action::Fail(failure) => return Some(Err(Ended::Source(failure))),
+        }
+        None
+    }
+
+    fn stop_for<K: std::hash::Hash + Eq>(
+        &mut self,
+        tokens: impl FnOnce(&mut Self) -> &mut HashMap<K, CancellationToken>,
+        key: K,
+    ) -> CancellationToken {
+        let stop = self.context.shutdown.cancellation().child_token();
+        if let Some(old) = tokens(self).insert(key, stop.clone()) {
+            old.cancel();
+        }
+        stop
+    }
+
+    fn spawn(&self, stop: CancellationToken, transfer: impl Future<Output = ()> + Send + 'static) {
+        self.context.shutdown.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = transfer => {}
+            }
+        });
+    }
+
+    fn cancel_all(&mut self) {
+        let links = self.links.values();
+        for stop in links.chain(self.fetches.values()).chain(self.reads.values()) {
+            stop.cancel();
+        }
+    }
+}
+
+fn cancel<K: std::hash::Hash + Eq>(tokens: &mut HashMap<K, CancellationToken>, key: &K) {
+    if let Some(stop) = tokens.remove(key) {
+        stop.cancel();
+    }
+}

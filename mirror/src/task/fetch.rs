@@ -1,0 +1,216 @@
+//! The child's side of a piece transfer: an availability stream of a parent, and one request for a
+//! run of pieces. Every byte is checked against the piece map before it is written.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use darner_proto::id::{Host, Role};
+use darner_proto::name::Source;
+use darner_proto::piece_map::{self, PieceRun};
+use darner_proto::scheduler::FailureKind;
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::driver::Context;
+use super::state::{Event, RequestEnd};
+use super::{Ended, ServedFrom};
+use crate::swarm::PeerError;
+use crate::swarm::peers::PieceBody;
+
+/// A parent that sends less than this in a window is slow: one at 1 KiB/s must not hold a pull up.
+const MIN_BYTES: usize = 64 << 10;
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// Follows what `parent` has until it has told everything or breaks off.
+pub(super) async fn subscribe(context: Context, parent: Host, sources: Vec<Source>) {
+    let failure = match follow(&context, &parent, &sources).await {
+        Ok(()) => None,
+        Err(error) => {
+            tracing::debug!(task = %context.shared.task, parent = %parent.id, %error, "an availability stream ended");
+            Some(failure_of(&error))
+        }
+    };
+    context.tell(Event::LinkClosed { parent: parent.id, failure }).await;
+}
+
+async fn follow(context: &Context, parent: &Host, sources: &[Source]) -> Result<(), PeerError> {
+    let size = context.shared.geometry.size();
+    let task = &context.shared.task;
+    let frames = context.peers.availability(parent, task, size, sources).await?;
+    let mut frames = std::pin::pin!(frames);
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        if frame.size != size {
+            return Err(darner_proto::invalid::Invalid::new("size", "is not the content's").into());
+        }
+        let runs = frame.runs.into_iter().map(|run| judged(context, run)).collect();
+        let offered = Event::Offered {
+            parent: parent.id.clone(),
+            available: frame.available,
+            runs,
+            received_bytes: frame.received_bytes,
+        };
+        context.tell(offered).await;
+        if frame.complete {
+            return Ok(());
+        }
+    }
+    Err(PeerError::Silent)
+}
+
+/// A statement that says what a trusted one has said before needs no second look at its signature.
+fn judged(context: &Context, run: PieceRun) -> (Arc<PieceRun>, bool) {
+    if let Some(known) = context.known(&run) {
+        return (known, true);
+    }
+    let size = context.shared.geometry.size();
+    let trusted = context.signers().vouch_for(&context.shared.task, size, &run);
+    let run = Arc::new(run);
+    if trusted {
+        context.remember(&run);
+    }
+    (run, trusted)
+}
+
+/// Asks `parent` for a run of `want` and takes it in.
+pub(super) async fn fetch(context: Context, request: u64, parent: Host, want: BTreeMap<u32, Arc<PieceRun>>) {
+    let end = match run_of_pieces(&context, request, &parent, &want).await {
+        Ok(()) => RequestEnd::Done,
+        Err(FetchError::Peer(PeerError::Busy)) => RequestEnd::Busy,
+        Err(FetchError::Store) => return context.stop(Ended::Store).await,
+        Err(error) => {
+            let kind = error.kind();
+            context.metrics.piece_failed(kind);
+            tracing::debug!(task = %context.shared.task, parent = %parent.id, ?kind, "a parent failed");
+            RequestEnd::Failed(kind)
+        }
+    };
+    context.tell(Event::RequestEnded { request, end }).await;
+}
+
+#[derive(Debug)]
+enum FetchError {
+    Peer(PeerError),
+    WrongBytes,
+    WrongLength,
+    Slow,
+    Store,
+}
+
+impl FetchError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Peer(error) => failure_of(error),
+            Self::WrongBytes => FailureKind::WrongBytes,
+            Self::WrongLength => FailureKind::WrongLength,
+            Self::Slow => FailureKind::Slow,
+            Self::Store => FailureKind::Unreachable,
+        }
+    }
+}
+
+impl From<PeerError> for FetchError {
+    fn from(error: PeerError) -> Self {
+        Self::Peer(error)
+    }
+}
+
+fn failure_of(error: &PeerError) -> FailureKind {
+    match error {
+        PeerError::NotHeld => FailureKind::NotHeld,
+        PeerError::Silent => FailureKind::Slow,
+        PeerError::Invalid(_) => FailureKind::WrongLength,
+        PeerError::Client(_) | PeerError::Unreachable(_) | PeerError::Busy | PeerError::Status(_) => {
+            FailureKind::Unreachable
+        }
+    }
+}
+
+async fn run_of_pieces(
+    context: &Context,
+    request: u64,
+    parent: &Host,
+    want: &BTreeMap<u32, Arc<PieceRun>>,
+) -> Result<(), FetchError> {
+    let shared = &context.shared;
+    let ranges = ranges_of(want);
+    let body = context.peers.pieces(parent, &shared.task, &ranges).await?;
+    if body.size != shared.geometry.size() {
+        return Err(FetchError::WrongLength);
+    }
+    let pieces = body.pieces.clone();
+    context.tell(Event::Chosen { request, pieces: pieces.clone() }).await;
+    let from = match parent.role {
+        Role::Seed => ServedFrom::Seed,
+        Role::Mirror | Role::Scheduler => ServedFrom::Peer,
+    };
+    let mut incoming = Incoming { body, buffer: BytesMut::new() };
+    for index in pieces {
+        let run = want.get(&index).ok_or(FetchError::WrongLength)?;
+        let bytes = shared.geometry.bytes_of(index);
+        let length = usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
+        let piece = incoming.take(length).await?.freeze();
+        let hash = run.hashes[(index - run.first) as usize];
+        if piece_map::hash(&piece) != hash {
+            return Err(FetchError::WrongBytes);
+        }
+        if shared.partial.write(index, piece, run).await.is_err() {
+            return Err(FetchError::Store);
+        }
+        context.gained(index, run.clone(), from, length as u64).await;
+        context.tell(Event::Arrived { index }).await;
+    }
+    incoming.end().await
+}
+
+/// The body of an answer, cut into pieces.
+struct Incoming {
+    body: PieceBody,
+    buffer: BytesMut,
+}
+
+impl Incoming {
+    /// The next `length` bytes, unless they come slower than a parent may be.
+    async fn take(&mut self, length: usize) -> Result<BytesMut, FetchError> {
+        self.buffer.reserve(length.saturating_sub(self.buffer.len()));
+        let mut deadline = Instant::now() + WINDOW;
+        let mut in_window = 0;
+        while self.buffer.len() < length {
+            let chunk = timeout_at(deadline, self.body.chunk()).await;
+            let chunk = chunk.map_err(|_| FetchError::Slow)??.ok_or(FetchError::WrongLength)?;
+            in_window += chunk.len();
+            self.buffer.extend_from_slice(&chunk);
+            if in_window >= MIN_BYTES {
+                in_window = 0;
+                deadline = Instant::now() + WINDOW;
+            }
+        }
+        Ok(self.buffer.split_to(length))
+    }
+
+    /// Nothing may follow the last piece.
+    async fn end(mut self) -> Result<(), FetchError> {
+        if !self.buffer.is_empty() {
+            return Err(FetchError::WrongLength);
+        }
+        match timeout_at(Instant::now() + WINDOW, self.body.chunk()).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(Some(_))) | Err(_) => Err(FetchError::WrongLength),
+        }
+    }
+}
+
+fn ranges_of(want: &BTreeMap<u32, Arc<PieceRun>>) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for index in want.keys() {
+        match ranges.last_mut() {
+            Some(last) if last.end == *index => last.end += 1,
+            _ => ranges.push(*index..index + 1),
+        }
+    }
+    ranges
+}

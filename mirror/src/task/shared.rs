@@ -1,0 +1,165 @@
+//! What everybody may see of one download: its readers, the children it is sent to, and its driver.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use darner_proto::geometry::Geometry;
+use darner_proto::id::TaskId;
+use darner_proto::piece_map::PieceRun;
+use darner_proto::piece_set::PieceSet;
+use tokio::sync::watch;
+
+use super::ServedFrom;
+use super::state::Failure;
+use crate::store::{Content, Partial};
+
+/// The visible side of one download.
+#[derive(Debug)]
+pub struct Shared {
+    /// The content's digest.
+    pub task: TaskId,
+    /// How it is cut.
+    pub geometry: Geometry,
+    /// Where it is written.
+    pub partial: Partial,
+    view: Mutex<View>,
+    version: watch::Sender<u64>,
+}
+
+/// A moment of the download.
+#[derive(Debug)]
+pub struct View {
+    /// Verified pieces.
+    pub held: PieceSet,
+    /// The signed statement about each held piece.
+    pub runs: Vec<Option<Arc<PieceRun>>>,
+    /// Where each held piece came from.
+    pub from: Vec<ServedFrom>,
+    /// How often each piece has been sent to children.
+    pub sent: Vec<u32>,
+    /// Bytes received, whole pieces or not.
+    pub received_bytes: u64,
+    /// Bytes are shown to nobody before the whole digest has matched.
+    pub unvouched: bool,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+/// How far a download is.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// Pieces are coming.
+    Arriving,
+    /// The whole digest has matched.
+    Verified,
+    /// It is in the store.
+    Stored(Content),
+    /// It has ended without the content.
+    Failed(Ended),
+}
+
+/// Why a download ended without the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// See [`Failure`].
+    Source(Failure),
+    /// What came does not have the digest.
+    Mismatch,
+    /// The store cannot take it.
+    Store,
+    /// The process is stopping.
+    Stopping,
+}
+
+impl Shared {
+    /// A download into `partial`, with what that already holds.
+    pub fn new(task: TaskId, partial: Partial) -> Self {
+        let geometry = partial.geometry();
+        let (held, runs) = partial.restored();
+        let pieces = geometry.pieces() as usize;
+        let mut by_piece = vec![None; pieces];
+        for run in runs.into_iter().map(Arc::new) {
+            for index in run.indexes() {
+                by_piece[index as usize] = Some(run.clone());
+            }
+        }
+        Self {
+            task,
+            geometry,
+            view: Mutex::new(View {
+                received_bytes: held.iter().map(|index| length(&geometry.bytes_of(index))).sum(),
+                held,
+                runs: by_piece,
+                from: vec![ServedFrom::Store; pieces],
+                sent: vec![0; pieces],
+                unvouched: false,
+                phase: Phase::Arriving,
+            }),
+            partial,
+            version: watch::channel(0).0,
+        }
+    }
+
+    /// The view as it is now.
+    pub fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the view and wakes whoever watches.
+    pub fn change<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        let changed = change(&mut self.view());
+        self.version.send_modify(|version| *version += 1);
+        changed
+    }
+
+    /// Wakes at every change.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// A piece is verified and written.
+    pub fn gain(&self, index: u32, run: Arc<PieceRun>, from: ServedFrom) {
+        self.change(|view| {
+            if view.held.insert(index) {
+                view.runs[index as usize] = Some(run);
+                view.from[index as usize] = from;
+            }
+        });
+    }
+
+    /// Chooses what to send a child that wants `want`: of the pieces held, those sent least often
+    /// so far, so that every piece is out once before any is out twice. At most `max` pieces.
+    pub fn choose(&self, want: &PieceSet, max: u32) -> Option<Range<u32>> {
+        let mut view = self.view();
+        let mut have = want.clone();
+        have.intersect(&view.held);
+        let first = have.iter().min_by_key(|index| view.sent[*index as usize])?;
+        let least = view.sent[first as usize];
+        let mut end = first + 1;
+        while end - first < max && have.contains(end) && view.sent[end as usize] == least {
+            end += 1;
+        }
+        for index in first..end {
+            view.sent[index as usize] += 1;
+        }
+        Some(first..end)
+    }
+
+    /// The statements about the pieces of `set`, each once.
+    pub fn runs_of(&self, set: &PieceSet) -> Vec<PieceRun> {
+        let view = self.view();
+        let mut runs: Vec<PieceRun> = Vec::new();
+        for index in set.iter() {
+            if let Some(run) = &view.runs[index as usize]
+                && runs.last().is_none_or(|last| !last.indexes().contains(&index))
+            {
+                runs.push(run.as_ref().clone());
+            }
+        }
+        runs
+    }
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end - range.start
+}

@@ -1,0 +1,504 @@
+//! What one download does next: pure. [`Task::apply`] takes in what happened and says what is to be
+//! done; the driver carries it out and waits.
+//!
+//! A piece goes through these states; the sets in brackets say where each is kept:
+//!
+//! ```text
+//! missing --(lease)--> reading from upstream [reads] --+
+//!    |  ^------------(read ended, revoked)-------------|
+//!    |                                                 v
+//!    +--(a parent has it)--> asked for [requests] --> held [held]
+//!       ^----(busy, failed, parent chose another)--+
+//! ```
+//! A piece is asked for only once its hash is known from a trusted signer; if for a while there is
+//! nobody else, the word of an untrusted one is taken and the task turns *unvouched*: its readers
+//! then get nothing before the whole digest has matched.
+
+mod links;
+mod picker;
+mod reads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darner_proto::geometry::Geometry;
+use darner_proto::id::{Host, HostId, SigningKey, TaskId};
+use darner_proto::name::Source;
+use darner_proto::piece_map::PieceRun;
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::{FailureKind, Lease, Outcome, Progress, ReturnReason};
+
+use crate::swarm::sessions::{Input, TaskEvent};
+use links::Link;
+use reads::Read;
+
+/// Pieces asked for at once, over all parents: enough to fill a fast link, little enough that one
+/// node does not take every slot of a swarm.
+const MAX_IN_FLIGHT: u32 = 32;
+/// Without a scheduler this long, the task helps itself.
+const ALONE_GRACE: Duration = Duration::from_secs(1);
+/// A parent that is asked in a scheduler's place gets this long to move.
+const OWNER_GRACE: Duration = Duration::from_secs(3);
+/// Without any progress this long, an untrusted piece map is better than none.
+const UNVOUCHED_AFTER: Duration = Duration::from_millis(1500);
+/// Without any progress this long, and with clients waiting, the task reads upstream on its own
+/// authority: one read too many is better than a pull that hangs.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Without any progress this long the task fails.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+/// The scheduler is told of progress this often; of the first at once.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// The number of a lease that a task takes for itself. Schedulers count from one.
+const OWN_AUTHORITY: u64 = 0;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The scheduler, or its absence, said something.
+    Scheduler(TaskEvent),
+    /// A parent has these pieces.
+    Offered {
+        /// The parent.
+        parent: HostId,
+        /// What it has now that it had not before.
+        available: Vec<Range<u32>>,
+        /// Statements about pieces, and whether somebody who counts has signed them.
+        runs: Vec<(Arc<PieceRun>, bool)>,
+        /// What it has received so far.
+        received_bytes: u64,
+    },
+    /// A parent's availability stream has ended.
+    LinkClosed {
+        /// The parent.
+        parent: HostId,
+        /// What was wrong; `None` when it had told everything there is.
+        failure: Option<FailureKind>,
+    },
+    /// A piece of a request has been verified and written.
+    Arrived {
+        /// The piece.
+        index: u32,
+    },
+    /// The parent has chosen which of the wanted pieces it sends.
+    Chosen {
+        /// The request.
+        request: u64,
+        /// The pieces.
+        pieces: Range<u32>,
+    },
+    /// A request has ended.
+    RequestEnded {
+        /// The request.
+        request: u64,
+        /// How.
+        end: RequestEnd,
+    },
+    /// A piece has been read from upstream and written.
+    ReadPiece {
+        /// The piece.
+        index: u32,
+    },
+    /// Upstream has answered: by the range asked for, or with the whole content.
+    ReadBegun {
+        /// The read.
+        read: u64,
+        /// Whether the range was honoured.
+        ranged: bool,
+    },
+    /// Bytes came from upstream.
+    ReadBytes {
+        /// How many.
+        bytes: u64,
+    },
+    /// A read has ended.
+    ReadEnded {
+        /// The read.
+        read: u64,
+        /// Whether everything came.
+        result: Result<(), ReturnReason>,
+    },
+    /// A client reads from here on, or no longer.
+    Cursor {
+        /// The client.
+        reader: u64,
+        /// The piece it needs next; `None` when it is done.
+        piece: Option<u32>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// How a request for pieces ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestEnd {
+    /// Everything chosen came.
+    Done,
+    /// The parent is busy.
+    Busy,
+    /// The parent failed.
+    Failed(FailureKind),
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Open the availability stream of a parent.
+    Subscribe(Host),
+    /// Close it.
+    Unsubscribe(HostId),
+    /// Ask a parent for a run of these pieces.
+    Fetch {
+        /// The request.
+        request: u64,
+        /// The parent.
+        parent: Host,
+        /// Which pieces would do, and what they must hash to.
+        want: BTreeMap<u32, Arc<PieceRun>>,
+    },
+    /// Stop a request.
+    CancelFetch(u64),
+    /// Read these pieces from upstream.
+    Read {
+        /// The read.
+        read: u64,
+        /// The pieces.
+        pieces: Range<u32>,
+        /// Where from, best first.
+        sources: Vec<Source>,
+    },
+    /// Stop a read.
+    CancelRead(u64),
+    /// Tell the scheduler.
+    Tell(Input),
+    /// Tell a parent that its copy is in doubt.
+    Doubt(Host),
+    /// From now on nothing is shown to readers before the whole digest has matched.
+    Unvouch,
+    /// Every piece is held.
+    Complete,
+    /// The content cannot be had.
+    Fail(Failure),
+}
+
+/// Why a task failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No reader could get it.
+    NoSource(ReturnReason),
+    /// Nothing has moved for too long.
+    Stalled,
+}
+
+/// The state of one download.
+#[derive(Debug)]
+pub struct Task {
+    id: TaskId,
+    me: HostId,
+    geometry: Geometry,
+    sources: Vec<Source>,
+    held: PieceSet,
+    /// What each missing piece must hash to, once somebody who counts has said so.
+    expected: BTreeMap<u32, Arc<PieceRun>>,
+    unvouched: bool,
+    signers: Vec<(HostId, SigningKey)>,
+    links: BTreeMap<HostId, Link>,
+    requests: BTreeMap<u64, Request>,
+    reads: BTreeMap<u64, Read>,
+    next_number: u64,
+    lease: Option<HeldLease>,
+    ranged: Option<bool>,
+    ranged_told: bool,
+    cursors: BTreeMap<u64, u32>,
+    alone: Option<Alone>,
+    last_progress: Duration,
+    last_report: Duration,
+    gained: BTreeSet<u32>,
+    read_bytes: u64,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct HeldLease {
+    number: u64,
+    ranges: Vec<Range<u32>>,
+}
+
+#[derive(Debug)]
+struct Request {
+    parent: HostId,
+    pieces: BTreeSet<u32>,
+    asked_at: Duration,
+}
+
+/// The task has no scheduler.
+#[derive(Debug)]
+struct Alone {
+    owners: Vec<Host>,
+    /// When the next step of helping itself is due.
+    next_step: Duration,
+}
+
+impl Task {
+    /// A download of `id` that already holds `held`, whose pieces may be read from `sources`.
+    pub fn new(now: Duration, id: TaskId, me: HostId, held: PieceSet, geometry: Geometry, sources: Vec<Source>) -> Self {
+        Self {
+            id,
+            me,
+            geometry,
+            sources,
+            held,
+            expected: BTreeMap::new(),
+            unvouched: false,
+            signers: Vec::new(),
+            links: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            next_number: 0,
+            lease: None,
+            ranged: None,
+            ranged_told: false,
+            cursors: BTreeMap::new(),
+            alone: None,
+            last_progress: now,
+            last_report: Duration::ZERO,
+            gained: BTreeSet::new(),
+            read_bytes: 0,
+            ended: false,
+        }
+    }
+
+    /// What is held.
+    pub fn held(&self) -> &PieceSet {
+        &self.held
+    }
+
+    /// Where its pieces may be read from.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// Begins, or begins again on upstream alone: the clean read after a digest that did not match.
+    pub fn start(&mut self, now: Duration, clean: bool) -> Vec<Action> {
+        let mut out = Vec::new();
+        if clean {
+            self.take_own_lease();
+        }
+        self.advance(now, &mut out);
+        out
+    }
+
+    /// Takes in what happened and says what is to be done about it.
+    pub fn apply(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        if self.ended {
+            return out;
+        }
+        match event {
+            Event::Scheduler(event) => self.scheduler(now, event, &mut out),
+            Event::Offered { parent, available, runs, received_bytes } => {
+                self.moved(now, &parent, received_bytes);
+                self.offered(&parent, available, runs);
+            }
+            Event::LinkClosed { parent, failure } => self.link_closed(now, &parent, failure, &mut out),
+            Event::Arrived { index } => self.gain(now, index, &mut out),
+            Event::Chosen { request, pieces } => self.chosen(request, &pieces),
+            Event::RequestEnded { request, end } => self.request_ended(now, request, end, &mut out),
+            Event::ReadPiece { index } => self.gain(now, index, &mut out),
+            Event::ReadBegun { read, ranged } => self.read_begun(now, read, ranged, &mut out),
+            Event::ReadBytes { bytes } => {
+                self.read_bytes += bytes;
+                self.last_progress = now;
+            }
+            Event::ReadEnded { read, result } => self.read_ended(read, result, &mut out),
+            Event::Cursor { reader, piece } => {
+                match piece {
+                    Some(piece) => self.cursors.insert(reader, piece),
+                    None => self.cursors.remove(&reader),
+                };
+            }
+            Event::Tick => self.tick(now, &mut out),
+        }
+        self.advance(now, &mut out);
+        out
+    }
+
+    fn scheduler(&mut self, now: Duration, event: TaskEvent, out: &mut Vec<Action>) {
+        match event {
+            TaskEvent::Attended => self.alone = None,
+            TaskEvent::Alone { owners, expected } => {
+                let grace = if expected { ALONE_GRACE } else { Duration::ZERO };
+                let owners = owners.into_iter().take_while(|owner| owner.id != self.me);
+                self.alone = Some(Alone {
+                    owners: owners.take(2).collect(),
+                    next_step: now + grace,
+                });
+            }
+            TaskEvent::Parents { parents, signers } => {
+                self.set_parents(parents, out);
+                if self.signers != signers {
+                    self.signers = signers;
+                    self.ask_again(out);
+                }
+            }
+            TaskEvent::Lease(lease) => self.leased(now, lease, out),
+            TaskEvent::LeaseRevoked(number) => {
+                if self.lease.as_ref().is_some_and(|lease| lease.number == number) {
+                    self.drop_lease(out);
+                }
+            }
+            TaskEvent::NoSource(reason) => {
+                let helps_itself = self.lease.is_some() || !self.requests.is_empty();
+                if !helps_itself {
+                    self.fail(Failure::NoSource(reason), out);
+                }
+            }
+        }
+    }
+
+    fn leased(&mut self, now: Duration, lease: Lease, out: &mut Vec<Action>) {
+        self.last_progress = now;
+        for source in lease.sources {
+            if !self.sources.contains(&source) {
+                self.sources.push(source);
+            }
+        }
+        let ranges = lease.ranges;
+        let outside: Vec<_> = self
+            .reads
+            .iter()
+            .filter(|(_, read)| !read.is_within(&ranges))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in outside {
+            self.reads.remove(&number);
+            out.push(Action::CancelRead(number));
+        }
+        self.lease = Some(HeldLease { number: lease.lease, ranges });
+    }
+
+    fn drop_lease(&mut self, out: &mut Vec<Action>) {
+        self.lease = None;
+        for number in std::mem::take(&mut self.reads).into_keys() {
+            out.push(Action::CancelRead(number));
+        }
+    }
+
+    /// Everything missing, read by this node because nobody says who else should.
+    fn take_own_lease(&mut self) {
+        self.lease = Some(HeldLease {
+            number: OWN_AUTHORITY,
+            ranges: self.held.complement().runs(),
+        });
+    }
+
+    fn gain(&mut self, now: Duration, index: u32, out: &mut Vec<Action>) {
+        if !self.held.insert(index) {
+            return;
+        }
+        self.last_progress = now;
+        self.gained.insert(index);
+        self.expected.remove(&index);
+        for link in self.links.values_mut() {
+            link.forget(index);
+        }
+        if self.held.is_full() {
+            self.report(now, out);
+            self.end(out);
+            out.push(Action::Complete);
+        }
+    }
+
+    fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let still = now.saturating_sub(self.last_progress);
+        self.help_oneself(now, out);
+        self.retry_links(now, out);
+        if still >= UNVOUCHED_AFTER && !self.unvouched && self.lease.is_none() && self.requests.is_empty() {
+            self.take_untrusted_word(out);
+        }
+        if still >= STUCK_AFTER && self.lease.is_none() && !self.cursors.is_empty() {
+            tracing::warn!(task = %self.id, "nothing moves: this node reads upstream on its own authority");
+            self.take_own_lease();
+            self.last_progress = now;
+        }
+        if still >= GIVE_UP_AFTER {
+            self.fail(Failure::Stalled, out);
+        }
+        if now.saturating_sub(self.last_report) >= REPORT_EVERY {
+            self.report(now, out);
+        }
+    }
+
+    /// Without a scheduler: the seed that would own the task, then the next, then upstream.
+    fn help_oneself(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let Some(alone) = &mut self.alone else { return };
+        if now < alone.next_step || self.lease.is_some() || now.saturating_sub(self.last_progress) < ALONE_GRACE / 2 {
+            return;
+        }
+        alone.next_step = now + OWNER_GRACE;
+        if alone.owners.is_empty() {
+            self.take_own_lease();
+        } else {
+            let owner = alone.owners.remove(0);
+            self.add_parent(owner, out);
+        }
+    }
+
+    fn report(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let learnt = self.ranged.filter(|_| !self.ranged_told);
+        if self.gained.is_empty() && self.read_bytes == 0 && learnt.is_none() {
+            return;
+        }
+        self.ranged_told |= learnt.is_some();
+        self.last_report = now;
+        let mut gained = PieceSet::empty(self.geometry.pieces());
+        for index in std::mem::take(&mut self.gained) {
+            gained.insert(index);
+        }
+        out.push(Action::Tell(Input::Gained(Progress {
+            task: self.id,
+            gained: gained.runs(),
+            upstream_bytes: std::mem::take(&mut self.read_bytes),
+            upstream_ranges: learnt,
+        })));
+    }
+
+    fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
+        self.end(out);
+        out.push(Action::Tell(Input::Leave(self.id, Outcome::Failed)));
+        out.push(Action::Fail(failure));
+    }
+
+    fn end(&mut self, out: &mut Vec<Action>) {
+        self.ended = true;
+        self.drop_lease(out);
+        for request in std::mem::take(&mut self.requests).into_keys() {
+            out.push(Action::CancelFetch(request));
+        }
+        for parent in std::mem::take(&mut self.links).into_keys() {
+            out.push(Action::Unsubscribe(parent));
+        }
+    }
+
+    /// Begins what can be begun.
+    fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if self.ended {
+            return;
+        }
+        self.begin_reads(out);
+        self.ask_parents(now, out);
+        let first = self.last_report == Duration::ZERO && !self.gained.is_empty();
+        if first || (self.ranged.is_some() && !self.ranged_told) {
+            self.report(now, out);
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+}
+
+#[cfg(test)]
+mod tests;

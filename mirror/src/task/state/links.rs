@@ -1,0 +1,261 @@
+//! The parents of a task, as far as its decisions need to know them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darner_proto::id::{Host, HostId};
+use darner_proto::piece_map::PieceRun;
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::{FailureKind, Parent};
+
+use super::{Action, Input, Request, RequestEnd, Task};
+
+/// A parent that said "busy" is left alone this long: about the time one run takes.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// An availability stream that ended early is opened again after this, doubling.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// A parent that failed this often, short of sending wrong bytes, is dropped for the task.
+const MAX_STRIKES: u32 = 4;
+
+/// One parent.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) host: Host,
+    /// Its place in the scheduler's order, best first.
+    pub(super) order: usize,
+    stream: Stream,
+    /// What it has of what is missing here.
+    pub(super) has: PieceSet,
+    /// What pieces hash to by the word of nobody who counts.
+    untrusted: BTreeMap<u32, Arc<PieceRun>>,
+    pub(super) in_flight: u32,
+    pub(super) busy_until: Duration,
+    pub(super) strikes: u32,
+    received_bytes: u64,
+}
+
+/// The availability stream of a parent.
+#[derive(Debug, PartialEq)]
+enum Stream {
+    Open,
+    /// Everything has been told.
+    Done,
+    /// To be opened again then.
+    Broken { retry_at: Duration },
+    /// The parent is not used for this task any more.
+    Dropped,
+}
+
+impl Link {
+    fn new(host: Host, order: usize, pieces: u32) -> Self {
+        Self {
+            host,
+            order,
+            stream: Stream::Open,
+            has: PieceSet::empty(pieces),
+            untrusted: BTreeMap::new(),
+            in_flight: 0,
+            busy_until: Duration::ZERO,
+            strikes: 0,
+            received_bytes: 0,
+        }
+    }
+
+    /// Whether it can be asked for pieces.
+    pub(super) fn usable(&self, now: Duration) -> bool {
+        self.stream != Stream::Dropped && now >= self.busy_until
+    }
+
+    /// The piece is held here now: what the parent has of it no longer matters.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.has.remove(index);
+        self.untrusted.remove(&index);
+    }
+}
+
+impl Task {
+    /// The scheduler's list replaces the one before. A parent that is sending stays until it is
+    /// done: what is in flight is not thrown away.
+    pub(super) fn set_parents(&mut self, parents: Vec<Parent>, out: &mut Vec<Action>) {
+        let gone: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(id, link)| link.in_flight == 0 && !parents.iter().any(|parent| parent.host.id == **id))
+            .filter(|(_, link)| link.stream != Stream::Dropped)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            self.links.remove(&id);
+            out.push(Action::Unsubscribe(id));
+        }
+        for (order, parent) in parents.into_iter().enumerate() {
+            match self.links.get_mut(&parent.host.id) {
+                // A host that restarted elsewhere is a new parent.
+                Some(link) if link.host.address != parent.host.address => {
+                    let id = parent.host.id.clone();
+                    out.push(Action::Unsubscribe(id.clone()));
+                    self.links.remove(&id);
+                    self.add_parent_at(parent.host, order, out);
+                }
+                Some(link) => link.order = order,
+                None => self.add_parent_at(parent.host, order, out),
+            }
+        }
+    }
+
+    /// Adds a parent that no scheduler named.
+    pub(super) fn add_parent(&mut self, host: Host, out: &mut Vec<Action>) {
+        if !self.links.contains_key(&host.id) {
+            self.add_parent_at(host, 0, out);
+        }
+    }
+
+    fn add_parent_at(&mut self, host: Host, order: usize, out: &mut Vec<Action>) {
+        if host.id == self.me {
+            return;
+        }
+        let link = Link::new(host.clone(), order, self.geometry.pieces());
+        self.links.insert(host.id.clone(), link);
+        out.push(Action::Subscribe(host));
+    }
+
+    /// A parent that receives is worth waiting for.
+    pub(super) fn moved(&mut self, now: Duration, parent: &HostId, received_bytes: u64) {
+        let Some(link) = self.links.get_mut(parent) else { return };
+        if received_bytes > link.received_bytes {
+            link.received_bytes = received_bytes;
+            self.last_progress = now;
+        }
+    }
+
+    pub(super) fn offered(
+        &mut self,
+        parent: &HostId,
+        available: Vec<Range<u32>>,
+        runs: Vec<(Arc<PieceRun>, bool)>,
+    ) {
+        let Some(link) = self.links.get_mut(parent).filter(|link| link.stream != Stream::Dropped) else {
+            return;
+        };
+        for range in available {
+            link.has.insert_range(range);
+        }
+        link.has.subtract(&self.held);
+        for (run, trusted) in runs {
+            for index in run.indexes().filter(|index| !self.held.contains(*index)) {
+                if trusted || self.unvouched {
+                    self.expected.entry(index).or_insert_with(|| run.clone());
+                } else {
+                    link.untrusted.insert(index, run.clone());
+                }
+            }
+        }
+    }
+
+    /// Others count now: what the parents said before is judged anew.
+    pub(super) fn ask_again(&mut self, out: &mut Vec<Action>) {
+        for link in self.links.values_mut().filter(|link| !link.untrusted.is_empty()) {
+            link.untrusted.clear();
+            link.stream = Stream::Open;
+            out.push(Action::Unsubscribe(link.host.id.clone()));
+            out.push(Action::Subscribe(link.host.clone()));
+        }
+    }
+
+    /// Nobody who counts has said anything for a while: what others say will do until the whole
+    /// digest decides.
+    pub(super) fn take_untrusted_word(&mut self, out: &mut Vec<Action>) {
+        if self.links.values().all(|link| link.untrusted.is_empty()) {
+            return;
+        }
+        self.unvouched = true;
+        out.push(Action::Unvouch);
+        let mut links: Vec<_> = self.links.values_mut().collect();
+        links.sort_by_key(|link| link.order);
+        for link in links {
+            for (index, run) in std::mem::take(&mut link.untrusted) {
+                self.expected.entry(index).or_insert(run);
+            }
+        }
+    }
+
+    pub(super) fn link_closed(
+        &mut self,
+        now: Duration,
+        parent: &HostId,
+        failure: Option<FailureKind>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(link) = self.links.get_mut(parent) else { return };
+        if link.stream == Stream::Dropped {
+            return;
+        }
+        match failure {
+            None => link.stream = Stream::Done,
+            Some(kind) => {
+                let pause = RETRY_PAUSE * 2u32.pow(link.strikes.min(4));
+                link.stream = Stream::Broken { retry_at: now + pause };
+                self.strike(parent, kind, out);
+            }
+        }
+    }
+
+    pub(super) fn retry_links(&mut self, now: Duration, out: &mut Vec<Action>) {
+        for link in self.links.values_mut() {
+            if matches!(link.stream, Stream::Broken { retry_at } if now >= retry_at) {
+                link.stream = Stream::Open;
+                out.push(Action::Subscribe(link.host.clone()));
+            }
+        }
+    }
+
+    pub(super) fn request_ended(&mut self, now: Duration, request: u64, end: RequestEnd, out: &mut Vec<Action>) {
+        let Some(Request { parent, pieces, .. }) = self.requests.remove(&request) else {
+            return;
+        };
+        if let Some(link) = self.links.get_mut(&parent) {
+            link.in_flight = link.in_flight.saturating_sub(1);
+            match end {
+                RequestEnd::Done => link.strikes = 0,
+                RequestEnd::Busy => link.busy_until = now + BUSY_PAUSE,
+                RequestEnd::Failed(FailureKind::NotHeld) => {
+                    for index in pieces {
+                        link.has.remove(index);
+                    }
+                }
+                RequestEnd::Failed(_) => {}
+            }
+        }
+        if let RequestEnd::Failed(kind) = end {
+            self.strike(&parent, kind, out);
+        }
+    }
+
+    /// Counts a failure against a parent, drops it after too many, and tells the scheduler.
+    fn strike(&mut self, parent: &HostId, kind: FailureKind, out: &mut Vec<Action>) {
+        let Some(link) = self.links.get_mut(parent) else { return };
+        link.strikes += 1;
+        let wrong = matches!(kind, FailureKind::WrongBytes | FailureKind::WrongLength);
+        if kind == FailureKind::WrongBytes {
+            out.push(Action::Doubt(link.host.clone()));
+        }
+        if wrong || link.strikes >= MAX_STRIKES {
+            link.stream = Stream::Dropped;
+            link.has = PieceSet::empty(self.geometry.pieces());
+            link.untrusted.clear();
+            out.push(Action::Unsubscribe(parent.clone()));
+        }
+        if wrong || link.strikes >= 2 {
+            out.push(Action::Tell(Input::ParentFailed(self.id, parent.clone(), kind)));
+        }
+    }
+
+    /// The parent sends these; the others it was asked for are free again.
+    pub(super) fn chosen(&mut self, request: u64, pieces: &Range<u32>) {
+        if let Some(request) = self.requests.get_mut(&request) {
+            request.pieces.retain(|index| pieces.contains(index));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The upstream reads of a lease: how the leased pieces are cut into requests.
+
+use std::ops::Range;
+
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::ReturnReason;
+
+use super::{Action, Duration, Failure, Input, OWN_AUTHORITY, Task};
+
+/// Pieces in one range request: upstream requests per blob stay few, and a broken one costs little.
+const READ_PIECES: u32 = 16;
+/// Range requests of one task at once, when upstream takes ranges.
+const PARALLEL_READS: usize = 4;
+
+/// A read in progress.
+#[derive(Debug)]
+pub(super) struct Read {
+    pieces: Range<u32>,
+}
+
+impl Read {
+    /// Whether the lease that now has `ranges` still covers the read.
+    pub(super) fn is_within(&self, ranges: &[Range<u32>]) -> bool {
+        ranges
+            .iter()
+            .any(|range| range.start <= self.pieces.start && self.pieces.end <= range.end)
+    }
+}
+
+impl Task {
+    /// Begins as many reads as the lease and what is known of upstream allow.
+    pub(super) fn begin_reads(&mut self, out: &mut Vec<Action>) {
+        let Some(lease) = &self.lease else { return };
+        let at_once = if self.ranged == Some(true) { PARALLEL_READS } else { 1 };
+        let mut open = PieceSet::empty(self.geometry.pieces());
+        for range in &lease.ranges {
+            open.insert_range(range.clone());
+        }
+        open.subtract(&self.held);
+        for read in self.reads.values() {
+            for index in read.pieces.clone() {
+                open.remove(index);
+            }
+        }
+        for run in open.runs() {
+            let mut start = run.start;
+            while start < run.end && self.reads.len() < at_once {
+                let end = self.end_of_read(start, run.end);
+                let read = self.number();
+                self.reads.insert(read, Read { pieces: start..end });
+                out.push(Action::Read {
+                    read,
+                    pieces: start..end,
+                    sources: self.sources.clone(),
+                });
+                start = end;
+            }
+        }
+    }
+
+    fn end_of_read(&self, start: u32, run_end: u32) -> u32 {
+        if self.ranged == Some(false) {
+            run_end
+        } else {
+            run_end.min(start + READ_PIECES)
+        }
+    }
+
+    pub(super) fn read_begun(&mut self, now: Duration, read: u64, ranged: bool, out: &mut Vec<Action>) {
+        self.last_progress = now;
+        let all = 0..self.geometry.pieces();
+        let Some(begun) = self.reads.get_mut(&read) else { return };
+        let whole = begun.pieces == all;
+        if ranged {
+            self.ranged = Some(true);
+        } else if !whole {
+            // The whole content comes instead: this one read does for everything.
+            begun.pieces = all;
+            self.ranged = Some(false);
+            let others: Vec<_> = self.reads.keys().copied().filter(|number| *number != read).collect();
+            for number in others {
+                self.reads.remove(&number);
+                out.push(Action::CancelRead(number));
+            }
+        }
+    }
+
+    pub(super) fn read_ended(&mut self, read: u64, result: Result<(), ReturnReason>, out: &mut Vec<Action>) {
+        let Some(ended) = self.reads.remove(&read) else { return };
+        let missing = ended.pieces.clone().any(|index| !self.held.contains(index));
+        let Some(lease) = &self.lease else { return };
+        let number = lease.number;
+        match result {
+            Err(reason) if number == OWN_AUTHORITY => {
+                self.drop_lease(out);
+                self.fail(Failure::NoSource(reason), out);
+            }
+            Err(reason) => {
+                self.drop_lease(out);
+                out.push(Action::Tell(Input::LeaseReturn(self.id, number, reason)));
+            }
+            // A read that ended well without its pieces would be begun again for ever.
+            Ok(()) if missing => {
+                self.drop_lease(out);
+                out.push(Action::Tell(Input::LeaseReturn(self.id, number, ReturnReason::Reader)));
+            }
+            Ok(()) => {
+                let done = lease.ranges.iter().all(|range| range.clone().all(|index| self.held.contains(index)));
+                if done {
+                    self.lease = None;
+                }
+            }
+        }
+    }
+}
