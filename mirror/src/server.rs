@@ -1,1 +1,249 @@
-//! To be written.
+//! Puts the mirror together: opens the store, binds the listeners, attends the schedulers, and stops
+//! in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use darner_proto::id::{Host, repository_key};
+use darner_proto::invalid::Invalid;
+use darner_service::directory::{Directory, DirectoryError};
+use darner_service::health::{Health, Part};
+use darner_service::identity::{IdentityError, piece_signer};
+use darner_service::metrics::Metrics;
+use darner_service::settings::Settings;
+use darner_service::shutdown::Shutdown;
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::pieces::{Pieces, PiecesMetrics, Serving};
+use crate::registry::{Registry, RegistryError};
+use crate::resolve::Resolver;
+use crate::store::{Options, Store, StoreError, StoreEvent};
+use crate::swarm::sessions::Input;
+use crate::swarm::{Inventory, PeerError, Peers, Swarm};
+use crate::task::metrics::TaskMetrics;
+use crate::task::{Parts, Tasks};
+use crate::upstream::{UpstreamError, Upstreams};
+
+/// A mirror, or a seed, that listens.
+#[derive(Debug)]
+pub struct Mirror {
+    registry: Registry,
+    pieces: Pieces,
+    pieces_address: SocketAddr,
+    tasks: Tasks,
+    leases: tokio::sync::mpsc::Receiver<darner_proto::scheduler::Lease>,
+    store: Store,
+    swarm: Swarm,
+    part: Part,
+    shutdown: Shutdown,
+}
+
+/// The mirror cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("the store in {path} cannot be opened")]
+    Store {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// An upstream's settings cannot be used.
+    #[error("an upstream cannot be set up")]
+    Upstream(#[source] UpstreamError),
+    /// The node's key cannot be had.
+    #[error("the node has no identity")]
+    Identity(#[source] IdentityError),
+    /// The manager's address cannot be used.
+    #[error("the cluster's members cannot be looked up")]
+    Directory(#[source] DirectoryError),
+    /// The client for peers cannot be made.
+    #[error("peers cannot be asked")]
+    Peers(#[source] PeerError),
+    /// The pieces listener cannot be bound.
+    #[error("the pieces listener cannot be bound to {listen}; set [pieces] listen to a free address")]
+    Pieces {
+        /// What was asked for.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The registry front end cannot be bound.
+    #[error("the registry front end cannot be bound; set [registry] listen to a free address")]
+    Registry(#[source] RegistryError),
+    /// The listener's address is a wildcard and nothing says how others reach it.
+    #[error("[pieces] advertise is needed where [pieces] listen is {0}")]
+    Advertise(SocketAddr),
+    /// What is to be advertised is not host:port.
+    #[error("[pieces] advertise cannot be used")]
+    BadAdvertise(#[source] Invalid),
+}
+
+impl Mirror {
+    /// Opens the store, binds every listener and begins to attend the schedulers.
+    pub async fn bind(
+        settings: &Settings,
+        metrics: &Metrics,
+        health: &Health,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let part = health.part("mirror");
+        let store = open_store(settings, metrics).await?;
+        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)?;
+        let signer = piece_signer(&settings.data_dir, settings.node.id.clone()).map_err(StartError::Identity)?;
+        let signer = Arc::new(signer);
+        let listen = settings.pieces.listen;
+        let listener = Pieces::bind(listen)
+            .await
+            .map_err(|source| StartError::Pieces { listen, source })?;
+        let pieces_address = listener
+            .local_addr()
+            .map_err(|source| StartError::Pieces { listen, source })?;
+        let me = host(settings, pieces_address, &signer)?;
+        let directory = directory(settings, &me, shutdown)?;
+        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory(&store), shutdown);
+        let peers = Peers::new().map_err(StartError::Peers)?;
+        let tasks = Tasks::new(Parts {
+            store: store.clone(),
+            upstreams: upstreams.clone(),
+            swarm: swarm.clone(),
+            peers: peers.clone(),
+            signer: signer.clone(),
+            metrics: TaskMetrics::new(metrics),
+            shutdown: shutdown.clone(),
+        });
+        let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
+        let registry = Registry::bind(&settings.registry, metrics, shutdown, resolver.clone(), tasks.clone(), upstreams)
+            .await
+            .map_err(StartError::Registry)?;
+        let serving = Serving {
+            store: store.clone(),
+            tasks: tasks.clone(),
+            resolver,
+            signer,
+            role: settings.mirror.role,
+            slots: Arc::new(Semaphore::new(settings.pieces.upload_slots as usize)),
+            metrics: PiecesMetrics::new(metrics),
+            shutdown: shutdown.clone(),
+        };
+        let pieces = Pieces::new(listener, serving);
+        Ok(Self {
+            registry,
+            pieces,
+            pieces_address,
+            tasks,
+            leases,
+            store,
+            swarm,
+            part,
+            shutdown: shutdown.clone(),
+        })
+    }
+
+    /// What it listens on, by name.
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("registry", self.registry.address()), ("pieces", self.pieces_address)]
+    }
+
+    /// Serves until the process ends.
+    pub fn serve(self) {
+        let Self { registry, pieces, tasks, leases, store, swarm, part, shutdown, .. } = self;
+        shutdown.spawn(registry.serve());
+        shutdown.spawn(pieces.serve());
+        let ending = shutdown.clone();
+        shutdown.spawn(async move {
+            tokio::select! {
+                () = tasks.take_leases(leases) => {}
+                () = ending.draining() => {}
+            }
+        });
+        shutdown.spawn(announce(store.clone(), swarm, shutdown.clone()));
+        let ending = shutdown.clone();
+        shutdown.spawn(async move {
+            part.ready();
+            ending.draining().await;
+            part.not_ready("stopping");
+            store.flush().await;
+        });
+    }
+}
+
+async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {
+    let path = settings.data_dir.join("store");
+    let options = Options::new(path.clone(), settings.store.capacity);
+    let metrics = metrics.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(options, &metrics)).await;
+    match opened {
+        Ok(opened) => opened.map_err(|source| StartError::Store { path, source }),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+fn host(
+    settings: &Settings,
+    bound: SocketAddr,
+    signer: &darner_proto::piece_map::PieceSigner,
+) -> Result<Host, StartError> {
+    let address = match &settings.pieces.advertise {
+        Some(advertise) => advertise.clone(),
+        None if bound.ip().is_unspecified() => return Err(StartError::Advertise(bound)),
+        None => bound.to_string(),
+    };
+    Ok(Host {
+        id: settings.node.id.clone(),
+        address: darner_proto::id::parse_address(address).map_err(StartError::BadAdvertise)?,
+        role: settings.mirror.role,
+        labels: settings.node.labels.clone(),
+        signing_key: Some(signer.public()),
+        upload_slots: settings.pieces.upload_slots,
+    })
+}
+
+/// Who the schedulers are: by the manager's word, or by this node's own settings.
+fn directory(settings: &Settings, me: &Host, shutdown: &Shutdown) -> Result<Directory, StartError> {
+    match &settings.manager.address {
+        Some(manager) => {
+            Directory::managed(manager, me.clone(), &settings.data_dir, shutdown).map_err(StartError::Directory)
+        }
+        None => Ok(Directory::fixed(&settings.scheduler.addresses)),
+    }
+}
+
+fn inventory(store: &Store) -> Inventory {
+    let (listed, asked) = (store.clone(), store.clone());
+    Inventory {
+        keys: Arc::new(move || {
+            let mut keys = listed.keys();
+            keys.extend(listed.sources().iter().map(repository_key));
+            keys
+        }),
+        holds: Arc::new(move |key| asked.size_of(key).is_some()),
+    }
+}
+
+/// Tells the schedulers of everything the store gains and loses: announcing follows the store, so
+/// that no way of filling it can forget to.
+async fn announce(store: Store, swarm: Swarm, shutdown: Shutdown) {
+    let mut events = store.events();
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = shutdown.draining() => break,
+        };
+        match event {
+            Ok(StoreEvent::Held(digest)) => swarm.tell(Input::Held(vec![digest])).await,
+            Ok(StoreEvent::Withdrawn(digest)) => swarm.tell(Input::Withdrawn(vec![digest])).await,
+            // What was missed is told again in full.
+            Err(RecvError::Lagged(_)) => swarm.tell(Input::Held(store.keys())).await,
+            Err(RecvError::Closed) => break,
+        }
+    }
+    // Going away: what this node holds is no longer to be counted on.
+    swarm.tell(Input::Withdrawn(store.keys())).await;
+}

@@ -174,7 +174,7 @@ fn parse_key(bytes: &[u8]) -> Result<Option<SigningKey>, Invalid> {
 }
 
 /// `host:port` with a host that can stand in a URL.
-fn parse_address(address: String) -> Result<String, Invalid> {
+pub fn parse_address(address: String) -> Result<String, Invalid> {
     let bad = || Invalid::new("address", "is not host:port");
     let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
     let bare = host

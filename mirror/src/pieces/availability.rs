@@ -105,7 +105,7 @@ async fn everything(serving: &Serving, content: &Content) -> Result<Bytes, Refus
         let last = part + 1 == parts;
         frames.extend(encode_frame(&Availability {
             size: content.size(),
-            available: if last { std::iter::once(0..geometry.pieces()).collect() } else { Vec::new() },
+            available: if last && geometry.pieces() > 0 { std::iter::once(0..geometry.pieces()).collect() } else { Vec::new() },
             runs: runs[from..runs.len().min(from + RUNS_PER_FRAME)].to_vec(),
             complete: last,
             received_bytes: content.size(),

@@ -22,7 +22,7 @@ use darner_proto::scheduler::{
 };
 
 /// What happens to the sessions.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// The set of schedulers is now this: id and URL.
     Schedulers(Vec<(HostId, String)>),

@@ -1,0 +1,268 @@
+use super::*;
+use darner_proto::digest::Digest;
+use darner_proto::id::Role;
+use darner_proto::scheduler::Parent;
+
+const MIB: u64 = 1 << 20;
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn host(name: &str, role: Role) -> Host {
+    Host {
+        id: name.parse().expect("valid"),
+        address: format!("{name}:7421"),
+        role,
+        labels: BTreeMap::new(),
+        signing_key: None,
+        upload_slots: 8,
+    }
+}
+
+fn task(pieces: u64) -> Task {
+    let geometry = Geometry::of(pieces * MIB);
+    let me = "me".parse().expect("valid");
+    let held = PieceSet::empty(geometry.pieces());
+    Task::new(at(0), Digest::sha256(b"content"), me, held, geometry, vec![source("a")])
+}
+
+fn source(repository: &str) -> Source {
+    Source {
+        registry: "docker.io".parse().expect("valid"),
+        repository: repository.parse().expect("valid"),
+    }
+}
+
+fn parents(names: &[(&str, Role)]) -> Event {
+    let parents = names.iter().map(|(name, role)| Parent { host: host(name, *role), complete: false });
+    Event::Scheduler(TaskEvent::Parents { parents: parents.collect(), signers: Vec::new() })
+}
+
+fn offer(parent: &str, pieces: Range<u32>, trusted: bool) -> Event {
+    let run = Arc::new(PieceRun {
+        first: pieces.start,
+        hashes: vec![[0; 32]; pieces.len()],
+        signer: "seed".parse().expect("valid"),
+        signature: Vec::new(),
+    });
+    Event::Offered {
+        parent: parent.parse().expect("valid"),
+        available: vec![pieces],
+        runs: vec![(run, trusted)],
+        received_bytes: 1,
+    }
+}
+
+fn lease(number: u64, ranges: Vec<Range<u32>>) -> Event {
+    Event::Scheduler(TaskEvent::Lease(Lease {
+        task: Digest::sha256(b"content"),
+        size: 0,
+        lease: number,
+        ranges,
+        expires_ms: 5000,
+        sources: vec![source("b")],
+    }))
+}
+
+/// What each parent was asked for.
+fn fetches(actions: &[Action]) -> Vec<(u64, String, Vec<u32>)> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Fetch { request, parent, want } => {
+                Some((*request, parent.id.to_string(), want.keys().copied().collect()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn reads(actions: &[Action]) -> Vec<(u64, Range<u32>)> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Read { read, pieces, .. } => Some((*read, pieces.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+fn told(actions: &[Action], kind: FailureKind) -> bool {
+    actions
+        .iter()
+        .any(|action| matches!(action, Action::Tell(Input::ParentFailed(_, _, told)) if *told == kind))
+}
+
+#[test]
+fn parents_are_asked_for_different_pieces_and_peers_before_seeds() {
+    let mut task = task(100);
+    task.apply(at(0), parents(&[("seed", Role::Seed), ("peer", Role::Mirror)]));
+    task.apply(at(1), offer("peer", 0..4, true));
+    let asked = fetches(&task.apply(at(2), offer("seed", 0..100, true)));
+    let mut all: Vec<_> = asked.iter().flat_map(|(_, _, pieces)| pieces.clone()).collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count, "a piece was asked for twice: {asked:?}");
+    assert!(asked.iter().all(|(_, parent, pieces)| parent == "seed" && pieces[0] >= 4), "{asked:?}");
+}
+
+#[test]
+fn what_the_parent_did_not_choose_is_asked_for_again() {
+    let mut task = task(8);
+    task.apply(at(0), parents(&[("seed", Role::Seed)]));
+    let asked = fetches(&task.apply(at(1), offer("seed", 0..8, true)));
+    assert_eq!(asked, [(1, "seed".to_owned(), (0..8).collect())]);
+    let asked = fetches(&task.apply(at(2), Event::Chosen { request: 1, pieces: 4..8 }));
+    assert_eq!(asked, [(2, "seed".to_owned(), (0..4).collect())]);
+}
+
+#[test]
+fn a_piece_is_not_asked_for_before_its_hash_is_trusted() {
+    let mut task = task(4);
+    task.apply(at(0), parents(&[("peer", Role::Mirror)]));
+    assert_eq!(fetches(&task.apply(at(1), offer("peer", 0..4, false))), []);
+    let actions = task.apply(at(2000), Event::Tick);
+    assert!(actions.contains(&Action::Unvouch), "{actions:?}");
+    assert_eq!(fetches(&actions).len(), 1);
+}
+
+#[test]
+fn readers_come_first() {
+    let mut task = task(100);
+    task.apply(at(0), Event::Cursor { reader: 1, piece: Some(50) });
+    task.apply(at(0), parents(&[("seed", Role::Seed)]));
+    let asked = fetches(&task.apply(at(1), offer("seed", 0..100, true)));
+    assert_eq!(asked[0].2, (50..58).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_wrong_byte_ends_a_parent_for_the_task() {
+    let mut task = task(8);
+    task.apply(at(0), parents(&[("liar", Role::Mirror)]));
+    task.apply(at(1), offer("liar", 0..8, true));
+    let end = RequestEnd::Failed(FailureKind::WrongBytes);
+    let actions = task.apply(at(2), Event::RequestEnded { request: 1, end });
+    assert!(told(&actions, FailureKind::WrongBytes));
+    assert!(actions.contains(&Action::Doubt(host("liar", Role::Mirror))));
+    assert_eq!(fetches(&actions), []);
+    assert_eq!(fetches(&task.apply(at(3), offer("liar", 0..8, true))), []);
+}
+
+#[test]
+fn a_busy_parent_is_asked_again_soon_without_a_strike() {
+    let mut task = task(2);
+    task.apply(at(0), parents(&[("seed", Role::Seed)]));
+    task.apply(at(1), offer("seed", 0..2, true));
+    let actions = task.apply(at(2), Event::RequestEnded { request: 1, end: RequestEnd::Busy });
+    assert_eq!(fetches(&actions), []);
+    assert_eq!(fetches(&task.apply(at(102), Event::Tick)).len(), 1);
+}
+
+#[test]
+fn a_late_request_is_hedged_at_another_parent_once() {
+    let mut task = task(2);
+    task.apply(at(0), parents(&[("slow", Role::Mirror), ("other", Role::Mirror)]));
+    task.apply(at(1), offer("slow", 0..2, true));
+    assert_eq!(fetches(&task.apply(at(2), offer("other", 0..2, true))), []);
+    let hedged = fetches(&task.apply(at(2100), Event::Tick));
+    assert_eq!(hedged, [(2, "other".to_owned(), vec![0, 1])]);
+    assert_eq!(fetches(&task.apply(at(2200), Event::Tick)), []);
+}
+
+#[test]
+fn a_large_blob_is_read_by_one_request_until_ranges_are_known_then_by_several() {
+    let mut task = task(100);
+    let begun = reads(&task.apply(at(0), lease(1, vec![0..100])));
+    assert_eq!(begun, [(1, 0..16)]);
+    let more = reads(&task.apply(at(1), Event::ReadBegun { read: 1, ranged: true }));
+    assert_eq!(more, [(2, 16..32), (3, 32..48), (4, 48..64)]);
+}
+
+#[test]
+fn an_upstream_without_ranges_is_read_in_one_stream() {
+    let mut task = task(100);
+    task.apply(at(0), lease(1, vec![0..100]));
+    let actions = task.apply(at(1), Event::ReadBegun { read: 1, ranged: false });
+    assert_eq!(reads(&actions), []);
+    for index in 0..100 {
+        assert_eq!(reads(&task.apply(at(2), Event::ReadPiece { index })), []);
+    }
+    assert!(task.held().is_full());
+}
+
+#[test]
+fn a_lease_that_shrinks_stops_what_is_outside_it() {
+    let mut task = task(100);
+    task.apply(at(0), lease(1, vec![0..100]));
+    task.apply(at(1), Event::ReadBegun { read: 1, ranged: true });
+    let actions = task.apply(at(2), lease(1, vec![0..32]));
+    assert!(actions.contains(&Action::CancelRead(3)) && actions.contains(&Action::CancelRead(4)));
+    assert!(!actions.contains(&Action::CancelRead(1)) && !actions.contains(&Action::CancelRead(2)));
+}
+
+#[test]
+fn a_read_that_fails_gives_the_lease_back() {
+    let mut task = task(4);
+    task.apply(at(0), lease(7, vec![0..4]));
+    let result = Err(ReturnReason::Unavailable);
+    let actions = task.apply(at(1), Event::ReadEnded { read: 1, result });
+    let returned = Input::LeaseReturn(Digest::sha256(b"content"), 7, ReturnReason::Unavailable);
+    assert_eq!(actions, [Action::Tell(returned)]);
+}
+
+#[test]
+fn without_a_scheduler_the_seeds_are_asked_in_order_then_upstream() {
+    let mut task = task(4);
+    task.apply(at(0), Event::Cursor { reader: 1, piece: Some(0) });
+    let owners = vec![host("s-1", Role::Seed), host("s-2", Role::Seed)];
+    task.apply(at(0), Event::Scheduler(TaskEvent::Alone { owners, expected: true }));
+    assert_eq!(task.apply(at(500), Event::Tick), []);
+    let asked = task.apply(at(1000), Event::Tick);
+    assert_eq!(asked, [Action::Subscribe(host("s-1", Role::Seed))]);
+    let asked = task.apply(at(4000), Event::Tick);
+    assert_eq!(asked, [Action::Subscribe(host("s-2", Role::Seed))]);
+    assert_eq!(reads(&task.apply(at(7000), Event::Tick)).len(), 1);
+}
+
+#[test]
+fn where_no_scheduler_is_configured_upstream_is_read_at_once() {
+    let mut task = task(4);
+    let alone = TaskEvent::Alone { owners: Vec::new(), expected: false };
+    task.apply(at(0), Event::Scheduler(alone));
+    assert_eq!(reads(&task.apply(at(100), Event::Tick)), []);
+    assert_eq!(reads(&task.apply(at(500), Event::Tick)), [(1, 0..4)]);
+}
+
+#[test]
+fn a_stuck_task_reads_upstream_itself_only_when_a_client_waits() {
+    for waits in [true, false] {
+        let mut task = task(4);
+        if waits {
+            task.apply(at(0), Event::Cursor { reader: 1, piece: Some(0) });
+        }
+        let actions = task.apply(at(5000), Event::Tick);
+        assert_eq!(!reads(&actions).is_empty(), waits);
+    }
+}
+
+#[test]
+fn the_last_piece_completes_the_task_and_releases_everything() {
+    let mut task = task(2);
+    task.apply(at(0), parents(&[("seed", Role::Seed)]));
+    task.apply(at(1), offer("seed", 0..2, true));
+    task.apply(at(2), Event::Arrived { index: 0 });
+    let actions = task.apply(at(3), Event::Arrived { index: 1 });
+    assert_eq!(actions.last(), Some(&Action::Complete));
+    assert!(actions.contains(&Action::Unsubscribe("seed".parse().expect("valid"))));
+    assert_eq!(task.apply(at(9000), Event::Tick), []);
+}
+
+#[test]
+fn no_source_fails_a_task_that_has_nothing_under_way() {
+    let mut task = task(2);
+    let none = Event::Scheduler(TaskEvent::NoSource(ReturnReason::Refused));
+    let actions = task.apply(at(1), none);
+    assert_eq!(actions.last(), Some(&Action::Fail(Failure::NoSource(ReturnReason::Refused))));
+}
