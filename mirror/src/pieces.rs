@@ -90,10 +90,26 @@ impl PiecesMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         let new = Self::default();
         metrics.register(|registry| {
-            registry.register("uploaded_bytes", "Bytes of pieces sent to peers", new.uploaded_bytes.clone());
-            registry.register("uploads", "Runs of pieces sent to peers", new.uploads.clone());
-            registry.register("uploads_busy", "Requests of peers refused for want of a slot", new.busy.clone());
-            registry.register("uploads_running", "Runs of pieces being sent", new.uploading.clone());
+            registry.register(
+                "uploaded_bytes",
+                "Bytes of pieces sent to peers",
+                new.uploaded_bytes.clone(),
+            );
+            registry.register(
+                "uploads",
+                "Runs of pieces sent to peers",
+                new.uploads.clone(),
+            );
+            registry.register(
+                "uploads_busy",
+                "Requests of peers refused for want of a slot",
+                new.busy.clone(),
+            );
+            registry.register(
+                "uploads_running",
+                "Runs of pieces being sent",
+                new.uploading.clone(),
+            );
         });
         new
     }
@@ -114,8 +130,14 @@ impl Pieces {
     pub async fn serve(self) {
         let shutdown = self.serving.shutdown.clone();
         let routes = Router::new()
-            .route(&format!("{PATH_PREFIX}/tasks/{{task}}/availability"), get(availability::follow))
-            .route(&format!("{PATH_PREFIX}/tasks/{{task}}/pieces"), get(send_run))
+            .route(
+                &format!("{PATH_PREFIX}/tasks/{{task}}/availability"),
+                get(availability::follow),
+            )
+            .route(
+                &format!("{PATH_PREFIX}/tasks/{{task}}/pieces"),
+                get(send_run),
+            )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
             .layer(DefaultBodyLimit::max(MAX_REQUEST))
@@ -147,7 +169,9 @@ impl From<darner_proto::invalid::Invalid> for Refusal {
 impl axum::response::IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
-            Self::Invalid(invalid) => (StatusCode::BAD_REQUEST, invalid.to_string()).into_response(),
+            Self::Invalid(invalid) => {
+                (StatusCode::BAD_REQUEST, invalid.to_string()).into_response()
+            }
             Self::NotHeld => StatusCode::NOT_FOUND.into_response(),
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE.into_response(),
             Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -165,7 +189,9 @@ async fn send_run(
     let want = want::parse(query.strip_prefix("want=").unwrap_or_default())?;
     let held = serving.held(&task).ok_or(Refusal::NotHeld)?;
     let pieces = held.choose(&want).ok_or(Refusal::NotHeld)?;
-    let Ok(Ok(slot)) = tokio::time::timeout(SLOT_PATIENCE, serving.slots.clone().acquire_owned()).await else {
+    let Ok(Ok(slot)) =
+        tokio::time::timeout(SLOT_PATIENCE, serving.slots.clone().acquire_owned()).await
+    else {
         serving.metrics.busy.inc();
         return Err(Refusal::Busy);
     };
@@ -182,19 +208,31 @@ async fn send_run(
         .map_err(|_| Refusal::Unreadable)
 }
 
-async fn doubt(State(serving): State<Serving>, Path(task): Path<String>) -> Result<StatusCode, Refusal> {
+async fn doubt(
+    State(serving): State<Serving>,
+    Path(task): Path<String>,
+) -> Result<StatusCode, Refusal> {
     let task: Digest = task.parse()?;
     // The check reads the whole content; the store bounds how often it does that.
     let store = serving.store.clone();
-    serving.shutdown.spawn(async move { store.check(&task).await });
+    serving
+        .shutdown
+        .spawn(async move { store.check(&task).await });
     Ok(StatusCode::OK)
 }
 
 async fn resolve(State(serving): State<Serving>, body: Bytes) -> Result<Response, Refusal> {
-    let invalid = |error: prost::DecodeError| darner_proto::invalid::Invalid::new("look-up", error.to_string());
+    let invalid = |error: prost::DecodeError| {
+        darner_proto::invalid::Invalid::new("look-up", error.to_string())
+    };
     let request = wire::ResolveRequest::decode(body).map_err(invalid)?;
-    let reply = serving.resolver.answer(ResolveRequest::try_from(request)?).await;
-    Ok(wire::ResolveReply::from(&reply).encode_to_vec().into_response())
+    let reply = serving
+        .resolver
+        .answer(ResolveRequest::try_from(request)?)
+        .await;
+    Ok(wire::ResolveReply::from(&reply)
+        .encode_to_vec()
+        .into_response())
 }
 
 /// Content this node has, whole or in part.
@@ -231,7 +269,10 @@ impl Held {
         Some(first.start..first.end.min(first.start + MAX_RUN))
     }
 
-    fn stream(self, bytes: Range<u64>) -> futures_util::stream::BoxStream<'static, io::Result<Bytes>> {
+    fn stream(
+        self,
+        bytes: Range<u64>,
+    ) -> futures_util::stream::BoxStream<'static, io::Result<Bytes>> {
         match self {
             Self::Stored(content) => content.stream(bytes).boxed(),
             Self::Running(shared) => written(shared, bytes).boxed(),
@@ -245,9 +286,15 @@ fn written(shared: Arc<Shared>, bytes: Range<u64>) -> impl Stream<Item = io::Res
         if left.is_empty() {
             return Ok(None);
         }
-        let piece = shared.geometry.bytes_of(shared.geometry.piece_at(left.start));
+        let piece = shared
+            .geometry
+            .bytes_of(shared.geometry.piece_at(left.start));
         let now = left.start..left.end.min(piece.end);
-        let read = shared.partial.read(now.clone()).await.map_err(io::Error::other)?;
+        let read = shared
+            .partial
+            .read(now.clone())
+            .await
+            .map_err(io::Error::other)?;
         if read.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -277,7 +324,10 @@ impl<S: Stream<Item = io::Result<Bytes>>> Upload<S> {
     fn new(stream: S, slot: OwnedSemaphorePermit, metrics: PiecesMetrics) -> Self {
         metrics.uploads.inc();
         metrics.uploading.inc();
-        let counted = Counted { metrics, _slot: slot };
+        let counted = Counted {
+            metrics,
+            _slot: slot,
+        };
         Self { stream, counted }
     }
 

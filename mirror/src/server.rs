@@ -66,7 +66,9 @@ pub enum StartError {
     #[error("peers cannot be asked")]
     Peers(#[source] PeerError),
     /// The pieces listener cannot be bound.
-    #[error("the pieces listener cannot be bound to {listen}; set [pieces] listen to a free address")]
+    #[error(
+        "the pieces listener cannot be bound to {listen}; set [pieces] listen to a free address"
+    )]
     Pieces {
         /// What was asked for.
         listen: SocketAddr,
@@ -95,8 +97,10 @@ impl Mirror {
     ) -> Result<Self, StartError> {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
-        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)?;
-        let signer = piece_signer(&settings.data_dir, settings.node.id.clone()).map_err(StartError::Identity)?;
+        let upstreams =
+            Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)?;
+        let signer = piece_signer(&settings.data_dir, settings.node.id.clone())
+            .map_err(StartError::Identity)?;
         let signer = Arc::new(signer);
         let listen = settings.pieces.listen;
         let listener = Pieces::bind(listen)
@@ -119,9 +123,16 @@ impl Mirror {
             shutdown: shutdown.clone(),
         });
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
-        let registry = Registry::bind(&settings.registry, metrics, shutdown, resolver.clone(), tasks.clone(), upstreams)
-            .await
-            .map_err(StartError::Registry)?;
+        let registry = Registry::bind(
+            &settings.registry,
+            metrics,
+            shutdown,
+            resolver.clone(),
+            tasks.clone(),
+            upstreams,
+        )
+        .await
+        .map_err(StartError::Registry)?;
         let serving = Serving {
             store: store.clone(),
             tasks: tasks.clone(),
@@ -148,12 +159,25 @@ impl Mirror {
 
     /// What it listens on, by name.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![("registry", self.registry.address()), ("pieces", self.pieces_address)]
+        vec![
+            ("registry", self.registry.address()),
+            ("pieces", self.pieces_address),
+        ]
     }
 
     /// Serves until the process ends.
     pub fn serve(self) {
-        let Self { registry, pieces, tasks, leases, store, swarm, part, shutdown, .. } = self;
+        let Self {
+            registry,
+            pieces,
+            tasks,
+            leases,
+            store,
+            swarm,
+            part,
+            shutdown,
+            ..
+        } = self;
         shutdown.spawn(registry.serve());
         shutdown.spawn(pieces.serve());
         let ending = shutdown.clone();
@@ -208,9 +232,8 @@ fn host(
 /// Who the schedulers are: by the manager's word, or by this node's own settings.
 fn directory(settings: &Settings, me: &Host, shutdown: &Shutdown) -> Result<Directory, StartError> {
     match &settings.manager.address {
-        Some(manager) => {
-            Directory::managed(manager, me.clone(), &settings.data_dir, shutdown).map_err(StartError::Directory)
-        }
+        Some(manager) => Directory::managed(manager, me.clone(), &settings.data_dir, shutdown)
+            .map_err(StartError::Directory),
         None => Ok(Directory::fixed(&settings.scheduler.addresses)),
     }
 }

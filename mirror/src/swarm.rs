@@ -153,7 +153,11 @@ struct Connection {
 }
 
 impl Driver {
-    async fn run(mut self, mut membership: watch::Receiver<Arc<Membership>>, mut inputs: mpsc::Receiver<Input>) {
+    async fn run(
+        mut self,
+        mut membership: watch::Receiver<Arc<Membership>>,
+        mut inputs: mpsc::Receiver<Input>,
+    ) {
         let (events, mut heard) = mpsc::channel(INPUTS);
         membership.mark_changed();
         loop {
@@ -184,7 +188,11 @@ impl Driver {
             self.owners.send_replace(membership.seeds.clone());
         }
         let schedulers = membership.schedulers.iter();
-        Input::Schedulers(schedulers.map(|entry| (entry.id.clone(), entry.url.clone())).collect())
+        Input::Schedulers(
+            schedulers
+                .map(|entry| (entry.id.clone(), entry.url.clone()))
+                .collect(),
+        )
     }
 
     fn link_event(&mut self, event: LinkEvent) -> Input {
@@ -193,7 +201,10 @@ impl Driver {
                 if let Some(link) = self.links.get_mut(&scheduler) {
                     link.outgoing = Some(outgoing);
                 }
-                Input::Up { keys: (self.inventory.keys)(), scheduler }
+                Input::Up {
+                    keys: (self.inventory.keys)(),
+                    scheduler,
+                }
             }
             LinkEvent::Received(scheduler, message) => Input::Received(scheduler, message),
             LinkEvent::Down(scheduler) => {
@@ -210,8 +221,20 @@ impl Driver {
             Output::Connect(scheduler, url) => {
                 let stop = self.shutdown.cancellation().child_token();
                 let me = self.swarm.me.as_ref().clone();
-                self.shutdown.spawn(link::run(scheduler.clone(), url, me, events.clone(), stop.clone()));
-                self.links.insert(scheduler, Connection { stop, outgoing: None });
+                self.shutdown.spawn(link::run(
+                    scheduler.clone(),
+                    url,
+                    me,
+                    events.clone(),
+                    stop.clone(),
+                ));
+                self.links.insert(
+                    scheduler,
+                    Connection {
+                        stop,
+                        outgoing: None,
+                    },
+                );
             }
             Output::Disconnect(scheduler) => {
                 if let Some(link) = self.links.remove(&scheduler) {
@@ -229,7 +252,11 @@ impl Driver {
                 self.owners.send_replace(owners);
             }
             Output::Check(scheduler, key) => {
-                let keys = if (self.inventory.holds)(&key) { vec![key] } else { Vec::new() };
+                let keys = if (self.inventory.holds)(&key) {
+                    vec![key]
+                } else {
+                    Vec::new()
+                };
                 self.send(&scheduler, NodeMessage::Inventory { keys, listed: true });
             }
             Output::Found(request, holders) => {
@@ -241,8 +268,12 @@ impl Driver {
     }
 
     fn send(&mut self, scheduler: &HostId, message: NodeMessage) {
-        let Some(link) = self.links.get_mut(scheduler) else { return };
-        let Some(outgoing) = &link.outgoing else { return };
+        let Some(link) = self.links.get_mut(scheduler) else {
+            return;
+        };
+        let Some(outgoing) = &link.outgoing else {
+            return;
+        };
         if outgoing.try_send(message).is_err() {
             // Dropping the sender does not end the session; its next heartbeat finds the queue full.
             tracing::warn!(%scheduler, "a message was dropped: the scheduler does not keep up");

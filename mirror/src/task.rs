@@ -135,18 +135,31 @@ impl Tasks {
     }
 
     /// Brings the content here, or finds it here. One download per digest however many call.
-    pub async fn open(&self, digest: &Digest, size: u64, source: &Source) -> Result<Reading, TaskError> {
+    pub async fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        source: &Source,
+    ) -> Result<Reading, TaskError> {
         if let Some(content) = self.inner.parts.store.get(digest) {
             return Ok(Reading::Stored(content));
         }
         if size == 0 {
             return self.empty(digest).await;
         }
-        let beginning = Beginning { sources: vec![source.clone()], lease: None, clean: false };
+        let beginning = Beginning {
+            sources: vec![source.clone()],
+            lease: None,
+            clean: false,
+        };
         match self.live(digest, size, beginning).await {
             Ok(live) => {
                 let reader = self.inner.next_reader.fetch_add(1, Ordering::Relaxed);
-                Ok(Reading::Arriving(Arriving::new(live.shared, live.events, reader)))
+                Ok(Reading::Arriving(Arriving::new(
+                    live.shared,
+                    live.events,
+                    reader,
+                )))
             }
             // It was committed between the look into the store and the attempt to begin.
             Err(error) => match self.inner.parts.store.get(digest) {
@@ -170,7 +183,10 @@ impl Tasks {
     pub async fn take_leases(self, mut leases: mpsc::Receiver<Lease>) {
         while let Some(lease) = leases.recv().await {
             let tasks = self.clone();
-            self.inner.parts.shutdown.spawn(async move { tasks.take_lease(lease).await });
+            self.inner
+                .parts
+                .shutdown
+                .spawn(async move { tasks.take_lease(lease).await });
         }
     }
 
@@ -179,29 +195,53 @@ impl Tasks {
         if store.size_of(&lease.task).is_some() {
             return swarm.tell(Input::Held(vec![lease.task])).await;
         }
-        let beginning = Beginning { sources: lease.sources.clone(), lease: Some(lease.clone()), clean: false };
+        let beginning = Beginning {
+            sources: lease.sources.clone(),
+            lease: Some(lease.clone()),
+            clean: false,
+        };
         let fresh = !lock(&self.inner.live).contains_key(&lease.task);
         match self.live(&lease.task, lease.size, beginning).await {
             Ok(live) if !fresh => {
-                let _ = live.events.send(Event::Scheduler(TaskEvent::Lease(lease))).await;
+                let _ = live
+                    .events
+                    .send(Event::Scheduler(TaskEvent::Lease(lease)))
+                    .await;
             }
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(task = %lease.task, %error, "a lease is returned: the store cannot take the content");
-                swarm.tell(Input::LeaseReturn(lease.task, lease.lease, ReturnReason::Reader)).await;
+                swarm
+                    .tell(Input::LeaseReturn(
+                        lease.task,
+                        lease.lease,
+                        ReturnReason::Reader,
+                    ))
+                    .await;
             }
         }
     }
 
     async fn empty(&self, digest: &Digest) -> Result<Reading, TaskError> {
         let store = &self.inner.parts.store;
-        store.put(digest, bytes::Bytes::new()).await.map_err(TaskError::Store)?;
+        store
+            .put(digest, bytes::Bytes::new())
+            .await
+            .map_err(TaskError::Store)?;
         Ok(store.get(digest).map_or(Reading::Bypass, Reading::Stored))
     }
 
-    async fn live(&self, digest: &Digest, size: u64, beginning: Beginning) -> Result<Live, StoreError> {
+    async fn live(
+        &self,
+        digest: &Digest,
+        size: u64,
+        beginning: Beginning,
+    ) -> Result<Live, StoreError> {
         let cell = lock(&self.inner.live).entry(*digest).or_default().clone();
-        let live = cell.get_or_try_init(|| self.begin(digest, size, beginning)).await.cloned();
+        let live = cell
+            .get_or_try_init(|| self.begin(digest, size, beginning))
+            .await
+            .cloned();
         if live.is_err() {
             self.forget(digest, &cell);
         }
@@ -210,16 +250,27 @@ impl Tasks {
 
     fn forget(&self, digest: &Digest, cell: &Arc<OnceCell<Live>>) {
         let mut live = lock(&self.inner.live);
-        if live.get(digest).is_some_and(|present| Arc::ptr_eq(present, cell)) {
+        if live
+            .get(digest)
+            .is_some_and(|present| Arc::ptr_eq(present, cell))
+        {
             live.remove(digest);
         }
     }
 
-    async fn begin(&self, digest: &Digest, size: u64, beginning: Beginning) -> Result<Live, StoreError> {
+    async fn begin(
+        &self,
+        digest: &Digest,
+        size: u64,
+        beginning: Beginning,
+    ) -> Result<Live, StoreError> {
         let partial = self.inner.parts.store.begin(digest, size).await?;
         let shared = Arc::new(Shared::new(*digest, partial));
         let (context, events, stops) = self.context(shared.clone());
-        let live = Live { shared, events: context.events.clone() };
+        let live = Live {
+            shared,
+            events: context.events.clone(),
+        };
         self.inner.parts.metrics.began();
         let tasks = self.clone();
         let sources = beginning.sources.clone();
@@ -241,18 +292,28 @@ impl Tasks {
         };
         let shared = Arc::new(Shared::new(*digest, partial));
         let (context, events, stops) = self.context(shared.clone());
-        let live = Live { shared, events: context.events.clone() };
+        let live = Live {
+            shared,
+            events: context.events.clone(),
+        };
         let cell = Arc::new(OnceCell::new_with(Some(live)));
         if lock(&self.inner.live).insert(*digest, cell).is_some() {
             return;
         }
         self.inner.parts.metrics.began();
-        let beginning = Beginning { sources, lease: None, clean: true };
+        let beginning = Beginning {
+            sources,
+            lease: None,
+            clean: true,
+        };
         driver::run(context, beginning, events, stops).await;
         lock(&self.inner.live).remove(digest);
     }
 
-    fn context(&self, shared: Arc<Shared>) -> (Context, mpsc::Receiver<Event>, mpsc::Receiver<Ended>) {
+    fn context(
+        &self,
+        shared: Arc<Shared>,
+    ) -> (Context, mpsc::Receiver<Event>, mpsc::Receiver<Ended>) {
         let parts = &self.inner.parts;
         let (events, incoming) = mpsc::channel(driver::EVENTS);
         let (stops, stopped) = mpsc::channel(1);

@@ -36,7 +36,9 @@ pub(super) async fn follow(
 ) -> Result<Response, Refusal> {
     let task: Digest = task.parse()?;
     if let Some(content) = serving.store.get(&task) {
-        return Ok(Response::new(Body::from(everything(&serving, &content).await?)));
+        return Ok(Response::new(Body::from(
+            everything(&serving, &content).await?,
+        )));
     }
     let running = match serving.tasks.running(&task) {
         Some(running) => running,
@@ -78,13 +80,19 @@ fn parse_query(query: &str) -> Result<(u64, Source), Invalid> {
     let missing = |what| move || Invalid::new(what, "is missing");
     let value = |name: &str| {
         let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        pairs
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
     };
     let size = value("size").and_then(|size| size.parse().ok());
-    let size: u64 = size.filter(|size| *size <= MAX_SIZE).ok_or_else(missing("size"))?;
+    let size: u64 = size
+        .filter(|size| *size <= MAX_SIZE)
+        .ok_or_else(missing("size"))?;
     let source = Source {
         registry: value("registry").ok_or_else(missing("registry"))?.parse()?,
-        repository: value("repository").ok_or_else(missing("repository"))?.parse()?,
+        repository: value("repository")
+            .ok_or_else(missing("repository"))?
+            .parse()?,
     };
     Ok((size, source))
 }
@@ -105,7 +113,11 @@ async fn everything(serving: &Serving, content: &Content) -> Result<Bytes, Refus
         let last = part + 1 == parts;
         frames.extend(encode_frame(&Availability {
             size: content.size(),
-            available: if last && geometry.pieces() > 0 { std::iter::once(0..geometry.pieces()).collect() } else { Vec::new() },
+            available: if last && geometry.pieces() > 0 {
+                std::iter::once(0..geometry.pieces()).collect()
+            } else {
+                Vec::new()
+            },
             runs: runs[from..runs.len().min(from + RUNS_PER_FRAME)].to_vec(),
             complete: last,
             received_bytes: content.size(),
@@ -127,7 +139,10 @@ async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>,
     let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
     for index in 0..geometry.pieces() {
         let range = geometry.bytes_of(index);
-        let piece = content.read(range.clone()).await.map_err(|_| Refusal::Unreadable)?;
+        let piece = content
+            .read(range.clone())
+            .await
+            .map_err(|_| Refusal::Unreadable)?;
         if piece.len() as u64 != range.end - range.start {
             return Err(Refusal::Unreadable);
         }
@@ -136,7 +151,11 @@ async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>,
     let runs = if hashes.is_empty() {
         Vec::new()
     } else {
-        vec![serving.signer.sign(&content.digest(), content.size(), 0, hashes)]
+        vec![
+            serving
+                .signer
+                .sign(&content.digest(), content.size(), 0, hashes),
+        ]
     };
     if let Err(error) = serving.store.set_piece_map(&content.digest(), &runs) {
         tracing::warn!(digest = %content.digest(), %error, "a piece map could not be kept");

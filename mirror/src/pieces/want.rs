@@ -46,7 +46,17 @@ mod tests {
     #[test]
     fn lists_are_read_and_nonsense_refused() {
         assert_eq!(parse("0-3,7-7"), Ok(vec![0..4, 7..8]));
-        for bad in ["", "3", "3-1", "a-b", "0-4096", "1-2,", "-1", "1--2", "99999999999-1"] {
+        for bad in [
+            "",
+            "3",
+            "3-1",
+            "a-b",
+            "0-4096",
+            "1-2,",
+            "-1",
+            "1--2",
+            "99999999999-1",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let many = vec!["1-1"; MAX_RANGES + 1].join(",");

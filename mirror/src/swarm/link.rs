@@ -63,7 +63,11 @@ pub(super) async fn run(
                 pause = (pause * 2).min(BACKOFF.1);
             }
         }
-        if events.send(LinkEvent::Down(scheduler.clone())).await.is_err() {
+        if events
+            .send(LinkEvent::Down(scheduler.clone()))
+            .await
+            .is_err()
+        {
             return;
         }
         tokio::select! {
@@ -104,8 +108,12 @@ async fn attend(
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     // The queue is new and empty: the first message always fits.
     let _ = outgoing.try_send(NodeMessage::Hello(me.clone()));
-    let messages = ReceiverStream::new(queue).map(|message: NodeMessage| wire::NodeMessage::from(&message));
-    let reply = client.attend(messages).await.map_err(AttendError::Refused)?;
+    let messages =
+        ReceiverStream::new(queue).map(|message: NodeMessage| wire::NodeMessage::from(&message));
+    let reply = client
+        .attend(messages)
+        .await
+        .map_err(AttendError::Refused)?;
     let mut incoming = reply.into_inner();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut told = false;
@@ -119,7 +127,9 @@ async fn attend(
                 continue;
             }
         };
-        let Some(message) = message else { return Ok(()) };
+        let Some(message) = message else {
+            return Ok(());
+        };
         let message = match SchedulerMessage::try_from(message) {
             Ok(message) => message,
             Err(invalid) => {
@@ -130,11 +140,19 @@ async fn attend(
         // Welcome comes first: only a scheduler that has taken the Hello is up.
         if matches!(message, SchedulerMessage::Welcome { .. }) && !told {
             told = true;
-            if events.send(LinkEvent::Up(scheduler.clone(), outgoing.clone())).await.is_err() {
+            if events
+                .send(LinkEvent::Up(scheduler.clone(), outgoing.clone()))
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
-        if events.send(LinkEvent::Received(scheduler.clone(), message)).await.is_err() {
+        if events
+            .send(LinkEvent::Received(scheduler.clone(), message))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
     }

@@ -9,7 +9,8 @@ use darner_proto::id::{Host, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::name::Source;
 use darner_proto::peer::{
-    Availability, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT, ResolveReply, ResolveRequest,
+    Availability, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT, ResolveReply,
+    ResolveRequest,
 };
 use darner_proto::wire;
 use futures_util::Stream;
@@ -95,9 +96,16 @@ impl Peers {
     }
 
     /// Asks a repository's owner, or any holder of its records.
-    pub async fn resolve(&self, host: &Host, request: &ResolveRequest) -> Result<ResolveReply, PeerError> {
+    pub async fn resolve(
+        &self,
+        host: &Host,
+        request: &ResolveRequest,
+    ) -> Result<ResolveReply, PeerError> {
         let body = wire::ResolveRequest::from(request).encode_to_vec();
-        let request = self.client.post(format!("http://{}{PATH_PREFIX}/resolve", host.address)).body(body);
+        let request = self
+            .client
+            .post(format!("http://{}{PATH_PREFIX}/resolve", host.address))
+            .body(body);
         let exchange = async {
             let response = accepted(request.send().await.map_err(PeerError::Unreachable)?)?;
             read_bounded(response).await
@@ -124,8 +132,13 @@ impl Peers {
             query.push(("registry", source.registry.to_string()));
             query.push(("repository", source.repository.to_string()));
         }
-        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/availability?{query}", host.address);
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(query)
+            .finish();
+        let url = format!(
+            "http://{}{PATH_PREFIX}/tasks/{task}/availability?{query}",
+            host.address
+        );
         let response = self.answered(self.client.get(url)).await?;
         Ok(futures_util::stream::try_unfold(
             (response, BytesMut::new()),
@@ -137,22 +150,40 @@ impl Peers {
     }
 
     /// A run of the wanted pieces; which one, the peer chooses.
-    pub async fn pieces(&self, host: &Host, task: &TaskId, want: &[Range<u32>]) -> Result<PieceBody, PeerError> {
-        let ranges: Vec<_> = want.iter().map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
+    pub async fn pieces(
+        &self,
+        host: &Host,
+        task: &TaskId,
+        want: &[Range<u32>],
+    ) -> Result<PieceBody, PeerError> {
+        let ranges: Vec<_> = want
+            .iter()
+            .map(|range| format!("{}-{}", range.start, range.end - 1))
+            .collect();
         let ranges = ranges.join(",");
-        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/pieces?want={ranges}", host.address);
+        let url = format!(
+            "http://{}{PATH_PREFIX}/tasks/{task}/pieces?want={ranges}",
+            host.address
+        );
         let response = self.answered(self.client.get(url)).await?;
         let first = header(&response, FIRST_PIECE)?;
         let count = header(&response, PIECE_COUNT)?;
         let size = header(&response, CONTENT_SIZE)?;
         let bad = || Invalid::new("piece run", "is not what was asked for");
         let first = u32::try_from(first).map_err(|_| bad())?;
-        let end = u32::try_from(count).ok().and_then(|count| first.checked_add(count)).ok_or_else(bad)?;
+        let end = u32::try_from(count)
+            .ok()
+            .and_then(|count| first.checked_add(count))
+            .ok_or_else(bad)?;
         let asked_for = |index| want.iter().any(|range| range.contains(&index));
         if first == end || end - first > MAX_RUN || !(first..end).all(asked_for) {
             return Err(bad().into());
         }
-        Ok(PieceBody { pieces: first..end, size, response })
+        Ok(PieceBody {
+            pieces: first..end,
+            size,
+            response,
+        })
     }
 
     /// Tells a peer that bytes it sent do not match their hash, so that it looks at its own copy.
@@ -162,7 +193,10 @@ impl Peers {
         let _ = self.answered(self.client.post(url)).await;
     }
 
-    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, PeerError> {
+    async fn answered(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, PeerError> {
         let response = tokio::time::timeout(ANSWER_TIMEOUT, request.send())
             .await
             .map_err(|_| PeerError::Silent)?
@@ -185,7 +219,10 @@ fn accepted(response: reqwest::Response) -> Result<reqwest::Response, PeerError>
 }
 
 fn header(response: &reqwest::Response, name: &'static str) -> Result<u64, PeerError> {
-    let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+    let value = response
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok());
     let number = value.and_then(|value| value.parse().ok());
     Ok(number.ok_or_else(|| Invalid::new(name, "is missing or no number"))?)
 }
@@ -255,7 +292,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame(size: u64, complete: bool) -> Availability {
-        Availability { size, available: vec![0..1], runs: Vec::new(), complete, received_bytes: 5 }
+        Availability {
+            size,
+            available: vec![0..1],
+            runs: Vec::new(),
+            complete,
+            received_bytes: 5,
+        }
     }
 
     #[test]

@@ -17,8 +17,8 @@ use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
 use darner_proto::rendezvous;
 use darner_proto::scheduler::{
-    FailureKind, Join, Lease, LeaseClaim, MAX_KEYS_PER_MESSAGE, NodeMessage, Outcome, Parent, Progress,
-    ReturnReason, SchedulerMessage,
+    FailureKind, Join, Lease, LeaseClaim, MAX_KEYS_PER_MESSAGE, NodeMessage, Outcome, Parent,
+    Progress, ReturnReason, SchedulerMessage,
 };
 
 /// What happens to the sessions.
@@ -137,12 +137,20 @@ impl Sessions {
             Input::Gained(progress) => self.gained(progress, &mut out),
             Input::Leave(task, outcome) => self.leave(task, outcome, &mut out),
             Input::ParentFailed(task, parent, kind) => {
-                self.to_scheduler(&task, NodeMessage::ParentFailed { task, parent, kind }, &mut out);
+                self.to_scheduler(
+                    &task,
+                    NodeMessage::ParentFailed { task, parent, kind },
+                    &mut out,
+                );
             }
             Input::LeaseReturn(task, lease, reason) => {
                 self.lease_return(task, lease, reason, &mut out);
             }
-            Input::Held(keys) => self.announce(&keys, |keys| NodeMessage::Inventory { keys, listed: true }, &mut out),
+            Input::Held(keys) => self.announce(
+                &keys,
+                |keys| NodeMessage::Inventory { keys, listed: true },
+                &mut out,
+            ),
             Input::Withdrawn(keys) => self.announce(&keys, NodeMessage::Withdraw, &mut out),
             Input::Find { request, key } => self.find(request, key, &mut out),
         }
@@ -176,12 +184,18 @@ impl Sessions {
         }
         let mut parts = keys.chunks(MAX_KEYS_PER_MESSAGE).peekable();
         if parts.peek().is_none() {
-            let nothing = NodeMessage::Inventory { keys: Vec::new(), listed: true };
+            let nothing = NodeMessage::Inventory {
+                keys: Vec::new(),
+                listed: true,
+            };
             out.push(Output::Send(scheduler.clone(), nothing));
         }
         while let Some(part) = parts.next() {
             let listed = parts.peek().is_none();
-            let inventory = NodeMessage::Inventory { keys: part.to_vec(), listed };
+            let inventory = NodeMessage::Inventory {
+                keys: part.to_vec(),
+                listed,
+            };
             out.push(Output::Send(scheduler.clone(), inventory));
         }
         self.connected.insert(scheduler);
@@ -211,14 +225,22 @@ impl Sessions {
         let connected: Vec<_> = self.connected.iter().cloned().collect();
         let expected = !self.schedulers.is_empty();
         for (task, registration) in &mut self.tasks {
-            let first = rendezvous::order(task, &connected, |id| id).first().map(|id| (*id).clone());
+            let first = rendezvous::order(task, &connected, |id| id)
+                .first()
+                .map(|id| (*id).clone());
             match first {
                 Some(first) if registration.scheduler.as_ref() != Some(&first) => {
                     if let Some(old) = registration.scheduler.replace(first.clone()) {
-                        let leave = NodeMessage::Leave { task: *task, outcome: Outcome::Abandoned };
+                        let leave = NodeMessage::Leave {
+                            task: *task,
+                            outcome: Outcome::Abandoned,
+                        };
                         out.push(Output::Send(old, leave));
                     }
-                    out.push(Output::Send(first, NodeMessage::Join(registration.join.clone())));
+                    out.push(Output::Send(
+                        first,
+                        NodeMessage::Join(registration.join.clone()),
+                    ));
                     out.push(Output::Notify(*task, TaskEvent::Attended));
                 }
                 None => out.push(Output::Notify(*task, alone(task, &self.owners, expected))),
@@ -234,13 +256,24 @@ impl Sessions {
                 self.owners.clone_from(&owners);
                 out.push(Output::Owners(owners));
             }
-            SchedulerMessage::Parents { task, parents, signers } => {
-                out.push(Output::Notify(task, TaskEvent::Parents { parents, signers }));
+            SchedulerMessage::Parents {
+                task,
+                parents,
+                signers,
+            } => {
+                out.push(Output::Notify(
+                    task,
+                    TaskEvent::Parents { parents, signers },
+                ));
             }
             SchedulerMessage::Lease(lease) => self.lease(scheduler, lease, out),
             SchedulerMessage::LeaseRevoked { task, lease } => {
                 if let Some(registration) = self.tasks.get_mut(&task)
-                    && registration.join.lease.as_ref().is_some_and(|claim| claim.lease == lease)
+                    && registration
+                        .join
+                        .lease
+                        .as_ref()
+                        .is_some_and(|claim| claim.lease == lease)
                 {
                     registration.join.lease = None;
                 }
@@ -248,7 +281,10 @@ impl Sessions {
             }
             SchedulerMessage::Ask(key) => match self.tasks.get(&key) {
                 Some(registration) => {
-                    out.push(Output::Send(scheduler, NodeMessage::Join(registration.join.clone())));
+                    out.push(Output::Send(
+                        scheduler,
+                        NodeMessage::Join(registration.join.clone()),
+                    ));
                 }
                 None => out.push(Output::Check(scheduler, key)),
             },
@@ -278,7 +314,9 @@ impl Sessions {
 
     fn join(&mut self, join: Join, out: &mut Vec<Output>) {
         let task = join.task;
-        let first = rendezvous::order(&task, &self.connected, |id| id).first().map(|id| (*id).clone());
+        let first = rendezvous::order(&task, &self.connected, |id| id)
+            .first()
+            .map(|id| (*id).clone());
         match &first {
             Some(first) => {
                 out.push(Output::Send(first.clone(), NodeMessage::Join(join.clone())));
@@ -289,7 +327,13 @@ impl Sessions {
                 out.push(Output::Notify(task, alone(&task, &self.owners, expected)));
             }
         }
-        self.tasks.insert(task, Registration { join, scheduler: first });
+        self.tasks.insert(
+            task,
+            Registration {
+                join,
+                scheduler: first,
+            },
+        );
     }
 
     fn gained(&mut self, progress: Progress, out: &mut Vec<Output>) {
@@ -307,14 +351,26 @@ impl Sessions {
     }
 
     /// A lease can come back for a task that could not even begin: then its owner is told.
-    fn lease_return(&mut self, task: TaskId, lease: u64, reason: ReturnReason, out: &mut Vec<Output>) {
-        let returned = NodeMessage::LeaseReturn { task, lease, reason };
+    fn lease_return(
+        &mut self,
+        task: TaskId,
+        lease: u64,
+        reason: ReturnReason,
+        out: &mut Vec<Output>,
+    ) {
+        let returned = NodeMessage::LeaseReturn {
+            task,
+            lease,
+            reason,
+        };
         let scheduler = match self.tasks.get_mut(&task) {
             Some(registration) => {
                 registration.join.lease = None;
                 registration.scheduler.clone()
             }
-            None => rendezvous::order(&task, &self.connected, |id| id).first().map(|id| (*id).clone()),
+            None => rendezvous::order(&task, &self.connected, |id| id)
+                .first()
+                .map(|id| (*id).clone()),
         };
         out.extend(scheduler.map(|scheduler| Output::Send(scheduler, returned)));
     }
@@ -336,7 +392,12 @@ impl Sessions {
         }
     }
 
-    fn announce(&self, keys: &[Digest], message: impl Fn(Vec<Digest>) -> NodeMessage, out: &mut Vec<Output>) {
+    fn announce(
+        &self,
+        keys: &[Digest],
+        message: impl Fn(Vec<Digest>) -> NodeMessage,
+        out: &mut Vec<Output>,
+    ) {
         for scheduler in &self.connected {
             for part in keys.chunks(MAX_KEYS_PER_MESSAGE) {
                 out.push(Output::Send(scheduler.clone(), message(part.to_vec())));

@@ -63,7 +63,13 @@ impl Context {
     }
 
     /// A piece has been verified and written.
-    pub(super) async fn gained(&self, index: u32, run: Arc<PieceRun>, from: ServedFrom, bytes: u64) {
+    pub(super) async fn gained(
+        &self,
+        index: u32,
+        run: Arc<PieceRun>,
+        from: ServedFrom,
+        bytes: u64,
+    ) {
         self.metrics.piece(from, bytes);
         self.shared.gain(index, run, from);
         if from != ServedFrom::Upstream {
@@ -72,13 +78,19 @@ impl Context {
     }
 
     pub(super) fn signers(&self) -> TrustedSigners {
-        self.signers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.signers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The trusted statement that says the same as `run`, if there is one.
     pub(super) fn known(&self, run: &PieceRun) -> Option<Arc<PieceRun>> {
         let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-        vouched.get(&run.first).filter(|known| known.hashes == run.hashes).cloned()
+        vouched
+            .get(&run.first)
+            .filter(|known| known.hashes == run.hashes)
+            .cloned()
     }
 
     /// Keeps a trusted statement for [`Context::known`].
@@ -206,12 +218,22 @@ async fn download(
         size: shared.geometry.size(),
         sources: beginning.sources.clone(),
         held: held.clone(),
-        lease: beginning.lease.as_ref().map(|lease| LeaseClaim { lease: lease.lease, ranges: lease.ranges.clone() }),
+        lease: beginning.lease.as_ref().map(|lease| LeaseClaim {
+            lease: lease.lease,
+            ranges: lease.ranges.clone(),
+        }),
     };
     let started = Instant::now();
     let me = context.swarm.me().id.clone();
     let mut driver = Driver {
-        task: Task::new(Duration::ZERO, shared.task, me, held, shared.geometry, beginning.sources),
+        task: Task::new(
+            Duration::ZERO,
+            shared.task,
+            me,
+            held,
+            shared.geometry,
+            beginning.sources,
+        ),
         context: context.clone(),
         started,
         links: HashMap::new(),
@@ -222,7 +244,11 @@ async fn download(
     let mut tick = tokio::time::interval(TICK);
     let mut actions = driver.task.start(Duration::ZERO, beginning.clean);
     if let Some(lease) = beginning.lease {
-        actions.extend(driver.task.apply(Duration::ZERO, Event::Scheduler(TaskEvent::Lease(lease))));
+        actions.extend(
+            driver
+                .task
+                .apply(Duration::ZERO, Event::Scheduler(TaskEvent::Lease(lease))),
+        );
     }
     loop {
         for action in actions {
@@ -255,13 +281,19 @@ impl Driver {
     /// Whoever the scheduler names as a signer counts; without a scheduler, whoever it named before
     /// and the seeds themselves.
     fn note_signers(&self, event: &TaskEvent) {
-        let mut trusted = self.context.signers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut trusted = self
+            .context
+            .signers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         match event {
             TaskEvent::Parents { signers, .. } => {
                 trusted.0.extend(signers.iter().cloned());
             }
             TaskEvent::Alone { owners, .. } => {
-                let keys = owners.iter().filter_map(|owner| Some((owner.id.clone(), owner.signing_key?)));
+                let keys = owners
+                    .iter()
+                    .filter_map(|owner| Some((owner.id.clone(), owner.signing_key?)));
                 trusted.0.extend(keys);
             }
             _ => {}
@@ -278,12 +310,20 @@ impl Driver {
                 self.spawn(stop, fetch::subscribe(context, parent, sources));
             }
             Action::Unsubscribe(parent) => cancel(&mut self.links, &parent),
-            Action::Fetch { request, parent, want } => {
+            Action::Fetch {
+                request,
+                parent,
+                want,
+            } => {
                 let stop = self.stop_for(|driver| &mut driver.fetches, request);
                 self.spawn(stop, fetch::fetch(context, request, parent, want));
             }
             Action::CancelFetch(request) => cancel(&mut self.fetches, &request),
-            Action::Read { read, pieces, sources } => {
+            Action::Read {
+                read,
+                pieces,
+                sources,
+            } => {
                 let stop = self.stop_for(|driver| &mut driver.reads, read);
                 self.spawn(stop, read::read(context, read, pieces, sources));
             }
@@ -292,7 +332,10 @@ impl Driver {
             Action::Doubt(parent) => {
                 let task = context.shared.task;
                 let stop = context.shutdown.cancellation();
-                self.spawn(stop, async move { context.peers.doubt(&parent, &task).await });
+                self.spawn(
+                    stop,
+                    async move { context.peers.doubt(&parent, &task).await },
+                );
             }
             Action::Unvouch => context.shared.change(|view| view.unvouched = true),
             Action::Complete => return Some(Ok(())),
@@ -324,7 +367,10 @@ impl Driver {
 
     fn cancel_all(&mut self) {
         let links = self.links.values();
-        for stop in links.chain(self.fetches.values()).chain(self.reads.values()) {
+        for stop in links
+            .chain(self.fetches.values())
+            .chain(self.reads.values())
+        {
             stop.cancel();
         }
     }

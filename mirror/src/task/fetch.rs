@@ -33,20 +33,32 @@ pub(super) async fn subscribe(context: Context, parent: Host, sources: Vec<Sourc
             Some(failure_of(&error))
         }
     };
-    context.tell(Event::LinkClosed { parent: parent.id, failure }).await;
+    context
+        .tell(Event::LinkClosed {
+            parent: parent.id,
+            failure,
+        })
+        .await;
 }
 
 async fn follow(context: &Context, parent: &Host, sources: &[Source]) -> Result<(), PeerError> {
     let size = context.shared.geometry.size();
     let task = &context.shared.task;
-    let frames = context.peers.availability(parent, task, size, sources).await?;
+    let frames = context
+        .peers
+        .availability(parent, task, size, sources)
+        .await?;
     let mut frames = std::pin::pin!(frames);
     while let Some(frame) = frames.next().await {
         let frame = frame?;
         if frame.size != size {
             return Err(darner_proto::invalid::Invalid::new("size", "is not the content's").into());
         }
-        let runs = frame.runs.into_iter().map(|run| judged(context, run)).collect();
+        let runs = frame
+            .runs
+            .into_iter()
+            .map(|run| judged(context, run))
+            .collect();
         let offered = Event::Offered {
             parent: parent.id.clone(),
             available: frame.available,
@@ -67,7 +79,9 @@ fn judged(context: &Context, run: PieceRun) -> (Arc<PieceRun>, bool) {
         return (known, true);
     }
     let size = context.shared.geometry.size();
-    let trusted = context.signers().vouch_for(&context.shared.task, size, &run);
+    let trusted = context
+        .signers()
+        .vouch_for(&context.shared.task, size, &run);
     let run = Arc::new(run);
     if trusted {
         context.remember(&run);
@@ -76,7 +90,12 @@ fn judged(context: &Context, run: PieceRun) -> (Arc<PieceRun>, bool) {
 }
 
 /// Asks `parent` for a run of `want` and takes it in.
-pub(super) async fn fetch(context: Context, request: u64, parent: Host, want: BTreeMap<u32, Arc<PieceRun>>) {
+pub(super) async fn fetch(
+    context: Context,
+    request: u64,
+    parent: Host,
+    want: BTreeMap<u32, Arc<PieceRun>>,
+) {
     let end = match run_of_pieces(&context, request, &parent, &want).await {
         Ok(()) => RequestEnd::Done,
         Err(FetchError::Peer(PeerError::Busy)) => RequestEnd::Busy,
@@ -123,9 +142,10 @@ fn failure_of(error: &PeerError) -> FailureKind {
         PeerError::NotHeld => FailureKind::NotHeld,
         PeerError::Silent => FailureKind::Slow,
         PeerError::Invalid(_) => FailureKind::WrongLength,
-        PeerError::Client(_) | PeerError::Unreachable(_) | PeerError::Busy | PeerError::Status(_) => {
-            FailureKind::Unreachable
-        }
+        PeerError::Client(_)
+        | PeerError::Unreachable(_)
+        | PeerError::Busy
+        | PeerError::Status(_) => FailureKind::Unreachable,
     }
 }
 
@@ -142,16 +162,25 @@ async fn run_of_pieces(
         return Err(FetchError::WrongLength);
     }
     let pieces = body.pieces.clone();
-    context.tell(Event::Chosen { request, pieces: pieces.clone() }).await;
+    context
+        .tell(Event::Chosen {
+            request,
+            pieces: pieces.clone(),
+        })
+        .await;
     let from = match parent.role {
         Role::Seed => ServedFrom::Seed,
         Role::Mirror | Role::Scheduler => ServedFrom::Peer,
     };
-    let mut incoming = Incoming { body, buffer: BytesMut::new() };
+    let mut incoming = Incoming {
+        body,
+        buffer: BytesMut::new(),
+    };
     for index in pieces {
         let run = want.get(&index).ok_or(FetchError::WrongLength)?;
         let bytes = shared.geometry.bytes_of(index);
-        let length = usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
+        let length =
+            usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
         let piece = incoming.take(length).await?.freeze();
         let hash = run.hashes[(index - run.first) as usize];
         if piece_map::hash(&piece) != hash {
@@ -160,7 +189,9 @@ async fn run_of_pieces(
         if shared.partial.write(index, piece, run).await.is_err() {
             return Err(FetchError::Store);
         }
-        context.gained(index, run.clone(), from, length as u64).await;
+        context
+            .gained(index, run.clone(), from, length as u64)
+            .await;
         context.tell(Event::Arrived { index }).await;
     }
     incoming.end().await
@@ -175,12 +206,15 @@ struct Incoming {
 impl Incoming {
     /// The next `length` bytes, unless they come slower than a parent may be.
     async fn take(&mut self, length: usize) -> Result<BytesMut, FetchError> {
-        self.buffer.reserve(length.saturating_sub(self.buffer.len()));
+        self.buffer
+            .reserve(length.saturating_sub(self.buffer.len()));
         let mut deadline = Instant::now() + WINDOW;
         let mut in_window = 0;
         while self.buffer.len() < length {
             let chunk = timeout_at(deadline, self.body.chunk()).await;
-            let chunk = chunk.map_err(|_| FetchError::Slow)??.ok_or(FetchError::WrongLength)?;
+            let chunk = chunk
+                .map_err(|_| FetchError::Slow)??
+                .ok_or(FetchError::WrongLength)?;
             in_window += chunk.len();
             self.buffer.extend_from_slice(&chunk);
             if in_window >= MIN_BYTES {

@@ -47,14 +47,20 @@ impl Cursor {
         // A cursor only orders requests: one that is not heard of costs nothing but order.
         if self.piece != Some(piece) {
             self.piece = Some(piece);
-            let _ = self.events.try_send(Event::Cursor { reader: self.reader, piece: Some(piece) });
+            let _ = self.events.try_send(Event::Cursor {
+                reader: self.reader,
+                piece: Some(piece),
+            });
         }
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        let _ = self.events.try_send(Event::Cursor { reader: self.reader, piece: None });
+        let _ = self.events.try_send(Event::Cursor {
+            reader: self.reader,
+            piece: None,
+        });
     }
 }
 
@@ -71,7 +77,11 @@ impl Arriving {
         Self {
             changes: shared.watch(),
             shared,
-            cursor: Cursor { reader, piece: None, events },
+            cursor: Cursor {
+                reader,
+                piece: None,
+                events,
+            },
         }
     }
 
@@ -83,7 +93,8 @@ impl Arriving {
     /// Waits until the first byte of `range` can be given out, or for a slow source until it is
     /// seen to move, and says where it comes from. The caller bounds the wait.
     pub async fn first_source(&mut self, range: Range<u64>) -> Result<ServedFrom, TaskError> {
-        self.cursor.move_to(self.shared.geometry.piece_at(range.start));
+        self.cursor
+            .move_to(self.shared.geometry.piece_at(range.start));
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         let mut patient = true;
@@ -104,7 +115,10 @@ impl Arriving {
     }
 
     /// The bytes of `range`. An error item ends the stream.
-    pub fn stream(self, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    pub fn stream(
+        self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         futures_util::stream::unfold(Some((self, range)), |state| async move {
             let (mut arriving, range) = state?;
             if range.is_empty() {
@@ -121,7 +135,8 @@ impl Arriving {
     }
 
     async fn chunk(&mut self, range: Range<u64>) -> io::Result<Bytes> {
-        self.cursor.move_to(self.shared.geometry.piece_at(range.start));
+        self.cursor
+            .move_to(self.shared.geometry.piece_at(range.start));
         loop {
             self.changes.mark_unchanged();
             let read = match self.next(range.clone()) {
@@ -153,9 +168,17 @@ impl Arriving {
         };
         let piece = self.shared.geometry.piece_at(range.start);
         if range.start >= shown || !view.held.contains(piece) {
-            return Next::NotYet { moving: view.received_bytes > 0 };
+            return Next::NotYet {
+                moving: view.received_bytes > 0,
+            };
         }
-        let end = self.shared.geometry.bytes_of(piece).end.min(shown).min(range.end);
+        let end = self
+            .shared
+            .geometry
+            .bytes_of(piece)
+            .end
+            .min(shown)
+            .min(range.end);
         let bytes = first_chunk(range.start..end);
         Next::Written(bytes, view.from[piece as usize])
     }

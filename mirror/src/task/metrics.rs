@@ -51,14 +51,26 @@ impl TaskMetrics {
                 "Bytes of verified pieces that came to this node, by where from",
                 new.fetched_bytes.clone(),
             );
-            registry.register("pieces", "Verified pieces that came to this node, by where from", new.pieces.clone());
+            registry.register(
+                "pieces",
+                "Verified pieces that came to this node, by where from",
+                new.pieces.clone(),
+            );
             registry.register(
                 "piece_failures",
                 "Requests to parents that failed, by what was wrong",
                 new.piece_failures.clone(),
             );
-            registry.register("tasks", "Downloads that have ended, by outcome", new.tasks.clone());
-            registry.register("tasks_running", "Downloads in progress", new.running.clone());
+            registry.register(
+                "tasks",
+                "Downloads that have ended, by outcome",
+                new.tasks.clone(),
+            );
+            registry.register(
+                "tasks_running",
+                "Downloads in progress",
+                new.running.clone(),
+            );
         });
         new
     }
@@ -77,7 +89,9 @@ impl TaskMetrics {
             FailureKind::WrongLength => "wrong_length",
             FailureKind::NotHeld => "not_held",
         };
-        self.piece_failures.get_or_create(&FailureLabel { kind }).inc();
+        self.piece_failures
+            .get_or_create(&FailureLabel { kind })
+            .inc();
     }
 
     pub(super) fn began(&self) {

@@ -64,7 +64,10 @@ struct Reader {
 
 impl Reader {
     fn new(context: Context, read: u64, pieces: Range<u32>) -> Self {
-        let bytes = context.shared.geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
+        let bytes = context
+            .shared
+            .geometry
+            .bytes_of_run(pieces.start, pieces.end - pieces.start);
         Self {
             context,
             read,
@@ -96,15 +99,26 @@ impl Reader {
     async fn one_connection(&mut self, source: &Source) -> Result<String, ReadError> {
         let shared = self.context.shared.clone();
         let upstream = self.context.upstreams.get(&source.registry);
-        let upstream = upstream.ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
+        let upstream = upstream
+            .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
         let size = shared.geometry.size();
         let body = upstream
-            .blob(&source.repository, &shared.task, self.offset..self.end, size)
+            .blob(
+                &source.repository,
+                &shared.task,
+                self.offset..self.end,
+                size,
+            )
             .await
             .map_err(ReadError::Upstream)?;
         if !self.begun || !body.ranged {
             self.begun = true;
-            self.context.tell(Event::ReadBegun { read: self.read, ranged: body.ranged }).await;
+            self.context
+                .tell(Event::ReadBegun {
+                    read: self.read,
+                    ranged: body.ranged,
+                })
+                .await;
         }
         if !body.ranged && body.range.end > self.end {
             self.end = body.range.end;
@@ -153,11 +167,16 @@ impl Reader {
         if shared.view().held.contains(index) {
             return Ok(());
         }
-        let run = self.context.signer.sign(&shared.task, size, index, vec![piece_map::hash(&piece)]);
+        let run =
+            self.context
+                .signer
+                .sign(&shared.task, size, index, vec![piece_map::hash(&piece)]);
         if shared.partial.write(index, piece, &run).await.is_err() {
             return Err(ReadError::Store);
         }
-        self.context.gained(index, Arc::new(run), ServedFrom::Upstream, length).await;
+        self.context
+            .gained(index, Arc::new(run), ServedFrom::Upstream, length)
+            .await;
         self.context.tell(Event::ReadPiece { index }).await;
         Ok(())
     }

@@ -87,7 +87,10 @@ impl Shared {
             task,
             geometry,
             view: Mutex::new(View {
-                received_bytes: held.iter().map(|index| length(&geometry.bytes_of(index))).sum(),
+                received_bytes: held
+                    .iter()
+                    .map(|index| length(&geometry.bytes_of(index)))
+                    .sum(),
                 held,
                 runs: by_piece,
                 from: vec![ServedFrom::Store; pieces],
@@ -151,7 +154,9 @@ impl Shared {
         let mut runs: Vec<PieceRun> = Vec::new();
         for index in set.iter() {
             if let Some(run) = &view.runs[index as usize]
-                && runs.last().is_none_or(|last| !last.indexes().contains(&index))
+                && runs
+                    .last()
+                    .is_none_or(|last| !last.indexes().contains(&index))
             {
                 runs.push(run.as_ref().clone());
             }

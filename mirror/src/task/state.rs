@@ -242,7 +242,14 @@ struct Alone {
 
 impl Task {
     /// A download of `id` that already holds `held`, whose pieces may be read from `sources`.
-    pub fn new(now: Duration, id: TaskId, me: HostId, held: PieceSet, geometry: Geometry, sources: Vec<Source>) -> Self {
+    pub fn new(
+        now: Duration,
+        id: TaskId,
+        me: HostId,
+        held: PieceSet,
+        geometry: Geometry,
+        sources: Vec<Source>,
+    ) -> Self {
         Self {
             id,
             me,
@@ -297,11 +304,18 @@ impl Task {
         }
         match event {
             Event::Scheduler(event) => self.scheduler(now, event, &mut out),
-            Event::Offered { parent, available, runs, received_bytes } => {
+            Event::Offered {
+                parent,
+                available,
+                runs,
+                received_bytes,
+            } => {
                 self.moved(now, &parent, received_bytes);
                 self.offered(&parent, available, runs);
             }
-            Event::LinkClosed { parent, failure } => self.link_closed(now, &parent, failure, &mut out),
+            Event::LinkClosed { parent, failure } => {
+                self.link_closed(now, &parent, failure, &mut out)
+            }
             Event::Arrived { index } => self.gain(now, index, &mut out),
             Event::Chosen { request, pieces } => self.chosen(request, &pieces),
             Event::RequestEnded { request, end } => self.request_ended(now, request, end, &mut out),
@@ -328,7 +342,11 @@ impl Task {
         match event {
             TaskEvent::Attended => self.alone = None,
             TaskEvent::Alone { owners, expected } => {
-                let grace = if expected { ALONE_GRACE } else { Duration::ZERO };
+                let grace = if expected {
+                    ALONE_GRACE
+                } else {
+                    Duration::ZERO
+                };
                 let owners = owners.into_iter().take_while(|owner| owner.id != self.me);
                 self.alone = Some(Alone {
                     owners: owners.take(2).collect(),
@@ -344,7 +362,11 @@ impl Task {
             }
             TaskEvent::Lease(lease) => self.leased(now, lease, out),
             TaskEvent::LeaseRevoked(number) => {
-                if self.lease.as_ref().is_some_and(|lease| lease.number == number) {
+                if self
+                    .lease
+                    .as_ref()
+                    .is_some_and(|lease| lease.number == number)
+                {
                     self.drop_lease(out);
                 }
             }
@@ -375,7 +397,10 @@ impl Task {
             self.reads.remove(&number);
             out.push(Action::CancelRead(number));
         }
-        self.lease = Some(HeldLease { number: lease.lease, ranges });
+        self.lease = Some(HeldLease {
+            number: lease.lease,
+            ranges,
+        });
     }
 
     fn drop_lease(&mut self, out: &mut Vec<Action>) {
@@ -414,7 +439,11 @@ impl Task {
         let still = now.saturating_sub(self.last_progress);
         self.help_oneself(now, out);
         self.retry_links(now, out);
-        if still >= UNVOUCHED_AFTER && !self.unvouched && self.lease.is_none() && self.requests.is_empty() {
+        if still >= UNVOUCHED_AFTER
+            && !self.unvouched
+            && self.lease.is_none()
+            && self.requests.is_empty()
+        {
             self.take_untrusted_word(out);
         }
         if still >= STUCK_AFTER && self.lease.is_none() && !self.cursors.is_empty() {
@@ -433,7 +462,10 @@ impl Task {
     /// Without a scheduler: the seed that would own the task, then the next, then upstream.
     fn help_oneself(&mut self, now: Duration, out: &mut Vec<Action>) {
         let Some(alone) = &mut self.alone else { return };
-        if now < alone.next_step || self.lease.is_some() || now.saturating_sub(self.last_progress) < ALONE_GRACE / 2 {
+        if now < alone.next_step
+            || self.lease.is_some()
+            || now.saturating_sub(self.last_progress) < ALONE_GRACE / 2
+        {
             return;
         }
         alone.next_step = now + OWNER_GRACE;

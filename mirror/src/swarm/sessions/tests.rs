@@ -25,11 +25,17 @@ fn two_schedulers() -> Sessions {
 }
 
 fn alone() -> TaskEvent {
-    TaskEvent::Alone { owners: Vec::new(), expected: true }
+    TaskEvent::Alone {
+        owners: Vec::new(),
+        expected: true,
+    }
 }
 
 fn up(sessions: &mut Sessions, name: &str) -> Vec<Output> {
-    sessions.apply(Input::Up { scheduler: id(name), keys: Vec::new() })
+    sessions.apply(Input::Up {
+        scheduler: id(name),
+        keys: Vec::new(),
+    })
 }
 
 fn joined_at(out: &[Output]) -> Option<(HostId, Join)> {
@@ -43,7 +49,9 @@ fn joined_at(out: &[Output]) -> Option<(HostId, Join)> {
 fn owned_by_second() -> Join {
     (0u32..)
         .map(|n| join(&n.to_be_bytes()))
-        .find(|join| rendezvous::rank(&join.task, &id("s-2")) > rendezvous::rank(&join.task, &id("s-1")))
+        .find(|join| {
+            rendezvous::rank(&join.task, &id("s-2")) > rendezvous::rank(&join.task, &id("s-1"))
+        })
         .expect("some content")
 }
 
@@ -53,7 +61,10 @@ fn a_task_without_a_scheduler_is_told_so_and_joins_when_one_comes() {
     let join = join(b"content");
     let out = sessions.apply(Input::Join(join.clone()));
     assert_eq!(out, [Output::Notify(join.task, alone())]);
-    assert_eq!(joined_at(&up(&mut sessions, "s-1")), Some((id("s-1"), join)));
+    assert_eq!(
+        joined_at(&up(&mut sessions, "s-1")),
+        Some((id("s-1"), join))
+    );
 }
 
 #[test]
@@ -63,14 +74,32 @@ fn a_reconnect_tells_everything_gained_and_the_lease() {
     let join = join(b"content");
     let task = join.task;
     sessions.apply(Input::Join(join));
-    let lease = Lease { task, size: 4 << 20, lease: 3, ranges: vec![0..4], expires_ms: 5000, sources: Vec::new() };
+    let lease = Lease {
+        task,
+        size: 4 << 20,
+        lease: 3,
+        ranges: vec![0..4],
+        expires_ms: 5000,
+        sources: Vec::new(),
+    };
     sessions.apply(Input::Received(id("s-1"), SchedulerMessage::Lease(lease)));
-    sessions.apply(Input::Gained(Progress { task, gained: vec![0..2], upstream_bytes: 9, upstream_ranges: None }));
+    sessions.apply(Input::Gained(Progress {
+        task,
+        gained: vec![0..2],
+        upstream_bytes: 9,
+        upstream_ranges: None,
+    }));
     let out = sessions.apply(Input::Down(id("s-1")));
     assert!(out.contains(&Output::Notify(task, alone())));
     let (_, again) = joined_at(&up(&mut sessions, "s-1")).expect("joins again");
     assert_eq!(again.held.runs(), [0..2]);
-    assert_eq!(again.lease, Some(LeaseClaim { lease: 3, ranges: vec![0..4] }));
+    assert_eq!(
+        again.lease,
+        Some(LeaseClaim {
+            lease: 3,
+            ranges: vec![0..4]
+        })
+    );
 }
 
 #[test]
@@ -83,7 +112,10 @@ fn a_task_moves_to_its_owner_when_that_comes_up_and_away_when_it_goes() {
     assert_eq!(joined_at(&out).expect("joins").0, id("s-1"));
     let out = up(&mut sessions, "s-2");
     assert_eq!(joined_at(&out).expect("moves").0, id("s-2"));
-    let left = NodeMessage::Leave { task, outcome: Outcome::Abandoned };
+    let left = NodeMessage::Leave {
+        task,
+        outcome: Outcome::Abandoned,
+    };
     assert!(out.contains(&Output::Send(id("s-1"), left)));
     let out = sessions.apply(Input::Down(id("s-2")));
     assert_eq!(joined_at(&out).expect("moves back").0, id("s-1"));
@@ -94,16 +126,31 @@ fn a_lease_for_an_unknown_task_begins_one() {
     let mut sessions = two_schedulers();
     up(&mut sessions, "s-1");
     let task = Digest::sha256(b"new");
-    let lease = Lease { task, size: 1, lease: 1, ranges: vec![0..1], expires_ms: 1, sources: Vec::new() };
-    let out = sessions.apply(Input::Received(id("s-1"), SchedulerMessage::Lease(lease.clone())));
+    let lease = Lease {
+        task,
+        size: 1,
+        lease: 1,
+        ranges: vec![0..1],
+        expires_ms: 1,
+        sources: Vec::new(),
+    };
+    let out = sessions.apply(Input::Received(
+        id("s-1"),
+        SchedulerMessage::Lease(lease.clone()),
+    ));
     assert_eq!(out, [Output::Begin(lease)]);
 }
 
 #[test]
 fn a_large_inventory_is_listed_in_parts_and_only_the_last_says_so() {
     let mut sessions = two_schedulers();
-    let keys: Vec<_> = (0..MAX_KEYS_PER_MESSAGE as u64 + 1).map(|n| Digest::sha256(&n.to_be_bytes())).collect();
-    let out = sessions.apply(Input::Up { scheduler: id("s-1"), keys });
+    let keys: Vec<_> = (0..MAX_KEYS_PER_MESSAGE as u64 + 1)
+        .map(|n| Digest::sha256(&n.to_be_bytes()))
+        .collect();
+    let out = sessions.apply(Input::Up {
+        scheduler: id("s-1"),
+        keys,
+    });
     let listed: Vec<_> = out
         .iter()
         .filter_map(|output| match output {
@@ -118,16 +165,29 @@ fn a_large_inventory_is_listed_in_parts_and_only_the_last_says_so() {
 fn a_search_ends_when_its_scheduler_does() {
     let mut sessions = two_schedulers();
     up(&mut sessions, "s-1");
-    sessions.apply(Input::Find { request: 5, key: Digest::sha256(b"x") });
-    assert!(sessions.apply(Input::Down(id("s-1"))).contains(&Output::Found(5, Vec::new())));
-    let out = sessions.apply(Input::Find { request: 6, key: Digest::sha256(b"x") });
+    sessions.apply(Input::Find {
+        request: 5,
+        key: Digest::sha256(b"x"),
+    });
+    assert!(
+        sessions
+            .apply(Input::Down(id("s-1")))
+            .contains(&Output::Found(5, Vec::new()))
+    );
+    let out = sessions.apply(Input::Find {
+        request: 6,
+        key: Digest::sha256(b"x"),
+    });
     assert_eq!(out, [Output::Found(6, Vec::new())]);
 }
 
 #[test]
 fn a_scheduler_that_leaves_the_set_is_disconnected() {
     let mut sessions = two_schedulers();
-    let out = sessions.apply(Input::Schedulers(vec![(id("s-1"), "http://s-1".to_owned())]));
+    let out = sessions.apply(Input::Schedulers(vec![(
+        id("s-1"),
+        "http://s-1".to_owned(),
+    )]));
     assert_eq!(out, [Output::Disconnect(id("s-2"))]);
     assert!(up(&mut sessions, "s-2").is_empty());
 }

@@ -43,7 +43,9 @@ enum Stream {
     /// Everything has been told.
     Done,
     /// To be opened again then.
-    Broken { retry_at: Duration },
+    Broken {
+        retry_at: Duration,
+    },
     /// The parent is not used for this task any more.
     Dropped,
 }
@@ -82,7 +84,9 @@ impl Task {
         let gone: Vec<_> = self
             .links
             .iter()
-            .filter(|(id, link)| link.in_flight == 0 && !parents.iter().any(|parent| parent.host.id == **id))
+            .filter(|(id, link)| {
+                link.in_flight == 0 && !parents.iter().any(|parent| parent.host.id == **id)
+            })
             .filter(|(_, link)| link.stream != Stream::Dropped)
             .map(|(id, _)| id.clone())
             .collect();
@@ -123,7 +127,9 @@ impl Task {
 
     /// A parent that receives is worth waiting for.
     pub(super) fn moved(&mut self, now: Duration, parent: &HostId, received_bytes: u64) {
-        let Some(link) = self.links.get_mut(parent) else { return };
+        let Some(link) = self.links.get_mut(parent) else {
+            return;
+        };
         if received_bytes > link.received_bytes {
             link.received_bytes = received_bytes;
             self.last_progress = now;
@@ -136,7 +142,11 @@ impl Task {
         available: Vec<Range<u32>>,
         runs: Vec<(Arc<PieceRun>, bool)>,
     ) {
-        let Some(link) = self.links.get_mut(parent).filter(|link| link.stream != Stream::Dropped) else {
+        let Some(link) = self
+            .links
+            .get_mut(parent)
+            .filter(|link| link.stream != Stream::Dropped)
+        else {
             return;
         };
         for range in available {
@@ -156,7 +166,11 @@ impl Task {
 
     /// Others count now: what the parents said before is judged anew.
     pub(super) fn ask_again(&mut self, out: &mut Vec<Action>) {
-        for link in self.links.values_mut().filter(|link| !link.untrusted.is_empty()) {
+        for link in self
+            .links
+            .values_mut()
+            .filter(|link| !link.untrusted.is_empty())
+        {
             link.untrusted.clear();
             link.stream = Stream::Open;
             out.push(Action::Unsubscribe(link.host.id.clone()));
@@ -188,7 +202,9 @@ impl Task {
         failure: Option<FailureKind>,
         out: &mut Vec<Action>,
     ) {
-        let Some(link) = self.links.get_mut(parent) else { return };
+        let Some(link) = self.links.get_mut(parent) else {
+            return;
+        };
         if link.stream == Stream::Dropped {
             return;
         }
@@ -196,7 +212,9 @@ impl Task {
             None => link.stream = Stream::Done,
             Some(kind) => {
                 let pause = RETRY_PAUSE * 2u32.pow(link.strikes.min(4));
-                link.stream = Stream::Broken { retry_at: now + pause };
+                link.stream = Stream::Broken {
+                    retry_at: now + pause,
+                };
                 self.strike(parent, kind, out);
             }
         }
@@ -211,7 +229,13 @@ impl Task {
         }
     }
 
-    pub(super) fn request_ended(&mut self, now: Duration, request: u64, end: RequestEnd, out: &mut Vec<Action>) {
+    pub(super) fn request_ended(
+        &mut self,
+        now: Duration,
+        request: u64,
+        end: RequestEnd,
+        out: &mut Vec<Action>,
+    ) {
         let Some(Request { parent, pieces, .. }) = self.requests.remove(&request) else {
             return;
         };
@@ -235,7 +259,9 @@ impl Task {
 
     /// Counts a failure against a parent, drops it after too many, and tells the scheduler.
     fn strike(&mut self, parent: &HostId, kind: FailureKind, out: &mut Vec<Action>) {
-        let Some(link) = self.links.get_mut(parent) else { return };
+        let Some(link) = self.links.get_mut(parent) else {
+            return;
+        };
         link.strikes += 1;
         let wrong = matches!(kind, FailureKind::WrongBytes | FailureKind::WrongLength);
         if kind == FailureKind::WrongBytes {
@@ -248,7 +274,11 @@ impl Task {
             out.push(Action::Unsubscribe(parent.clone()));
         }
         if wrong || link.strikes >= 2 {
-            out.push(Action::Tell(Input::ParentFailed(self.id, parent.clone(), kind)));
+            out.push(Action::Tell(Input::ParentFailed(
+                self.id,
+                parent.clone(),
+                kind,
+            )));
         }
     }
 

@@ -33,17 +33,34 @@ impl Task {
                 .iter()
                 .filter_map(|index| Some((*index, self.expected.get(index)?.clone())))
                 .collect();
-            let Some(link) = self.links.get_mut(&parent) else { return };
+            let Some(link) = self.links.get_mut(&parent) else {
+                return;
+            };
             link.in_flight += 1;
-            let asked = Action::Fetch { request, parent: link.host.clone(), want };
+            let asked = Action::Fetch {
+                request,
+                parent: link.host.clone(),
+                want,
+            };
             let pieces = wanted.into_iter().collect();
-            self.requests.insert(request, Request { parent, pieces, asked_at: now });
+            self.requests.insert(
+                request,
+                Request {
+                    parent,
+                    pieces,
+                    asked_at: now,
+                },
+            );
             out.push(asked);
         }
     }
 
     fn in_flight(&self) -> u32 {
-        let pieces: usize = self.requests.values().map(|request| request.pieces.len().min(4)).sum();
+        let pieces: usize = self
+            .requests
+            .values()
+            .map(|request| request.pieces.len().min(4))
+            .sum();
         u32::try_from(pieces).unwrap_or(u32::MAX)
     }
 
@@ -74,11 +91,22 @@ impl Task {
             .values()
             .filter(|link| link.usable(now) && link.in_flight < PER_PARENT)
             .collect();
-        links.sort_by_key(|link| (link.in_flight, link.host.role == Role::Seed, link.strikes, link.order));
+        links.sort_by_key(|link| {
+            (
+                link.in_flight,
+                link.host.role == Role::Seed,
+                link.strikes,
+                link.order,
+            )
+        });
         links.into_iter().find_map(|link| {
             let mut useful = link.has.clone();
             useful.subtract(claimed);
-            for request in self.requests.values().filter(|request| request.parent == link.host.id) {
+            for request in self
+                .requests
+                .values()
+                .filter(|request| request.parent == link.host.id)
+            {
                 for index in &request.pieces {
                     useful.remove(*index);
                 }

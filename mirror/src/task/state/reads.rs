@@ -31,7 +31,11 @@ impl Task {
     /// Begins as many reads as the lease and what is known of upstream allow.
     pub(super) fn begin_reads(&mut self, out: &mut Vec<Action>) {
         let Some(lease) = &self.lease else { return };
-        let at_once = if self.ranged == Some(true) { PARALLEL_READS } else { 1 };
+        let at_once = if self.ranged == Some(true) {
+            PARALLEL_READS
+        } else {
+            1
+        };
         let mut open = PieceSet::empty(self.geometry.pieces());
         for range in &lease.ranges {
             open.insert_range(range.clone());
@@ -66,10 +70,18 @@ impl Task {
         }
     }
 
-    pub(super) fn read_begun(&mut self, now: Duration, read: u64, ranged: bool, out: &mut Vec<Action>) {
+    pub(super) fn read_begun(
+        &mut self,
+        now: Duration,
+        read: u64,
+        ranged: bool,
+        out: &mut Vec<Action>,
+    ) {
         self.last_progress = now;
         let all = 0..self.geometry.pieces();
-        let Some(begun) = self.reads.get_mut(&read) else { return };
+        let Some(begun) = self.reads.get_mut(&read) else {
+            return;
+        };
         let whole = begun.pieces == all;
         if ranged {
             self.ranged = Some(true);
@@ -77,7 +89,12 @@ impl Task {
             // The whole content comes instead: this one read does for everything.
             begun.pieces = all;
             self.ranged = Some(false);
-            let others: Vec<_> = self.reads.keys().copied().filter(|number| *number != read).collect();
+            let others: Vec<_> = self
+                .reads
+                .keys()
+                .copied()
+                .filter(|number| *number != read)
+                .collect();
             for number in others {
                 self.reads.remove(&number);
                 out.push(Action::CancelRead(number));
@@ -85,8 +102,15 @@ impl Task {
         }
     }
 
-    pub(super) fn read_ended(&mut self, read: u64, result: Result<(), ReturnReason>, out: &mut Vec<Action>) {
-        let Some(ended) = self.reads.remove(&read) else { return };
+    pub(super) fn read_ended(
+        &mut self,
+        read: u64,
+        result: Result<(), ReturnReason>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(ended) = self.reads.remove(&read) else {
+            return;
+        };
         let missing = ended.pieces.clone().any(|index| !self.held.contains(index));
         let Some(lease) = &self.lease else { return };
         let number = lease.number;
@@ -102,10 +126,17 @@ impl Task {
             // A read that ended well without its pieces would be begun again for ever.
             Ok(()) if missing => {
                 self.drop_lease(out);
-                out.push(Action::Tell(Input::LeaseReturn(self.id, number, ReturnReason::Reader)));
+                out.push(Action::Tell(Input::LeaseReturn(
+                    self.id,
+                    number,
+                    ReturnReason::Reader,
+                )));
             }
             Ok(()) => {
-                let done = lease.ranges.iter().all(|range| range.clone().all(|index| self.held.contains(index)));
+                let done = lease
+                    .ranges
+                    .iter()
+                    .all(|range| range.clone().all(|index| self.held.contains(index)));
                 if done {
                     self.lease = None;
                 }

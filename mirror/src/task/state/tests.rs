@@ -24,7 +24,14 @@ fn task(pieces: u64) -> Task {
     let geometry = Geometry::of(pieces * MIB);
     let me = "me".parse().expect("valid");
     let held = PieceSet::empty(geometry.pieces());
-    Task::new(at(0), Digest::sha256(b"content"), me, held, geometry, vec![source("a")])
+    Task::new(
+        at(0),
+        Digest::sha256(b"content"),
+        me,
+        held,
+        geometry,
+        vec![source("a")],
+    )
 }
 
 fn source(repository: &str) -> Source {
@@ -35,8 +42,14 @@ fn source(repository: &str) -> Source {
 }
 
 fn parents(names: &[(&str, Role)]) -> Event {
-    let parents = names.iter().map(|(name, role)| Parent { host: host(name, *role), complete: false });
-    Event::Scheduler(TaskEvent::Parents { parents: parents.collect(), signers: Vec::new() })
+    let parents = names.iter().map(|(name, role)| Parent {
+        host: host(name, *role),
+        complete: false,
+    });
+    Event::Scheduler(TaskEvent::Parents {
+        parents: parents.collect(),
+        signers: Vec::new(),
+    })
 }
 
 fn offer(parent: &str, pieces: Range<u32>, trusted: bool) -> Event {
@@ -70,9 +83,15 @@ fn fetches(actions: &[Action]) -> Vec<(u64, String, Vec<u32>)> {
     actions
         .iter()
         .filter_map(|action| match action {
-            Action::Fetch { request, parent, want } => {
-                Some((*request, parent.id.to_string(), want.keys().copied().collect()))
-            }
+            Action::Fetch {
+                request,
+                parent,
+                want,
+            } => Some((
+                *request,
+                parent.id.to_string(),
+                want.keys().copied().collect(),
+            )),
             _ => None,
         })
         .collect()
@@ -89,23 +108,34 @@ fn reads(actions: &[Action]) -> Vec<(u64, Range<u32>)> {
 }
 
 fn told(actions: &[Action], kind: FailureKind) -> bool {
-    actions
-        .iter()
-        .any(|action| matches!(action, Action::Tell(Input::ParentFailed(_, _, told)) if *told == kind))
+    actions.iter().any(
+        |action| matches!(action, Action::Tell(Input::ParentFailed(_, _, told)) if *told == kind),
+    )
 }
 
 #[test]
 fn parents_are_asked_for_different_pieces_and_peers_before_seeds() {
     let mut task = task(100);
-    task.apply(at(0), parents(&[("seed", Role::Seed), ("peer", Role::Mirror)]));
+    task.apply(
+        at(0),
+        parents(&[("seed", Role::Seed), ("peer", Role::Mirror)]),
+    );
     task.apply(at(1), offer("peer", 0..4, true));
     let asked = fetches(&task.apply(at(2), offer("seed", 0..100, true)));
-    let mut all: Vec<_> = asked.iter().flat_map(|(_, _, pieces)| pieces.clone()).collect();
+    let mut all: Vec<_> = asked
+        .iter()
+        .flat_map(|(_, _, pieces)| pieces.clone())
+        .collect();
     let count = all.len();
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), count, "a piece was asked for twice: {asked:?}");
-    assert!(asked.iter().all(|(_, parent, pieces)| parent == "seed" && pieces[0] >= 4), "{asked:?}");
+    assert!(
+        asked
+            .iter()
+            .all(|(_, parent, pieces)| parent == "seed" && pieces[0] >= 4),
+        "{asked:?}"
+    );
 }
 
 #[test]
@@ -114,7 +144,13 @@ fn what_the_parent_did_not_choose_is_asked_for_again() {
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     let asked = fetches(&task.apply(at(1), offer("seed", 0..8, true)));
     assert_eq!(asked, [(1, "seed".to_owned(), (0..8).collect())]);
-    let asked = fetches(&task.apply(at(2), Event::Chosen { request: 1, pieces: 4..8 }));
+    let asked = fetches(&task.apply(
+        at(2),
+        Event::Chosen {
+            request: 1,
+            pieces: 4..8,
+        },
+    ));
     assert_eq!(asked, [(2, "seed".to_owned(), (0..4).collect())]);
 }
 
@@ -131,7 +167,13 @@ fn a_piece_is_not_asked_for_before_its_hash_is_trusted() {
 #[test]
 fn readers_come_first() {
     let mut task = task(100);
-    task.apply(at(0), Event::Cursor { reader: 1, piece: Some(50) });
+    task.apply(
+        at(0),
+        Event::Cursor {
+            reader: 1,
+            piece: Some(50),
+        },
+    );
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     let asked = fetches(&task.apply(at(1), offer("seed", 0..100, true)));
     assert_eq!(asked[0].2, (50..58).collect::<Vec<_>>());
@@ -155,7 +197,13 @@ fn a_busy_parent_is_asked_again_soon_without_a_strike() {
     let mut task = task(2);
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     task.apply(at(1), offer("seed", 0..2, true));
-    let actions = task.apply(at(2), Event::RequestEnded { request: 1, end: RequestEnd::Busy });
+    let actions = task.apply(
+        at(2),
+        Event::RequestEnded {
+            request: 1,
+            end: RequestEnd::Busy,
+        },
+    );
     assert_eq!(fetches(&actions), []);
     assert_eq!(fetches(&task.apply(at(102), Event::Tick)).len(), 1);
 }
@@ -163,7 +211,10 @@ fn a_busy_parent_is_asked_again_soon_without_a_strike() {
 #[test]
 fn a_late_request_is_hedged_at_another_parent_once() {
     let mut task = task(2);
-    task.apply(at(0), parents(&[("slow", Role::Mirror), ("other", Role::Mirror)]));
+    task.apply(
+        at(0),
+        parents(&[("slow", Role::Mirror), ("other", Role::Mirror)]),
+    );
     task.apply(at(1), offer("slow", 0..2, true));
     assert_eq!(fetches(&task.apply(at(2), offer("other", 0..2, true))), []);
     let hedged = fetches(&task.apply(at(2100), Event::Tick));
@@ -176,7 +227,13 @@ fn a_large_blob_is_read_by_one_request_until_ranges_are_known_then_by_several() 
     let mut task = task(100);
     let begun = reads(&task.apply(at(0), lease(1, vec![0..100])));
     assert_eq!(begun, [(1, 0..16)]);
-    let more = reads(&task.apply(at(1), Event::ReadBegun { read: 1, ranged: true }));
+    let more = reads(&task.apply(
+        at(1),
+        Event::ReadBegun {
+            read: 1,
+            ranged: true,
+        },
+    ));
     assert_eq!(more, [(2, 16..32), (3, 32..48), (4, 48..64)]);
 }
 
@@ -184,7 +241,13 @@ fn a_large_blob_is_read_by_one_request_until_ranges_are_known_then_by_several() 
 fn an_upstream_without_ranges_is_read_in_one_stream() {
     let mut task = task(100);
     task.apply(at(0), lease(1, vec![0..100]));
-    let actions = task.apply(at(1), Event::ReadBegun { read: 1, ranged: false });
+    let actions = task.apply(
+        at(1),
+        Event::ReadBegun {
+            read: 1,
+            ranged: false,
+        },
+    );
     assert_eq!(reads(&actions), []);
     for index in 0..100 {
         assert_eq!(reads(&task.apply(at(2), Event::ReadPiece { index })), []);
@@ -196,7 +259,13 @@ fn an_upstream_without_ranges_is_read_in_one_stream() {
 fn a_lease_that_shrinks_stops_what_is_outside_it() {
     let mut task = task(100);
     task.apply(at(0), lease(1, vec![0..100]));
-    task.apply(at(1), Event::ReadBegun { read: 1, ranged: true });
+    task.apply(
+        at(1),
+        Event::ReadBegun {
+            read: 1,
+            ranged: true,
+        },
+    );
     let actions = task.apply(at(2), lease(1, vec![0..32]));
     assert!(actions.contains(&Action::CancelRead(3)) && actions.contains(&Action::CancelRead(4)));
     assert!(!actions.contains(&Action::CancelRead(1)) && !actions.contains(&Action::CancelRead(2)));
@@ -215,9 +284,21 @@ fn a_read_that_fails_gives_the_lease_back() {
 #[test]
 fn without_a_scheduler_the_seeds_are_asked_in_order_then_upstream() {
     let mut task = task(4);
-    task.apply(at(0), Event::Cursor { reader: 1, piece: Some(0) });
+    task.apply(
+        at(0),
+        Event::Cursor {
+            reader: 1,
+            piece: Some(0),
+        },
+    );
     let owners = vec![host("s-1", Role::Seed), host("s-2", Role::Seed)];
-    task.apply(at(0), Event::Scheduler(TaskEvent::Alone { owners, expected: true }));
+    task.apply(
+        at(0),
+        Event::Scheduler(TaskEvent::Alone {
+            owners,
+            expected: true,
+        }),
+    );
     assert_eq!(task.apply(at(500), Event::Tick), []);
     let asked = task.apply(at(1000), Event::Tick);
     assert_eq!(asked, [Action::Subscribe(host("s-1", Role::Seed))]);
@@ -229,7 +310,10 @@ fn without_a_scheduler_the_seeds_are_asked_in_order_then_upstream() {
 #[test]
 fn where_no_scheduler_is_configured_upstream_is_read_at_once() {
     let mut task = task(4);
-    let alone = TaskEvent::Alone { owners: Vec::new(), expected: false };
+    let alone = TaskEvent::Alone {
+        owners: Vec::new(),
+        expected: false,
+    };
     task.apply(at(0), Event::Scheduler(alone));
     assert_eq!(reads(&task.apply(at(100), Event::Tick)), []);
     assert_eq!(reads(&task.apply(at(500), Event::Tick)), [(1, 0..4)]);
@@ -240,7 +324,13 @@ fn a_stuck_task_reads_upstream_itself_only_when_a_client_waits() {
     for waits in [true, false] {
         let mut task = task(4);
         if waits {
-            task.apply(at(0), Event::Cursor { reader: 1, piece: Some(0) });
+            task.apply(
+                at(0),
+                Event::Cursor {
+                    reader: 1,
+                    piece: Some(0),
+                },
+            );
         }
         let actions = task.apply(at(5000), Event::Tick);
         assert_eq!(!reads(&actions).is_empty(), waits);
@@ -264,5 +354,8 @@ fn no_source_fails_a_task_that_has_nothing_under_way() {
     let mut task = task(2);
     let none = Event::Scheduler(TaskEvent::NoSource(ReturnReason::Refused));
     let actions = task.apply(at(1), none);
-    assert_eq!(actions.last(), Some(&Action::Fail(Failure::NoSource(ReturnReason::Refused))));
+    assert_eq!(
+        actions.last(),
+        Some(&Action::Fail(Failure::NoSource(ReturnReason::Refused)))
+    );
 }
