@@ -14,6 +14,7 @@ pub mod shared;
 pub mod state;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -296,10 +297,11 @@ impl Tasks {
             shared,
             events: context.events.clone(),
         };
-        let cell = Arc::new(OnceCell::new_with(Some(live)));
-        if lock(&self.inner.live).insert(*digest, cell).is_some() {
-            return;
-        }
+        match lock(&self.inner.live).entry(*digest) {
+            // A client came first: its download is as good as this one would be.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => place.insert(Arc::new(OnceCell::new_with(Some(live)))),
+        };
         self.inner.parts.metrics.began();
         let beginning = Beginning {
             sources,
