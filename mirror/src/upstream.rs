@@ -413,3 +413,6 @@ fn total(answer: &Answer) -> Option<u64> {
     let range = answer.headers.get(CONTENT_RANGE)?.to_str().ok()?;
     content_range(range)?.1
 }
+
+#[cfg(test)]
+mod tests;

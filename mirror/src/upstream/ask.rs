@@ -116,9 +116,8 @@ impl Asker {
             .with_max_delay(MAX_DELAY)
             .with_max_times(RETRIES)
             .with_jitter();
-        let tries = (|| self.attempt(ask))
-            .retry(backoff)
-            .when(Fault::is_passing);
+        let tries = (|| self.attempt(ask)).retry(backoff);
+        let tries = tries.when(|fault| fault.is_passing() && !ask.is_for_get_alone(fault));
         let hop = timeout(HEADERS_TIMEOUT, tries).await;
         let hop = hop.unwrap_or(Err(Fault::Silent(HEADERS_TIMEOUT)))?;
         Ok(self.answer(ask, hop, permit))
