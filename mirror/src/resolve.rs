@@ -20,7 +20,7 @@ mod owned;
 mod plan;
 mod records;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
