@@ -150,7 +150,7 @@ impl Swarm {
         let mirrors = task.order.iter().copied();
         let mut ranked: Vec<_> = seeds
             .chain(mirrors.filter(|session| !self.is_seed(*session)))
-            .filter(|session| !task.shunned.contains(session) && !self.is_banned(*session))
+            .filter(|session| !task.shunned.contains(session) && !self.is_useless(id, *session))
             .filter_map(|session| Some((&self.hosts.get(session)?.host.id, session)))
             // Also not one whose lease waits for it to come and claim it.
             .filter(|(host, _)| task.leases.iter().all(|lease| lease.host != **host))

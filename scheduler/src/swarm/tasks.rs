@@ -221,7 +221,11 @@ impl Swarm {
         if !self.agrees_on_size(session, &join) {
             return self.no_source(session, &id, ReturnReason::Refused);
         }
-        let shunned = self.is_banned(session);
+        let shunned = self.is_useless(&id, session);
+        // Who still misses pieces does not hold it, whatever was announced before.
+        if !join.held.is_full() {
+            self.inventory.remove(session, &id);
+        }
         let task = self.tasks.entry(id).or_insert_with(|| Task::new(join.size));
         let new_sources = task.learn_sources(join.sources);
         if shunned {
@@ -398,7 +402,13 @@ impl Swarm {
         };
         self.inventory
             .holders(id)
-            .any(|holder| !task.shunned.contains(&holder) && !self.is_banned(holder))
+            .any(|holder| !task.shunned.contains(&holder) && !self.is_useless(id, holder))
+    }
+
+    /// Whether nobody can, or may, fetch the task from this host; a new session does not mend that.
+    pub(super) fn is_useless(&self, id: &TaskId, session: SessionId) -> bool {
+        let host = self.hosts.get(session).map(|node| &node.host.id);
+        self.is_banned(session) || host.is_none_or(|host| self.fails_everybody(id, session, host))
     }
 
     pub(super) fn is_seed(&self, session: SessionId) -> bool {

@@ -372,3 +372,26 @@ fn a_task_that_nobody_needs_is_forgotten() {
     cluster.join("m-1", join(10, &[]));
     assert_eq!(cluster.parents("m-1").expect("told"), ["s-1"]);
 }
+
+#[test]
+fn a_node_that_joins_what_it_announced_does_not_hold_it() {
+    let mut cluster = Cluster::of(&["s-1"], &["m-1"]);
+    cluster.list("m-1", &[task()]);
+    cluster.join("m-1", join(10, &[]));
+    assert_eq!(cluster.lease("s-1").expect("leased").ranges, [0..10]);
+}
+
+#[test]
+fn a_seed_that_came_back_does_not_read_for_those_who_have_given_it_up() {
+    let mut cluster = Cluster::of(&["s-1", "s-2"], &["m-1"]);
+    cluster.join("m-1", join(10, &[]));
+    let (first, lease) = cluster.leases().remove(0);
+    cluster.join(&first, claim(10, &[], lease.lease, 0..10));
+    cluster.die(&first);
+    cluster.fail("m-1", &first, FailureKind::Unreachable);
+    cluster.attend(&first, Role::Seed);
+    cluster.list(&first, &[task()]);
+    cluster.pass(1000);
+    let (second, _) = cluster.leases().remove(0);
+    assert_ne!(second, first);
+}

@@ -337,7 +337,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn whatever_happens_a_piece_has_one_reader_and_parents_are_fit(seed in any::<u64>()) {
