@@ -287,7 +287,10 @@ impl Swarm {
     /// Every child's parents are weighed anew when it is their turn.
     pub(super) fn mark_due(&mut self, id: &TaskId) {
         let task = self.tasks.get_mut(id);
-        for me in task.into_iter().flat_map(|task| task.participants.values_mut()) {
+        for me in task
+            .into_iter()
+            .flat_map(|task| task.participants.values_mut())
+        {
             me.due = true;
         }
     }
