@@ -166,7 +166,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     /// What is being served may go on for this long after the process was asked to end. Default
-    /// 30 s.
+    /// 30 s, as long as Kubernetes gives a container to end.
     pub grace: Duration,
 }
 
@@ -190,6 +190,14 @@ pub enum LogFormat {
     Human,
     /// One JSON object on each line.
     Json,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Default for Log {

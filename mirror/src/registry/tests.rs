@@ -108,6 +108,8 @@ fn settings(directory: &std::path::Path, fake: &Fake) -> Settings {
         },
         admin: settings::Admin { listen: anywhere },
         identity: settings::Identity { insecure: true },
+        shutdown: Default::default(),
+        log: Default::default(),
     }
 }
 
