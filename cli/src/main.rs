@@ -11,6 +11,7 @@ mod manager;
 mod mirror;
 mod run;
 mod scheduler;
+mod setup;
 mod up;
 
 /// Its threads do not wait for one another, and it gives memory back.
@@ -42,6 +43,8 @@ enum Command {
     Scheduler(run::Args),
     /// Run the manager, which knows who belongs to the cluster
     Manager(run::Args),
+    /// Set a host up for its mirror
+    Setup(setup::Setup),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +67,13 @@ fn main() -> ExitCode {
             Command::Mirror(args) => mirror::run(args).await,
             Command::Scheduler(args) => scheduler::run(args).await,
             Command::Manager(args) => manager::run(args).await,
+            Command::Setup(setup) => match setup.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    run::say(format_args!("error: {:#}", anyhow::Error::from(error)));
+                    ExitCode::FAILURE
+                }
+            },
         }
     });
     // What had to end in order has; what hangs in a system call is not waited for.
