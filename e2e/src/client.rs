@@ -172,7 +172,10 @@ impl Client {
             }
         }
         let digest = Digest::Sha256(download.hash.finalize().into());
-        ensure!(digest == blob.digest, "GET {path}: WRONG BYTES REACHED A CLIENT");
+        ensure!(
+            digest == blob.digest,
+            "GET {path}: WRONG BYTES REACHED A CLIENT"
+        );
         Ok(Pulled {
             bytes: download.length,
             cuts,
@@ -208,7 +211,10 @@ impl Download {
         let wanted = if self.length > 0 { 206 } else { 200 };
         let status = answer.status().as_u16();
         if status != wanted {
-            bail!("status {status}: {}", answer.text().await.unwrap_or_default());
+            bail!(
+                "status {status}: {}",
+                answer.text().await.unwrap_or_default()
+            );
         }
         let announced = answer.content_length();
         let left = size - self.length;
@@ -217,7 +223,11 @@ impl Download {
             self.hash.update(&chunk);
             self.length += chunk.len() as u64;
         }
-        ensure!(self.length == size, "a clean end after {} bytes", self.length);
+        ensure!(
+            self.length == size,
+            "a clean end after {} bytes",
+            self.length
+        );
         Ok(())
     }
 }

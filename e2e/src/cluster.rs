@@ -48,7 +48,13 @@ impl Cluster {
             start_mirror(scene, upstream, &manager, "seed", format!("seed-{number}"))
         });
         let mirrors = (1..=shape.mirrors).map(|number| {
-            start_mirror(scene, upstream, &manager, "mirror", format!("mirror-{number}"))
+            start_mirror(
+                scene,
+                upstream,
+                &manager,
+                "mirror",
+                format!("mirror-{number}"),
+            )
         });
         let cluster = Self {
             seeds: try_join_all(seeds).await?,
@@ -79,10 +85,13 @@ impl Cluster {
     /// All mirrors pull at the same moment.
     pub async fn pull_everywhere(&self, image: &Image) -> Result<Vec<Pulled>> {
         let clients = self.clients()?;
-        let pulls = clients.iter().zip(&self.mirrors).map(async |(client, mirror)| {
-            let pulled = client.pull(image).await;
-            pulled.with_context(|| format!("pull through {}", mirror.name()))
-        });
+        let pulls = clients
+            .iter()
+            .zip(&self.mirrors)
+            .map(async |(client, mirror)| {
+                let pulled = client.pull(image).await;
+                pulled.with_context(|| format!("pull through {}", mirror.name()))
+            });
         try_join_all(pulls).await
     }
 }
@@ -124,6 +133,11 @@ pub fn up_settings(scene: &Scene, upstream: &Upstream) -> Result<Settings> {
     Ok(settings
         .set("registry.default_upstream", NAME)
         .upstream(NAME, &upstream.url()))
+}
+
+/// Starts `darner up` for the test registry.
+pub async fn start_up(scene: &Scene, upstream: &Upstream) -> Result<Darner> {
+    Darner::start(scene, "up", "up", &up_settings(scene, upstream)?).await
 }
 
 /// Settings of any process of a scene.

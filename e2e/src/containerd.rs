@@ -40,6 +40,7 @@ pub struct Containerd {
     hosts: PathBuf,
     root: PathBuf,
     channel: Channel,
+    snapshotter: &'static str,
     _sockets: TempDir,
 }
 
@@ -56,14 +57,17 @@ impl Containerd {
         let sockets = tempfile::Builder::new().prefix("e2e-").tempdir()?;
         let socket = sockets.path().join("containerd.sock");
         let config = directory.join("config.toml");
-        fs::write(&config, settings(&directory, &socket, &hosts)?)?;
+        let snapshotter = snapshotter(&directory).await?;
+        fs::write(&config, settings(&directory, &socket, &hosts, snapshotter)?)?;
         let mut command = Command::new(place::required_tool("containerd")?);
         command.arg("--config").arg(&config);
         let log = scene.path(format!("{name}.log"));
         let mut process = Process::start(name, command, &log)?.polite();
         process
             .wait_output("its start", |output| {
-                output.contains("containerd successfully booted").then_some(())
+                output
+                    .contains("containerd successfully booted")
+                    .then_some(())
             })
             .await?;
         let channel = connect(&socket).await?;
@@ -73,6 +77,7 @@ impl Containerd {
             hosts,
             root,
             channel,
+            snapshotter,
             _sockets: sockets,
         })
     }
@@ -87,7 +92,9 @@ impl Containerd {
 
     /// `PullImage` of the runtime interface; the image's id.
     pub async fn pull(&self, reference: &str) -> Result<String> {
-        let request = cri::PullImageRequest { image: spec(reference) };
+        let request = cri::PullImageRequest {
+            image: spec(reference),
+        };
         let pulled = self.images().pull_image(request).await;
         let pulled = pulled.with_context(|| format!("PullImage {reference}"))?;
         Ok(pulled.into_inner().image_ref)
@@ -114,8 +121,10 @@ impl Containerd {
     /// `ctr images pull`, with the same hosts.
     pub async fn ctr_pull(&self, reference: &str, platforms: Platforms) -> Result<()> {
         let mut command = self.ctr()?;
-        command.args(["images", "pull", "--hosts-dir"]).arg(&self.hosts);
-        command.args(["--snapshotter", SNAPSHOTTER]);
+        command
+            .args(["images", "pull", "--hosts-dir"])
+            .arg(&self.hosts);
+        command.args(["--snapshotter", self.snapshotter]);
         if platforms == Platforms::All {
             command.arg("--all-platforms");
         }
@@ -125,13 +134,17 @@ impl Containerd {
 
     /// Removes an image and what it alone used, so that the next pull is a pull.
     pub async fn remove(&self, reference: &str) -> Result<()> {
-        let request = cri::RemoveImageRequest { image: spec(reference) };
+        let request = cri::RemoveImageRequest {
+            image: spec(reference),
+        };
         self.images().remove_image(request).await?;
         let mut command = self.ctr()?;
         command.args(["--namespace", "k8s.io", "images", "prune", "--all"]);
         // Older versions have no prune, and collect by themselves after a removal.
         process::finish(command).await?;
-        let blobs = self.root.join("io.containerd.content.v1.content/blobs/sha256");
+        let blobs = self
+            .root
+            .join("io.containerd.content.v1.content/blobs/sha256");
         wait::until_true("containerd drops what it removed", || {
             fs::read_dir(&blobs).map_or(0, Iterator::count) == 0
         })
@@ -140,14 +153,18 @@ impl Containerd {
 
     /// Whether an image is there, unpacked for this platform.
     pub async fn has(&self, reference: &str) -> Result<bool> {
-        let request = cri::ImageStatusRequest { image: spec(reference) };
+        let request = cri::ImageStatusRequest {
+            image: spec(reference),
+        };
         let status = self.images().image_status(request).await?;
         Ok(status.into_inner().image.is_some())
     }
 
     /// Checks that containerd's own store has these blobs, byte for byte.
     pub fn check_blobs(&self, blobs: &[Blob]) -> Result<()> {
-        let content = self.root.join("io.containerd.content.v1.content/blobs/sha256");
+        let content = self
+            .root
+            .join("io.containerd.content.v1.content/blobs/sha256");
         for blob in blobs {
             let path = content.join(blob.digest.hex());
             let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
@@ -158,9 +175,8 @@ impl Containerd {
 
     /// Files that the layers of `image` were unpacked to, in all snapshots.
     pub fn unpacked_layers(&self, image: &Image) -> Result<usize> {
-        let snapshots = self
-            .root
-            .join(format!("io.containerd.snapshotter.v1.{SNAPSHOTTER}/snapshots"));
+        let plugin = format!("io.containerd.snapshotter.v1.{}", self.snapshotter);
+        let snapshots = self.root.join(plugin).join("snapshots");
         let count = fs::read_dir(&snapshots)
             .with_context(|| snapshots.display().to_string())?
             .count();
@@ -189,8 +205,26 @@ pub enum Platforms {
     All,
 }
 
-/// Works on any file system and inside containers, where overlayfs does not.
-const SNAPSHOTTER: &str = "native";
+/// overlayfs where the file system of `directory` can carry it; `native`, which copies every file
+/// for every layer, where it cannot (inside a container, say).
+async fn snapshotter(directory: &Path) -> Result<&'static str> {
+    let probe = directory.join("probe");
+    for part in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(probe.join(part))?;
+    }
+    let mut mount = Command::new("mount");
+    mount
+        .current_dir(&probe)
+        .args(["-t", "overlay", "overlay", "-o"]);
+    mount.args(["lowerdir=lower,upperdir=upper,workdir=work", "merged"]);
+    if !process::finish(mount).await?.status.success() {
+        return Ok("native");
+    }
+    let mut umount = Command::new("umount");
+    umount.arg(probe.join("merged"));
+    process::run(umount).await?;
+    Ok("overlayfs")
+}
 
 fn spec(reference: &str) -> Option<cri::ImageSpec> {
     Some(cri::ImageSpec {
@@ -208,7 +242,7 @@ fn hosts_file(mirror: &str) -> String {
     format!("[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
 }
 
-fn settings(directory: &Path, socket: &Path, hosts: &Path) -> Result<String> {
+fn settings(directory: &Path, socket: &Path, hosts: &Path, snapshotter: &str) -> Result<String> {
     let path = |name: &str| directory.join(name).display().to_string();
     let socket_text = socket.display();
     let hosts = hosts.display();
@@ -231,7 +265,7 @@ disabled_plugins = [
 [plugins."io.containerd.grpc.v1.cri"]
   enable_selinux = false
 [plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "{SNAPSHOTTER}"
+  snapshotter = "{snapshotter}"
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "{hosts}"
 [plugins."io.containerd.grpc.v1.cri".cni]

@@ -77,7 +77,10 @@ impl Liar {
         };
         let digests = lying.claimed.iter().copied().collect();
         let routes = Router::new()
-            .route(&format!("{PATH_PREFIX}/tasks/{{task}}/availability"), get(availability))
+            .route(
+                &format!("{PATH_PREFIX}/tasks/{{task}}/availability"),
+                get(availability),
+            )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/pieces"), get(pieces))
             .with_state(lying);
         let mut tasks = JoinSet::new();
@@ -173,7 +176,10 @@ impl Lying {
             return Err((StatusCode::NOT_FOUND, String::new()));
         }
         let query = query.unwrap_or_default();
-        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/{what}?{query}", self.honest);
+        let url = format!(
+            "http://{}{PATH_PREFIX}/tasks/{task}/{what}?{query}",
+            self.honest
+        );
         let answer = self.http.get(url).send().await.map_err(refused)?;
         answer.error_for_status().map_err(refused)
     }

@@ -118,11 +118,12 @@ async fn make(root: &Path) -> Result<Value> {
         work: work.path().to_owned(),
     };
     let mut files = Files::of_this_machine();
-    let big = [200, 160, 100, 60, 30, 10].map(|mib| mib * MIB);
-    let middle = [48, 24, 6].map(|mib| mib * MIB);
+    let big = [280, 180, 120, 60, 30, 10].map(|mib| mib * MIB);
+    let middle = [64, 32, 8].map(|mib| mib * MIB);
+    // In this order: what comes first is made of programs, which do not compress to nothing.
     Ok(json!({
-        "big": maker.single("test/big", Form::Oci, &mut files, &big).await?,
         "middle": maker.single("test/middle", Form::Docker, &mut files, &middle).await?,
+        "big": maker.single("test/big", Form::Oci, &mut files, &big).await?,
         "multi": maker.index("test/multi", &mut files).await?,
         "tiny": maker.single("test/tiny", Form::Oci, &mut files, &[8 << 10]).await?,
     }))
@@ -258,7 +259,11 @@ impl Maker {
     ) -> Result<Value> {
         let bytes = Bytes::from(serde_json::to_vec_pretty(manifest)?);
         let digest = Digest::sha256(&bytes).to_string();
-        let reference = if reference.is_empty() { &digest } else { reference };
+        let reference = if reference.is_empty() {
+            &digest
+        } else {
+            reference
+        };
         let length = bytes.len();
         let pushed = self
             .pusher
@@ -316,7 +321,7 @@ fn read_image(image: &Value) -> Result<Image> {
     Ok(Image {
         repository: text(&image["repository"])?,
         tag: text(&image["tag"])?,
-        digest: manifests.first().context("no manifest")?.digest.clone(),
+        digest: manifests.first().context("no manifest")?.digest,
         manifests,
         blobs: blobs(&image["blobs"])?,
     })

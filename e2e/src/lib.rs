@@ -6,8 +6,8 @@
 //! ([`wait`]), never on the clock.
 
 pub mod client;
-pub mod containerd;
 pub mod cluster;
+pub mod containerd;
 pub mod darner;
 pub mod hostile;
 pub mod image;

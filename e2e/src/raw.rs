@@ -37,8 +37,9 @@ pub async fn request(
     target: &str,
     headers: &str,
 ) -> Result<Answer> {
-    let text =
-        format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
+    let text = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"
+    );
     let answer = exchange(address, text.as_bytes()).await?;
     parse(&answer).with_context(|| format!("answer to {method} {target:.200}"))
 }

@@ -39,7 +39,8 @@ impl Registry {
         let address = process
             .wait_output("its address", |output| {
                 let (_, rest) = output.split_once("listening on ")?;
-                let end = rest.find(|byte: char| !(byte.is_ascii_digit() || ".:".contains(byte)))?;
+                let end =
+                    rest.find(|byte: char| !(byte.is_ascii_digit() || ".:".contains(byte)))?;
                 rest[..end].parse().ok()
             })
             .await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::image::{Images, images};
 use crate::place;
 
 /// No test may take longer.
@@ -18,6 +19,7 @@ const SHOWN_LINES: usize = 60;
 #[derive(Debug)]
 pub struct Scene {
     directory: PathBuf,
+    images: Images,
 }
 
 /// Runs a test in a scene of its own.
@@ -25,25 +27,29 @@ pub struct Scene {
 /// # Panics
 /// When the test fails or takes longer than a minute; what the scene's processes wrote is printed
 /// first.
-pub fn run(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) {
+pub fn run<T>(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<T>) -> T {
     static CRYPTO: Once = Once::new();
     CRYPTO.call_once(|| {
         // Fails only when somebody else has installed a provider, which serves as well.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
-    let outcome = prepare(name).and_then(|scene| {
+    let outcome = prepare(name).and_then(|directory| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()?;
+        // Before the clock starts: the first test on a machine makes them.
+        let images = runtime.block_on(images())?;
+        let scene = Scene { directory, images };
         let ended = runtime.block_on(async {
             let limited = tokio::time::timeout(LIMIT, test(&scene)).await;
             limited.unwrap_or_else(|_| Err(anyhow!("not done after {LIMIT:?}")))
         });
         runtime.shutdown_background();
         match ended {
-            Ok(()) => {
-                fs::remove_dir_all(&scene.directory).context("the scene cannot be cleared away")
+            Ok(result) => {
+                fs::remove_dir_all(&scene.directory).context("the scene cannot be cleared away")?;
+                Ok(result)
             }
             Err(error) => {
                 scene.show_logs();
@@ -51,22 +57,25 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) {
             }
         }
     });
-    if let Err(error) = outcome {
-        panic!("{name}: {error:?}");
-    }
+    outcome.unwrap_or_else(|error| panic!("{name}: {error:?}"))
 }
 
-fn prepare(name: &str) -> Result<Scene> {
+fn prepare(name: &str) -> Result<PathBuf> {
     let directory = place::target()?.join("e2e/scenes").join(name);
     if directory.exists() {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("an earlier scene in {}", directory.display()))?;
     }
     fs::create_dir_all(&directory)?;
-    Ok(Scene { directory })
+    Ok(directory)
 }
 
 impl Scene {
+    /// What the upstream registry holds.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
     /// A path in the scene.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.directory.join(name)

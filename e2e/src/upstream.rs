@@ -25,7 +25,7 @@ pub use fault::{Fault, Rule};
 pub use guard::{Guard, TOKEN};
 pub use ledger::{Ledger, Request as LoggedRequest};
 
-use crate::image::{Images, images};
+use crate::image::Images;
 use crate::registry::Registry;
 use crate::scene::Scene;
 use body::Link;
@@ -75,7 +75,7 @@ enum Host {
 impl Upstream {
     /// Starts the registry with all images, and the proxy, without any fault.
     pub async fn start(scene: &Scene) -> Result<Self> {
-        let images = images().await?;
+        let images = scene.images().clone();
         let registry = Registry::start(&scene.path(""), &images.storage, true).await?;
         let front = TcpListener::bind("127.0.0.1:0").await?;
         let other = TcpListener::bind("127.0.0.1:0").await?;
@@ -200,7 +200,11 @@ async fn answer(state: &State, host: Host, request: Request<Incoming>) -> Respon
 }
 
 /// The registry's own host: who may read, what is broken, then the registry's answer.
-async fn front(state: &State, request: &Request<Incoming>, logged: usize) -> Result<Response<Body>> {
+async fn front(
+    state: &State,
+    request: &Request<Incoming>,
+    logged: usize,
+) -> Result<Response<Body>> {
     let guard = lock(&state.guard).clone();
     if let Some(refusal) = guard.answer(request, state.front) {
         return Ok(refusal);

@@ -15,7 +15,10 @@ fn a_pull_through_the_proxy_is_counted_to_the_byte() {
         let image = upstream.images.middle.clone();
         let client = Client::at(&upstream.url(), NAME)?;
         let pulled = client.pull(&image).await?;
-        ensure!(pulled.bytes == image.bytes() && pulled.cuts == 0, "{pulled:?}");
+        ensure!(
+            pulled.bytes == image.bytes() && pulled.cuts == 0,
+            "{pulled:?}"
+        );
         ensure!(upstream.ledger().blob_bytes(&image) == image.bytes());
         upstream.off();
         ensure!(client.pull(&image).await.is_err(), "upstream is not off");
@@ -51,7 +54,13 @@ fn faults_are_what_they_say() {
         let location = redirected.header("location")?.to_owned();
         let body = reqwest::get(location).await?.bytes().await?;
         ensure!(redirected.status == 307 && largest.digest.matches(&body));
-        ensure!(upstream.ledger().requests().iter().any(|request| request.redirected));
+        ensure!(
+            upstream
+                .ledger()
+                .requests()
+                .iter()
+                .any(|request| request.redirected)
+        );
 
         upstream.rule(Rule::new(&path, Fault::Status(429)).times(1));
         let refused = client.get(&path).await?;
@@ -68,7 +77,9 @@ fn runtimes_pull_from_a_registry_named_as_their_mirror() {
         pull_and_check(&upstream, &containerd).await?;
         let multi = &upstream.images.multi;
         containerd.crictl_pull(&multi.reference(NAME)).await?;
-        containerd.ctr_pull(&multi.reference(NAME), Platforms::All).await?;
+        containerd
+            .ctr_pull(&multi.reference(NAME), Platforms::All)
+            .await?;
         containerd.check_blobs(&multi.blobs)?;
         // The registry itself knows no registry in the path: skopeo goes past this mirror and fails.
         let address = upstream.url().replace("http://", "");

@@ -28,7 +28,9 @@ pub(super) async fn attend(
     digests: Vec<Digest>,
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
-    let channel = Endpoint::from_shared(scheduler.to_owned())?.connect().await?;
+    let channel = Endpoint::from_shared(scheduler.to_owned())?
+        .connect()
+        .await?;
     let mut client = SchedulerClient::new(channel);
     let (messages, queue) = mpsc::channel(16);
     messages.send(NodeMessage::Hello(host(address)?)).await?;

@@ -13,9 +13,14 @@ use darner_proto::digest::Digest;
 use crate::process;
 
 /// Larger files would make a layer much larger than it is meant to be.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_FILE: u64 = 32 << 20;
+/// What a small file counts for: layers of many thousands of tiny files take runtimes long to unpack
+/// and show nothing about transport.
+const MIN_FILE: u64 = 32 << 10;
+/// Directories of text, which compresses to next to nothing.
+const TEXTS: [&str; 4] = ["doc", "html", "man", "locale"];
 /// As many bytes of files are listed; what the images need together, and some.
-const ENOUGH: u64 = 900 << 20;
+const ENOUGH: u64 = 1000 << 20;
 
 /// A compressed layer.
 #[derive(Debug, Clone)]
@@ -38,9 +43,9 @@ impl Files {
     pub(super) fn of_this_machine() -> Self {
         let mut found = Vec::new();
         let mut left = ENOUGH;
-        let mut places = vec![PathBuf::from("/usr/bin"), PathBuf::from("/usr/lib")];
-        places.push(PathBuf::from("/usr/share"));
+        let mut places = vec![PathBuf::from("/usr/bin")];
         places.extend(rust_sysroot());
+        places.extend(["/usr/lib", "/usr/share"].map(PathBuf::from));
         for place in places {
             list(&place, &mut found, &mut left);
         }
@@ -61,7 +66,7 @@ impl Files {
             let (path, length) = &self.found[self.next % self.found.len()];
             names.extend(path.strip_prefix("/")?.as_os_str().as_bytes());
             names.push(0);
-            taken += (*length).max(512);
+            taken += length;
             self.next += 1;
         }
         self.layers += 1;
@@ -113,10 +118,14 @@ fn list(place: &Path, found: &mut Vec<(PathBuf, u64)>, left: &mut u64) {
             continue;
         };
         if metadata.is_dir() {
+            if TEXTS.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
             list(&entry.path(), found, left);
         } else if metadata.is_file() && metadata.len() <= MAX_FILE && *left > 0 {
-            *left = left.saturating_sub(metadata.len().max(512));
-            found.push((entry.path(), metadata.len()));
+            let length = metadata.len().max(MIN_FILE);
+            *left = left.saturating_sub(length);
+            found.push((entry.path(), length));
         }
     }
 }
@@ -128,5 +137,5 @@ fn rust_sysroot() -> Option<PathBuf> {
         .output()
         .ok()?;
     let path = String::from_utf8(output.stdout).ok()?;
-    Some(PathBuf::from(path.trim()))
+    Some(Path::new(path.trim()).join("lib"))
 }

@@ -92,7 +92,9 @@ mod tests {
         };
         let blob = request(Method::GET, "/v2/a/blobs/x");
         let mut rules = vec![
-            Rule::new("/blobs/", Fault::Corrupt).method(Method::GET).times(1),
+            Rule::new("/blobs/", Fault::Corrupt)
+                .method(Method::GET)
+                .times(1),
             Rule::new("/blobs/x", Fault::Redirect),
         ];
         assert_eq!(take(&mut rules, &request(Method::GET, "/v2/")), None);

@@ -53,7 +53,9 @@ fn challenge(challenge: String) -> Response<Body> {
     let mut response = Response::new(Body::from(super::fault::error_body(401)));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     if let Ok(value) = HeaderValue::try_from(challenge) {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, value);
     }
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

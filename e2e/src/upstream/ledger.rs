@@ -99,7 +99,10 @@ impl Ledger {
 
     /// Bytes of an image's blobs that have gone out.
     pub fn blob_bytes(&self, image: &Image) -> u64 {
-        let of_blobs = image.blobs.iter().flat_map(|blob| self.of_blob(&blob.digest));
+        let of_blobs = image
+            .blobs
+            .iter()
+            .flat_map(|blob| self.of_blob(&blob.digest));
         of_blobs.map(|request| request.bytes).sum()
     }
 
