@@ -1,1 +1,18 @@
-//! x
+//! The manager: knows who belongs to the cluster and tells everybody who schedules and who seeds.
+//!
+//! Goals: members find each other without being configured one by one; what was once told is never
+//! taken back by a restart, a lost database or a clock set back. Non-goals: pulls do not pass here.
+//! With the manager away everything goes on with what its members last heard
+//! ([`darner_service::directory`]).
+//!
+//! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
+//! what it decides; [`database`] remembers across restarts; [`rpc`] and [`api`] are the two faces.
+
+pub mod api;
+pub mod database;
+pub mod listener;
+pub mod members;
+pub mod membership;
+pub mod metrics;
+pub mod rpc;
+pub mod server;

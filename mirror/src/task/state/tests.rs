@@ -1,7 +1,7 @@
 use super::*;
 use darner_proto::digest::Digest;
 use darner_proto::id::Role;
-use darner_proto::scheduler::Parent;
+use darner_proto::scheduler::{FailureKind, Parent, ReturnReason};
 
 const MIB: u64 = 1 << 20;
 

@@ -1,0 +1,230 @@
+//! The manager as its members see it: `manager.proto`, checked and bounded.
+//!
+//! In this version a member is who it says it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darner_proto::PROTOCOL;
+use darner_proto::id::{Host, HostId};
+use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
+use darner_proto::wire;
+use darner_proto::wire::manager_server::{Manager, ManagerServer};
+use darner_service::shutdown::Shutdown;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use crate::listener::Listener;
+use crate::members::{Members, Watching};
+use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
+use crate::metrics::ManagerMetrics;
+
+/// A host of the largest size, with 32 labels: and small enough that the longest configuration
+/// (every scheduler and seed of this size) stays below the 4 MiB that members read.
+const MAX_MESSAGE: usize = (4 << 20) / (MAX_SCHEDULERS + MAX_SEEDS) - 512;
+/// Every member has one stream open; a few more for those whose old one has not been missed yet.
+const MAX_WATCHERS: usize = MAX_MIRRORS + 2 * (MAX_SCHEDULERS + MAX_SEEDS);
+/// Every member has one connection; as many again as watchers for those that are just leaving.
+pub(crate) const MAX_CONNECTIONS: usize = MAX_WATCHERS + 1024;
+/// A member has a Watch and a request or two under way; a process with several roles some more.
+const STREAMS_PER_CONNECTION: u32 = 32;
+/// A request is a look into memory: one that takes longer was lost.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent connection is probed this often, and given up when a probe stays unanswered as long.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The service.
+#[derive(Debug)]
+struct Rpc {
+    members: Members,
+    watchers: Arc<Semaphore>,
+    metrics: ManagerMetrics,
+    shutdown: Shutdown,
+}
+
+/// Serves members until the process drains and running requests are done.
+pub(crate) async fn serve(
+    listener: Listener,
+    members: Members,
+    metrics: ManagerMetrics,
+    shutdown: Shutdown,
+) {
+    let rpc = Rpc {
+        members,
+        watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+        metrics,
+        shutdown: shutdown.clone(),
+    };
+    let service = ManagerServer::new(rpc).max_decoding_message_size(MAX_MESSAGE);
+    let serving = Server::builder()
+        .timeout(REQUEST_TIMEOUT)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(PROBE_INTERVAL))
+        .http2_keepalive_timeout(Some(PROBE_INTERVAL))
+        .add_service(service)
+        .serve_with_incoming_shutdown(listener.into_stream(), async {
+            shutdown.draining().await;
+        });
+    let ended = shutdown.cancellation().run_until_cancelled_owned(serving);
+    if let Some(Err(error)) = ended.await {
+        tracing::error!(%error, "the manager's listener ended");
+    }
+}
+
+#[tonic::async_trait]
+impl Manager for Rpc {
+    type WatchStream = BoxStream<'static, Result<wire::Configuration, Status>>;
+
+    async fn register(
+        &self,
+        request: Request<wire::RegisterRequest>,
+    ) -> Result<Response<wire::RegisterReply>, Status> {
+        let request = request.into_inner();
+        check_protocol(request.protocol)?;
+        let host = request
+            .host
+            .ok_or_else(|| Status::invalid_argument("host: is missing"))?;
+        let host = Host::try_from(host)?;
+        tracing::info!(host = %host.id, role = %host.role, address = host.address, "registered");
+        let interval = self.members.register(host).map_err(refused)?;
+        Ok(Response::new(wire::RegisterReply {
+            protocol: PROTOCOL,
+            keep_alive_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<wire::KeepAliveRequest>,
+    ) -> Result<Response<wire::KeepAliveReply>, Status> {
+        let request = request.into_inner();
+        let key = key(&request.id, request.role())?;
+        let known = self.members.keep_alive(key);
+        Ok(Response::new(wire::KeepAliveReply { known }))
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<wire::DeregisterRequest>,
+    ) -> Result<Response<wire::DeregisterReply>, Status> {
+        let request = request.into_inner();
+        let key = key(&request.id, request.role())?;
+        tracing::info!(host = %key.id, role = %key.role, "deregistered");
+        self.members.deregister(key);
+        Ok(Response::new(wire::DeregisterReply {}))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        check_protocol(request.protocol)?;
+        let id: HostId = request.id.parse()?;
+        let place = self.watchers.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_WATCHERS} follow the configuration already"))
+        })?;
+        let watching = self.members.watch(request.known_version).map_err(refused)?;
+        let (known, waits) = (request.known_version, watching.waits);
+        tracing::debug!(host = %id, known, waits, "watching");
+        let watcher = Watcher {
+            watching,
+            first: true,
+            shutdown: self.shutdown.clone(),
+            _counted: Counted::new(self.metrics.watchers.clone(), place),
+        };
+        Ok(Response::new(watcher.into_stream()))
+    }
+}
+
+/// One who follows. It is told the latest, so one that reads slowly misses what no longer counts,
+/// and nothing piles up.
+struct Watcher {
+    watching: Watching,
+    first: bool,
+    shutdown: Shutdown,
+    _counted: Counted,
+}
+
+impl Watcher {
+    fn into_stream(self) -> BoxStream<'static, Result<wire::Configuration, Status>> {
+        let told = stream::unfold(self, |mut watcher| async move {
+            let configuration = watcher.next().await?;
+            let message = wire::Configuration::from(&*configuration);
+            Some((Ok(message), watcher))
+        });
+        told.boxed()
+    }
+
+    /// `None` at the process's end: the member comes again, to whoever answers then.
+    async fn next(&mut self) -> Option<Arc<Configuration>> {
+        let Watching {
+            settled,
+            waits,
+            told,
+        } = &mut self.watching;
+        let heard = async {
+            if *waits {
+                settled.wait_for(|settled| *settled).await.ok()?;
+            } else if !self.first {
+                told.changed().await.ok()?;
+            }
+            Some(told.borrow_and_update().clone())
+        };
+        let configuration = tokio::select! {
+            heard = heard => heard,
+            () = self.shutdown.draining() => None,
+        };
+        *waits = false;
+        self.first = false;
+        configuration
+    }
+}
+
+struct Counted {
+    gauge: Gauge,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    fn new(gauge: Gauge, place: OwnedSemaphorePermit) -> Self {
+        gauge.inc();
+        Self {
+            gauge,
+            _place: place,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+fn check_protocol(theirs: u32) -> Result<(), Status> {
+    if theirs == PROTOCOL {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "protocol {theirs} is not spoken here, only {PROTOCOL}: run the same release of darner on both sides"
+    )))
+}
+
+fn key(id: &str, role: wire::Role) -> Result<MemberKey, Status> {
+    Ok(MemberKey {
+        role: role.try_into()?,
+        id: id.parse()?,
+    })
+}
+
+fn refused(refusal: Refusal) -> Status {
+    match &refusal {
+        Refusal::Full { .. } => Status::resource_exhausted(refusal.to_string()),
+        Refusal::Version(_) => Status::invalid_argument(refusal.to_string()),
+    }
+}

@@ -1,0 +1,138 @@
+//! Puts the manager together: opens the database, binds the listeners, and stops in order.
+
+use std::io;
+use std::net::SocketAddr;
+
+use darner_service::health::{Health, Part};
+use darner_service::metrics::Metrics;
+use darner_service::settings::Settings;
+use darner_service::shutdown::Shutdown;
+use tokio_util::sync::CancellationToken;
+
+use crate::database::keeper::Keeper;
+use crate::database::{Database, DatabaseError};
+use crate::listener::Listener;
+use crate::members::Members;
+use crate::membership::Timing;
+use crate::metrics::ManagerMetrics;
+use crate::{api, rpc};
+
+#[cfg(test)]
+mod tests;
+
+/// The database's name in the data directory.
+const DATABASE: &str = "manager.db";
+
+/// A manager that listens.
+#[derive(Debug)]
+pub struct Manager {
+    members: Members,
+    keeper: Keeper,
+    rpc: Listener,
+    api: Listener,
+    metrics: ManagerMetrics,
+    part: Part,
+    shutdown: Shutdown,
+}
+
+/// The manager cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database cannot be used.
+    #[error("the manager's database cannot be used")]
+    Database(#[source] DatabaseError),
+    /// The listener for members cannot be bound.
+    #[error("the manager cannot listen on {listen}; set [manager] listen to a free address")]
+    Listen {
+        /// What was asked for.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The listener of the API cannot be bound.
+    #[error(
+        "the manager's API cannot listen on {listen}; set [manager] api_listen to a free address"
+    )]
+    Api {
+        /// What was asked for.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Manager {
+    /// Opens the database and binds both listeners.
+    ///
+    /// # Errors
+    /// What stands in the way, and which setting to change.
+    pub async fn bind(
+        settings: &Settings,
+        metrics: &Metrics,
+        health: &Health,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let part = health.part("manager");
+        let metrics = ManagerMetrics::new(metrics);
+        let manager = &settings.manager;
+        let default = || settings.data_dir.join(DATABASE);
+        let path = manager.database.clone().unwrap_or_else(default);
+        let (listen, api_listen) = (manager.listen, manager.api_listen);
+        let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS)
+            .await
+            .map_err(|source| StartError::Listen { listen, source })?;
+        let listen = api_listen;
+        let api = Listener::bind(listen, api::MAX_CONNECTIONS)
+            .await
+            .map_err(|source| StartError::Api { listen, source })?;
+        let database = Database::open(&path).await.map_err(StartError::Database)?;
+        let remembered = database.stored().clone();
+        let members = Members::new(remembered, Timing::default(), metrics.clone());
+        let errors = metrics.database_errors.clone();
+        Ok(Self {
+            members,
+            keeper: Keeper::new(database, health.part("database"), errors),
+            rpc,
+            api,
+            metrics,
+            part,
+            shutdown: shutdown.clone(),
+        })
+    }
+
+    /// What it listens on, by name.
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("manager", self.rpc.address()), ("api", self.api.address())]
+    }
+
+    /// Serves until the process ends.
+    pub fn serve(self) {
+        let Self {
+            members,
+            keeper,
+            rpc,
+            api,
+            metrics,
+            part,
+            shutdown,
+        } = self;
+        let serving = rpc::serve(rpc, members.clone(), metrics, shutdown.clone());
+        let served = CancellationToken::new();
+        let last = served.clone().drop_guard();
+        shutdown.spawn(async move {
+            serving.await;
+            drop(last);
+        });
+        shutdown.spawn(api::serve(api, members.clone(), shutdown.clone()));
+        shutdown.spawn(members.clone().keep_time(shutdown.clone()));
+        shutdown.spawn(keeper.run(members, served, shutdown.clone()));
+        part.ready();
+        let ending = shutdown.clone();
+        shutdown.spawn(async move {
+            ending.draining().await;
+            part.not_ready("stopping");
+        });
+    }
+}

@@ -1,0 +1,347 @@
+//! Everything a scheduler decides: pure. [`Swarm::apply`] takes in what happened and says what is to
+//! be sent; the driver carries it out and waits.
+//!
+//! ```text
+//! session: --(Hello)--> listing --(Inventory listed)--> listed
+//!              \___________________\_____________________\--(Closed, silent, newer session)--> gone
+//!
+//! task:  unknown --(Join)--> sought --(nobody has it, all were asked)--> read under leases
+//!           ^                  |                                            |
+//!           |                  +--(somebody has it)--> exchanged <----------+
+//!           |                                              |                |
+//!           +--(no participant, no lease)------------------+            exhausted (NoSource)
+//! ```
+//! The parts: [`hosts`] who attends, [`inventory`] who holds what, [`tasks`] who takes part in what,
+//! [`leases`] who reads upstream, [`parents`] who is told to fetch from whom (scored in
+//! [`selection`]), [`search`] questions to nodes that have not told everything yet, [`reputation`]
+//! who failed whom.
+
+mod hosts;
+mod inventory;
+mod leases;
+mod parents;
+mod reputation;
+mod search;
+mod selection;
+mod tasks;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use darner_proto::id::{HostId, Role, TaskId};
+use darner_proto::scheduler::{NodeMessage, SchedulerMessage};
+
+use hosts::{Attendant, Hosts};
+use inventory::Inventory;
+use reputation::Reputation;
+use search::Searches;
+use tasks::Task;
+
+/// The state is told this often that time has passed: the grain of its timers.
+pub const TICK: Duration = Duration::from_millis(100);
+/// More nodes than this are refused: the bound of everything that is kept per node.
+const MAX_HOSTS: usize = 20_000;
+/// A node says it lives every second; after this silence it is gone.
+const SILENCE: Duration = Duration::from_secs(5);
+/// When ticks were this far apart, this process was not running, and no node's silence counts.
+const OWN_PAUSE: Duration = Duration::from_secs(2);
+
+/// One stream of one node. Numbers are never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A node said something. The first message of a session is its Hello.
+    Message(SessionId, NodeMessage),
+    /// The stream has ended.
+    Closed(SessionId),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send this.
+    Send(SessionId, SchedulerMessage),
+    /// End the session: the state has forgotten it.
+    Close(SessionId, CloseReason),
+    /// Something worth counting.
+    Count(Counted),
+}
+
+/// Why a session is ended from this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// It did not begin with a Hello, or said it twice.
+    Protocol,
+    /// Only mirrors and seeds attend a scheduler.
+    NotANode,
+    /// There are as many nodes as are taken.
+    Full,
+    /// The same host has begun another session.
+    Superseded,
+    /// Nothing was heard from it.
+    Silent,
+    /// It sends more than any node has reason to.
+    Flooding,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// A lease was granted, or adopted, to a host of this role.
+    LeaseGranted(Role),
+    /// A lease passed its time without progress.
+    LeaseExpired,
+    /// A lease was given back.
+    LeaseReturned,
+    /// A lease, or the claim to one, was taken away.
+    LeaseRevoked,
+    /// The holder has everything the lease was about.
+    LeaseDone,
+    /// This many parents were told to a child.
+    ParentsAssigned(u32),
+    /// A host was banned as a parent.
+    Banned,
+}
+
+/// What a scheduler's state begins with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This scheduler.
+    pub scheduler: HostId,
+    /// No lease is granted before this long after the start.
+    pub settle: Duration,
+    /// Numbers of leases begin here. They must be above those of the scheduler's earlier lives, of
+    /// which nothing is kept: unix milliseconds will do, as no scheduler grants a thousand leases a
+    /// second for long.
+    pub first_lease: u64,
+}
+
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Census {
+    /// Live mirrors.
+    pub mirrors: usize,
+    /// Live seeds.
+    pub seeds: usize,
+    /// Tasks known.
+    pub tasks: usize,
+    /// Nodes taking part, over all tasks.
+    pub participants: usize,
+    /// Leases running.
+    pub leases: usize,
+}
+
+/// The scheduler's state.
+#[derive(Debug)]
+pub struct Swarm {
+    options: Options,
+    /// When the event in hand happened; `settled` is on the same clock.
+    now: Duration,
+    settled: Duration,
+    last_tick: Duration,
+    hosts: Hosts,
+    owners: Vec<SessionId>,
+    inventory: Inventory,
+    tasks: BTreeMap<TaskId, Task>,
+    searches: Searches,
+    reputation: Reputation,
+    /// The task whose children had their turn last.
+    parents_cursor: Option<TaskId>,
+    next_lease: u64,
+    out: Vec<Action>,
+}
+
+impl Swarm {
+    /// An empty swarm, at `now` on the clock that [`Swarm::apply`] is given.
+    pub fn new(now: Duration, options: Options) -> Self {
+        Self {
+            now,
+            settled: now + options.settle,
+            last_tick: now,
+            hosts: Hosts::default(),
+            owners: Vec::new(),
+            inventory: Inventory::default(),
+            tasks: BTreeMap::new(),
+            searches: Searches::default(),
+            reputation: Reputation::default(),
+            parents_cursor: None,
+            next_lease: options.first_lease,
+            options,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and says what is to be done about it.
+    pub fn apply(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        self.now = self.now.max(now);
+        match event {
+            Event::Message(session, NodeMessage::Hello(host)) => self.hello(session, host),
+            Event::Message(session, message) => self.heard(session, message),
+            Event::Closed(session) => self.gone(session),
+            Event::Tick => self.tick(),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// How much there is of everything.
+    pub fn census(&self) -> Census {
+        let seeds = self.hosts.seeds().count();
+        Census {
+            seeds,
+            mirrors: self.hosts.len() - seeds,
+            tasks: self.tasks.len(),
+            participants: self.tasks.values().map(|task| task.participants.len()).sum(),
+            leases: self.tasks.values().map(|task| task.leases.len()).sum(),
+        }
+    }
+
+    fn hello(&mut self, session: SessionId, host: darner_proto::id::Host) {
+        if self.hosts.get(session).is_some() {
+            return self.close(session, CloseReason::Protocol);
+        }
+        if host.role == Role::Scheduler {
+            return self.close(session, CloseReason::NotANode);
+        }
+        if let Some(older) = self.hosts.session_of(&host.id) {
+            self.close(older, CloseReason::Superseded);
+        }
+        if self.hosts.len() >= MAX_HOSTS {
+            return self.close(session, CloseReason::Full);
+        }
+        self.hosts.insert(session, Attendant::new(host, self.now));
+        let scheduler = self.options.scheduler.clone();
+        self.send(session, SchedulerMessage::Welcome { scheduler });
+        if !self.members_changed() {
+            let owners = self.owner_hosts();
+            self.send(session, SchedulerMessage::Members(owners));
+        }
+        self.ask_newcomer(session);
+    }
+
+    fn heard(&mut self, session: SessionId, message: NodeMessage) {
+        let now = self.now;
+        match self.hosts.get_mut(session).map(|node| node.heard(now)) {
+            None => return self.close(session, CloseReason::Protocol),
+            Some(false) => return self.close(session, CloseReason::Flooding),
+            Some(true) => {}
+        }
+        match message {
+            // Taken by `apply`.
+            NodeMessage::Hello(_) | NodeMessage::Heartbeat => {}
+            NodeMessage::Inventory { keys, listed } => self.holds(session, &keys, listed),
+            NodeMessage::Withdraw(keys) => self.withdrawn(session, &keys),
+            NodeMessage::Join(join) => self.join(session, join),
+            NodeMessage::Progress(progress) => self.progress(session, &progress),
+            NodeMessage::Leave { task, outcome } => self.leave(session, &task, outcome),
+            NodeMessage::ParentFailed { task, parent, kind } => {
+                self.parent_failed(session, &task, parent, kind);
+            }
+            NodeMessage::LeaseReturn {
+                task,
+                lease,
+                reason,
+            } => self.lease_returned(session, &task, lease, reason),
+            NodeMessage::Find { request, key } => self.find(session, request, key),
+        }
+    }
+
+    fn gone(&mut self, session: SessionId) {
+        let Some(attendant) = self.hosts.remove(session) else {
+            return;
+        };
+        self.searches.forget(session);
+        let held = self.inventory.forget(session);
+        let mut touched = attendant.tasks.clone();
+        for task in &attendant.tasks {
+            self.drop_participant(task, session);
+        }
+        for task in &attendant.leases {
+            self.orphan(task, session);
+        }
+        touched.extend(attendant.leases);
+        touched.extend(attendant.serves.keys().copied());
+        touched.extend(held.into_iter().filter(|key| self.tasks.contains_key(key)));
+        for task in attendant.serves.keys() {
+            self.parent_lost(task, session);
+        }
+        for task in touched {
+            self.look_after(&task);
+        }
+        self.members_changed();
+    }
+
+    /// Ends a session from this side.
+    fn close(&mut self, session: SessionId, reason: CloseReason) {
+        self.out.push(Action::Close(session, reason));
+        self.gone(session);
+    }
+
+    fn tick(&mut self) {
+        if self.now.saturating_sub(self.last_tick) > OWN_PAUSE {
+            self.hosts.forgive_silence(self.now);
+        }
+        self.last_tick = self.now;
+        for session in self.hosts.silent_since(self.now.saturating_sub(SILENCE)) {
+            self.close(session, CloseReason::Silent);
+        }
+        self.reputation.prune(self.now);
+        self.tick_searches();
+        self.tick_leases();
+        let tasks: Vec<_> = self.tasks.keys().copied().collect();
+        for task in &tasks {
+            self.look_after(task);
+        }
+        self.tick_parents();
+    }
+
+    /// Tells everybody of the hosts that own repositories, if they are not those told before.
+    fn members_changed(&mut self) -> bool {
+        let owners = self.hosts.owners();
+        if owners == self.owners {
+            return false;
+        }
+        self.owners = owners;
+        let message = SchedulerMessage::Members(self.owner_hosts());
+        let everybody: Vec<_> = self.hosts.sessions().collect();
+        for session in everybody {
+            self.send(session, message.clone());
+        }
+        true
+    }
+
+    fn owner_hosts(&self) -> Vec<darner_proto::id::Host> {
+        let owners = self.owners.iter();
+        owners
+            .filter_map(|session| Some(self.hosts.get(*session)?.host.clone()))
+            .collect()
+    }
+
+    fn send(&mut self, session: SessionId, message: SchedulerMessage) {
+        if self.hosts.get(session).is_some() {
+            self.out.push(Action::Send(session, message));
+        }
+    }
+
+    fn count(&mut self, counted: Counted) {
+        self.out.push(Action::Count(counted));
+    }
+}
+
+/// Spreads choices that are equally good, the same way every time (the finaliser of splitmix64).
+fn mix(left: u64, right: u64) -> u64 {
+    let mut bits = left
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(right)
+        .wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests;

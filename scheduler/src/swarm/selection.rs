@@ -1,0 +1,203 @@
+//! Which candidates make the best parents of a child: pure arithmetic over what is known of them.
+//!
+//! Measured on a model of this swarm (2,600 nodes, one cold blob): eight neighbours of even load,
+//! chosen with some chance, come within a few percent of the best possible; a clever choice that
+//! loads some more than others is worse than no choice at all. So usefulness decides first, load
+//! second, and what is left is spread.
+
+use std::cmp::Reverse;
+
+use darner_proto::id::{Host, Role};
+
+use super::{SessionId, mix};
+
+/// Parents of one child.
+pub(super) const MAX_PARENTS: usize = 8;
+/// Of these, taken without regard to nearness, so that zones do not become islands.
+const FAR_LINKS: usize = 2;
+
+const USEFUL: i64 = 40;
+const READING: i64 = 20;
+const IDLE: i64 = 20;
+const SAME_ZONE: i64 = 10;
+const SAME_RACK: i64 = 5;
+const KNOWN: i64 = 8;
+const FAILURE: i64 = 15;
+const MAX_FAILURES: u32 = 3;
+const SEED: i64 = 2;
+/// The share of chance: less than half of full usefulness.
+const SPREAD: u64 = 16;
+
+/// A host that a child may fetch from.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate<'a> {
+    pub(super) session: SessionId,
+    pub(super) host: &'a Host,
+    /// Pieces it has that the child lacks.
+    pub(super) useful: u32,
+    /// It reads upstream.
+    pub(super) reading: bool,
+    /// Children it has in all tasks.
+    pub(super) children: u32,
+    /// Hosts it failed of late.
+    pub(super) failures: u32,
+    /// It was too slow for this child before.
+    pub(super) slow: bool,
+    /// It is a parent of the child already.
+    pub(super) current: bool,
+}
+
+/// The best parents, best first. `lacking` is how many pieces the child misses.
+pub(super) fn choose(
+    child: &Host,
+    number: SessionId,
+    lacking: u32,
+    mut candidates: Vec<Candidate<'_>>,
+) -> Vec<SessionId> {
+    if candidates.iter().any(|one| !one.slow && one.useful > 0) {
+        candidates.retain(|one| !one.slow);
+    }
+    candidates.sort_by_key(|one| {
+        let chance = mix(number.0, one.session.0);
+        let score = score(child, one, lacking) + i64::try_from(chance % SPREAD).unwrap_or(0);
+        (Reverse(score), chance)
+    });
+    if candidates.len() <= MAX_PARENTS {
+        return candidates.iter().map(|one| one.session).collect();
+    }
+    let mut rest = candidates.split_off(MAX_PARENTS - FAR_LINKS);
+    rest.sort_by_key(|one| {
+        let elsewhere = nearness(child, one.host) == 0;
+        (
+            Reverse(one.current),
+            Reverse(elsewhere),
+            mix(one.session.0, number.0),
+        )
+    });
+    let far = rest.iter().take(FAR_LINKS);
+    candidates
+        .iter()
+        .chain(far)
+        .map(|one| one.session)
+        .collect()
+}
+
+fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {
+    let useful = USEFUL * i64::from(one.useful) / i64::from(lacking.max(1));
+    // As many children as slots is a full load; twice that is all that is counted.
+    let full = i64::from(one.host.upload_slots.clamp(1, 1024)) * 2;
+    let idle = IDLE * (full - i64::from(one.children).min(full)) / full;
+    let near = match nearness(child, one.host) {
+        0 => 0,
+        1 => SAME_ZONE,
+        _ => SAME_ZONE + SAME_RACK,
+    };
+    let mut score = useful + idle + near;
+    score -= FAILURE * i64::from(one.failures.min(MAX_FAILURES));
+    if one.reading {
+        score += READING;
+    }
+    if one.current {
+        score += KNOWN;
+    }
+    if one.host.role == Role::Seed {
+        score -= SEED;
+    }
+    score
+}
+
+/// 0: elsewhere, or nothing is known; 1: the same zone; 2: the same rack of it.
+pub(super) fn nearness(one: &Host, other: &Host) -> u8 {
+    let same = |label: &str| {
+        let (one, other) = (one.labels.get(label), other.labels.get(label));
+        one.is_some() && one == other
+    };
+    match (same("zone"), same("rack")) {
+        (true, true) => 2,
+        (true, false) => 1,
+        // Racks of different zones may have the same name.
+        (false, true) if !one.labels.contains_key("zone") => 2,
+        (false, _) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str, role: Role, zone: &str) -> Host {
+        Host {
+            id: name.parse().expect("valid"),
+            address: "h:1".to_owned(),
+            role,
+            labels: [("zone".to_owned(), zone.to_owned())].into(),
+            signing_key: None,
+            upload_slots: 8,
+        }
+    }
+
+    fn candidate(session: u64, host: &Host, useful: u32) -> Candidate<'_> {
+        Candidate {
+            session: SessionId(session),
+            host,
+            useful,
+            reading: false,
+            children: 0,
+            failures: 0,
+            slow: false,
+            current: false,
+        }
+    }
+
+    const CHILD: SessionId = SessionId(99);
+
+    #[test]
+    fn who_has_what_is_lacking_comes_before_who_has_nothing() {
+        let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
+        let has = candidate(1, &other, 10);
+        let has_not = candidate(2, &other, 0);
+        let order = choose(&child, CHILD, 10, vec![has_not, has]);
+        assert_eq!(order, [SessionId(1), SessionId(2)]);
+    }
+
+    #[test]
+    fn load_failures_and_slowness_push_back() {
+        let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
+        let good = candidate(1, &other, 10);
+        let mut failed = candidate(2, &other, 10);
+        failed.failures = 3;
+        let mut slow = candidate(3, &other, 10);
+        slow.slow = true;
+        let mut loaded = candidate(4, &other, 10);
+        loaded.children = 100;
+        let order = choose(&child, CHILD, 10, vec![slow.clone(), failed, loaded, good]);
+        assert_eq!(order, [SessionId(1), SessionId(4), SessionId(2)]);
+        assert_eq!(choose(&child, CHILD, 10, vec![slow]), [SessionId(3)]);
+    }
+
+    #[test]
+    fn some_links_leave_the_zone() {
+        let child = host("c", Role::Mirror, "a");
+        let (near, far) = (host("n", Role::Mirror, "a"), host("f", Role::Mirror, "b"));
+        let mut candidates: Vec<_> = (0..40).map(|n| candidate(n, &near, 10)).collect();
+        candidates.extend((40..44).map(|n| candidate(n, &far, 0)));
+        let order = choose(&child, CHILD, 10, candidates);
+        assert_eq!(order.len(), MAX_PARENTS);
+        let links = order.iter().filter(|one| one.0 >= 40).count();
+        assert_eq!(links, FAR_LINKS);
+    }
+
+    #[test]
+    fn children_do_not_all_choose_the_same() {
+        let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
+        let mut children = [0u32; 64];
+        for number in 1000..1064 {
+            let candidates = (0..64).map(|n| candidate(n, &other, 0)).collect();
+            for parent in choose(&child, SessionId(number), 10, candidates) {
+                children[usize::try_from(parent.0).expect("small")] += 1;
+            }
+        }
+        assert!(children.iter().all(|count| *count < 24), "{children:?}");
+        assert!(children.iter().filter(|count| **count > 0).count() > 48);
+    }
+}

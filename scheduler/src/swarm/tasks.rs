@@ -1,0 +1,416 @@
+//! Who takes part in what, and how many copies of each piece there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use darner_proto::geometry::Geometry;
+use darner_proto::id::{HostId, Role, SigningKey, TaskId};
+use darner_proto::name::Source;
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::{
+    FailureKind, Join, MAX_SOURCES, Outcome, Progress, ReturnReason, SchedulerMessage,
+};
+
+use super::leases::{Lease, Sourcing};
+use super::{SessionId, Swarm};
+
+/// Tasks known at once; a task's piece counts take 16 KiB at most.
+const MAX_TASKS: usize = 50_000;
+/// Tasks one node may take part in at once.
+const MAX_TASKS_PER_HOST: usize = 4096;
+/// Sizes that were claimed against a task's own and are kept to see who is right.
+const MAX_DISSENT: usize = 4;
+/// Hosts that a child was once told to fetch from, to know a report about them for real.
+const MAX_GIVEN: usize = 256;
+
+/// One content on its way to several nodes.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) size: u64,
+    pub(super) sources: Vec<Source>,
+    pub(super) participants: BTreeMap<SessionId, Participant>,
+    /// The participants in the order they joined.
+    pub(super) order: Vec<SessionId>,
+    pub(super) leases: Vec<Lease>,
+    pub(super) sourcing: Sourcing,
+    /// Whether upstream takes ranges, once a reader has said so.
+    pub(super) ranged: Option<bool>,
+    /// Who has read under a lease: their signed piece maps count, also after they are gone.
+    pub(super) readers: Vec<(HostId, SigningKey)>,
+    /// Sessions whose pieces do not count, because no other participant can get them.
+    pub(super) shunned: BTreeSet<SessionId>,
+    availability: Availability,
+    dissent: BTreeMap<u64, BTreeSet<HostId>>,
+}
+
+/// One node's part.
+#[derive(Debug)]
+pub(super) struct Participant {
+    pub(super) held: PieceSet,
+    /// It came because it was leased the task, and knows the size from here.
+    invited: bool,
+    pub(super) parents: Vec<SessionId>,
+    given: HashSet<HostId>,
+    failed: BTreeMap<HostId, FailureKind>,
+    /// The picture has changed for it.
+    pub(super) due: bool,
+    /// When its parents may be told again.
+    pub(super) not_before: Duration,
+    pub(super) told_signers: Vec<(HostId, SigningKey)>,
+    pub(super) evaluations: u64,
+}
+
+/// Copies of each piece among the participants that count.
+#[derive(Debug)]
+struct Availability {
+    copies: Vec<u32>,
+    unheld: PieceSet,
+}
+
+impl Availability {
+    fn new(pieces: u32) -> Self {
+        Self {
+            copies: vec![0; pieces as usize],
+            unheld: PieceSet::full(pieces),
+        }
+    }
+
+    fn add(&mut self, index: u32) {
+        if let Some(copies) = self.copies.get_mut(index as usize) {
+            *copies += 1;
+            self.unheld.remove(index);
+        }
+    }
+
+    fn remove(&mut self, pieces: &PieceSet) {
+        for index in pieces.iter() {
+            let Some(copies) = self.copies.get_mut(index as usize) else {
+                continue;
+            };
+            *copies = copies.saturating_sub(1);
+            if *copies == 0 {
+                self.unheld.insert(index);
+            }
+        }
+    }
+}
+
+impl Participant {
+    fn new(held: PieceSet, invited: bool) -> Self {
+        Self {
+            held,
+            invited,
+            parents: Vec::new(),
+            given: HashSet::new(),
+            failed: BTreeMap::new(),
+            due: true,
+            not_before: Duration::ZERO,
+            told_signers: Vec::new(),
+            evaluations: 0,
+        }
+    }
+
+    pub(super) fn give(&mut self, parent: &HostId) {
+        if self.given.len() < MAX_GIVEN {
+            self.given.insert(parent.clone());
+        }
+    }
+
+    pub(super) fn was_given(&self, parent: &HostId) -> bool {
+        self.given.contains(parent)
+    }
+
+    pub(super) fn failed_by(&mut self, parent: &HostId, kind: FailureKind) {
+        let worst = self.failed.entry(parent.clone()).or_insert(kind);
+        if *worst == FailureKind::Slow {
+            *worst = kind;
+        }
+    }
+
+    /// How `parent` failed this child.
+    pub(super) fn failure_of(&self, parent: &HostId) -> Option<FailureKind> {
+        self.failed.get(parent).copied()
+    }
+}
+
+impl Task {
+    fn new(size: u64) -> Self {
+        let pieces = Geometry::of(size).pieces();
+        Self {
+            size,
+            sources: Vec::new(),
+            participants: BTreeMap::new(),
+            order: Vec::new(),
+            leases: Vec::new(),
+            sourcing: Sourcing::default(),
+            ranged: None,
+            readers: Vec::new(),
+            shunned: BTreeSet::new(),
+            availability: Availability::new(pieces),
+            dissent: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn pieces(&self) -> u32 {
+        self.availability.unheld.pieces()
+    }
+
+    /// Pieces that no participant holds and no lease is about.
+    pub(super) fn unread(&self) -> PieceSet {
+        let mut unread = self.availability.unheld.clone();
+        for lease in &self.leases {
+            unread.subtract(&lease.missing);
+        }
+        unread
+    }
+
+    /// Adds sources not known yet. Says whether there were any.
+    fn learn_sources(&mut self, sources: Vec<Source>) -> bool {
+        let before = self.sources.len();
+        for source in sources {
+            if self.sources.len() < MAX_SOURCES && !self.sources.contains(&source) {
+                self.sources.push(source);
+            }
+        }
+        self.sources.len() > before
+    }
+
+    /// The copies that `session` holds no longer count.
+    pub(super) fn discount(&mut self, session: SessionId) {
+        if self.shunned.insert(session)
+            && let Some(participant) = self.participants.get(&session)
+        {
+            self.availability.remove(&participant.held);
+        }
+    }
+
+    /// What a participant holds is now `held`.
+    fn set_held(&mut self, session: SessionId, held: PieceSet) {
+        let counts = !self.shunned.contains(&session);
+        let Some(participant) = self.participants.get_mut(&session) else {
+            return;
+        };
+        if counts {
+            self.availability.remove(&participant.held);
+            for index in held.iter() {
+                self.availability.add(index);
+            }
+        }
+        participant.held = held;
+    }
+
+    /// How many uninvited participants stand behind the task's size.
+    fn backing(&self) -> usize {
+        let participants = self.participants.values();
+        participants.filter(|one| !one.invited).count()
+    }
+}
+
+impl Swarm {
+    pub(super) fn takes_part(&self, session: SessionId, id: &TaskId) -> bool {
+        self.tasks
+            .get(id)
+            .is_some_and(|task| task.participants.contains_key(&session))
+    }
+
+    pub(super) fn join(&mut self, session: SessionId, join: Join) {
+        let id = join.task;
+        if !self.has_room(session, &id) {
+            return self.no_source(session, &id, ReturnReason::Unavailable);
+        }
+        if !self.agrees_on_size(session, &join) {
+            return self.no_source(session, &id, ReturnReason::Refused);
+        }
+        let shunned = self.is_banned(session);
+        let task = self
+            .tasks
+            .entry(id)
+            .or_insert_with(|| Task::new(join.size));
+        let new_sources = task.learn_sources(join.sources);
+        if shunned {
+            task.discount(session);
+        }
+        let known = task.participants.contains_key(&session);
+        if !known {
+            let invited = task.leases.iter().any(|lease| lease.holder == session);
+            let nothing = PieceSet::empty(task.pieces());
+            task.participants
+                .insert(session, Participant::new(nothing, invited));
+            task.order.push(session);
+        }
+        task.set_held(session, join.held);
+        if let Some(attendant) = self.hosts.get_mut(session) {
+            attendant.tasks.insert(id);
+        }
+        self.claim(&id, session, join.lease);
+        self.searches.answered(session, &id);
+        if let Some(reason) = self.revive(&id, new_sources) {
+            return self.no_source(session, &id, reason);
+        }
+        self.look_after(&id);
+        if !known {
+            self.refresh(&id, session);
+        }
+        self.source_appeared(&id, session);
+    }
+
+    fn has_room(&self, session: SessionId, id: &TaskId) -> bool {
+        let tasks = self.hosts.get(session).map_or(0, |node| node.tasks.len());
+        (self.tasks.contains_key(id) || self.tasks.len() < MAX_TASKS)
+            && (tasks < MAX_TASKS_PER_HOST || self.takes_part(session, id))
+    }
+
+    /// The first to join says how large the content is. Whoever says otherwise is refused, until
+    /// more hosts say the same other size than have said the first: then those were wrong.
+    fn agrees_on_size(&mut self, session: SessionId, join: &Join) -> bool {
+        let Some(host) = self.hosts.get(session).map(|node| node.host.id.clone()) else {
+            return false;
+        };
+        let Some(task) = self.tasks.get_mut(&join.task) else {
+            return true;
+        };
+        if task.size == join.size {
+            return true;
+        }
+        if task.dissent.len() < MAX_DISSENT || task.dissent.contains_key(&join.size) {
+            task.dissent.entry(join.size).or_default().insert(host);
+        }
+        let against = task.dissent.get(&join.size).map_or(0, BTreeSet::len);
+        tracing::warn!(task = %join.task, size = task.size, claimed = join.size, "nodes disagree on the size of content");
+        if against <= task.backing() {
+            return false;
+        }
+        self.exhaust(&join.task, ReturnReason::Refused);
+        let participants = self.tasks[&join.task].order.clone();
+        for participant in participants {
+            self.drop_participant(&join.task, participant);
+        }
+        self.revoke_all(&join.task);
+        self.tasks.remove(&join.task);
+        true
+    }
+
+    pub(super) fn progress(&mut self, session: SessionId, progress: &Progress) {
+        let id = &progress.task;
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let counts = !task.shunned.contains(&session);
+        let Some(participant) = task.participants.get_mut(&session) else {
+            return;
+        };
+        let mut gained = false;
+        for index in progress.gained.iter().cloned().flatten() {
+            if participant.held.insert(index) {
+                gained = true;
+                if counts {
+                    task.availability.add(index);
+                }
+            }
+        }
+        if participant.held.is_full() {
+            self.unassign(id, session);
+        }
+        self.reader_moved(id, session, progress, gained);
+        self.look_after(id);
+    }
+
+    pub(super) fn leave(&mut self, session: SessionId, id: &TaskId, outcome: Outcome) {
+        if outcome == Outcome::Complete {
+            self.holder_found(session, id);
+        }
+        self.drop_participant(id, session);
+        match outcome {
+            Outcome::Complete => self.lease_needless(id, session),
+            Outcome::Failed => self.reader_failed(id, session),
+            // The node may be moving to another scheduler with the lease, and others with it.
+            Outcome::Abandoned => self.orphan(id, session),
+        }
+        self.look_after(id);
+    }
+
+    /// A participant takes no further part.
+    pub(super) fn drop_participant(&mut self, id: &TaskId, session: SessionId) {
+        self.unassign(id, session);
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(participant) = task.participants.remove(&session) else {
+            return;
+        };
+        task.order.retain(|other| *other != session);
+        if !task.shunned.contains(&session) {
+            task.availability.remove(&participant.held);
+        }
+        if let Some(attendant) = self.hosts.get_mut(session) {
+            attendant.tasks.remove(id);
+        }
+        if !self.inventory.holds(session, id) {
+            self.parent_lost(id, session);
+        }
+    }
+
+    /// Every other participant that waits for pieces has reported this parent.
+    pub(super) fn fails_everybody(
+        &self,
+        id: &TaskId,
+        session: SessionId,
+        parent: &HostId,
+    ) -> bool {
+        let Some(task) = self.tasks.get(id) else {
+            return false;
+        };
+        let reads = |other| task.leases.iter().any(|lease| lease.holder == other);
+        let mut others = task
+            .participants
+            .iter()
+            .filter(|(other, one)| **other != session && !one.held.is_full() && !reads(**other))
+            .map(|(_, one)| one.failure_of(parent))
+            .peekable();
+        others.peek().is_some()
+            && others.all(|failure| failure.is_some_and(|kind| kind != FailureKind::Slow))
+    }
+
+    /// What this host has of the task counts no longer, and it does not read for others.
+    pub(super) fn shun(&mut self, id: &TaskId, session: SessionId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        task.discount(session);
+        self.revoke(id, session);
+        self.parent_lost(id, session);
+    }
+
+    /// Sees to it that what nobody has is read, and that a task nobody needs is forgotten.
+    pub(super) fn look_after(&mut self, id: &TaskId) {
+        self.source(id);
+        let now = self.now;
+        if self
+            .tasks
+            .get(id)
+            .is_some_and(|task| task.participants.is_empty() && task.leases.is_empty() && !task.sourcing.remembers(now))
+        {
+            self.tasks.remove(id);
+        }
+    }
+
+    pub(super) fn no_source(&mut self, session: SessionId, id: &TaskId, reason: ReturnReason) {
+        self.send(session, SchedulerMessage::NoSource { task: *id, reason });
+    }
+
+    /// Whether some live host that counts holds the whole content.
+    pub(super) fn has_holder(&self, id: &TaskId) -> bool {
+        let Some(task) = self.tasks.get(id) else {
+            return false;
+        };
+        self.inventory
+            .holders(id)
+            .any(|holder| !task.shunned.contains(&holder) && !self.is_banned(holder))
+    }
+
+    pub(super) fn is_seed(&self, session: SessionId) -> bool {
+        self.hosts
+            .get(session)
+            .is_some_and(|attendant| attendant.host.role == Role::Seed)
+    }
+}
