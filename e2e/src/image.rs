@@ -119,7 +119,7 @@ async fn make(root: &Path) -> Result<Value> {
     };
     let mut files = Files::of_this_machine();
     let big = [280, 180, 120, 60, 30, 10].map(|mib| mib * MIB);
-    let middle = [64, 32, 8].map(|mib| mib * MIB);
+    let middle = [32, 14, 4].map(|mib| mib * MIB);
     // In this order: what comes first is made of programs, which do not compress to nothing.
     Ok(json!({
         "middle": maker.single("test/middle", Form::Docker, &mut files, &middle).await?,

@@ -50,12 +50,12 @@ async fn pull_on_a_small_disk(scene: &Scene, capacity: Option<&str>) -> Result<(
     if let Some(capacity) = capacity {
         settings = settings.set("store.capacity", capacity);
     }
-    let disk = SmallDisk::mount(&scene.path("data-up"), 12).await?;
+    let disk = SmallDisk::mount(&scene.path("data-up"), 8).await?;
     let mut up = Darner::start(scene, "up", "up", &settings).await?;
     let client = Client::new(&up, NAME)?;
     let image = &upstream.images.middle;
     ensure!(
-        image.largest()?.size > 12 << 20,
+        image.largest()?.size > 8 << 20,
         "the image is too small for this test"
     );
     for round in ["first", "second"] {

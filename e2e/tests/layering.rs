@@ -48,7 +48,8 @@ const OWNERS: [(&str, &[&str]); 6] = [
         &[
             "mirror/src/registry",
             "mirror/src/pieces",
-            "manager/src",
+            "manager/src/api",
+            "manager/src/listener",
             "service/src/admin",
         ],
     ),
@@ -57,8 +58,12 @@ const OWNERS: [(&str, &[&str]); 6] = [
         &[
             "proto/",
             "service/src/directory",
-            "mirror/src/swarm",
+            "mirror/src/swarm/link",
+            "scheduler/src/driver",
+            "scheduler/src/listener",
             "scheduler/src/server",
+            "manager/src/rpc",
+            "manager/src/listener",
             "manager/src/server",
         ],
     ),
@@ -67,8 +72,26 @@ const OWNERS: [(&str, &[&str]); 6] = [
         &["mirror/src/upstream", "mirror/src/swarm/peers"],
     ),
     ("redb", &["mirror/src/store"]),
-    ("sqlx", &["manager/src/store", "manager/src/database"]),
+    ("sqlx", &["manager/src/database"]),
     ("clap", &["cli/src"]),
+];
+
+/// Parts that decide and do nothing else.
+const PURE: [&str; 4] = [
+    "proto/src",
+    "scheduler/src/swarm",
+    "mirror/src/task/state",
+    "manager/src/membership",
+];
+
+/// What such a part cannot have: waiting, a clock, the file system, the environment.
+const IMPURE: [&str; 6] = [
+    "tokio::",
+    "Instant::now",
+    "SystemTime::now",
+    "std::fs",
+    "std::env",
+    "std::thread",
 ];
 
 #[test]
@@ -145,6 +168,24 @@ fn every_outside_library_has_its_owner() -> Result<()> {
         }
         ensure!(used, "nobody uses {library}: its rule is out of date");
     }
+    Ok(())
+}
+
+#[test]
+fn what_decides_does_not_wait_and_has_no_clock() -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for (path, text) in sources(&["proto", "scheduler", "mirror", "manager"])? {
+        let path = path.to_string_lossy();
+        let Some(part) = PURE.iter().find(|part| path.starts_with(**part)) else {
+            continue;
+        };
+        seen.insert(*part);
+        for word in IMPURE {
+            let used = code_lines(&text).any(|line| line.contains(word));
+            ensure!(!used, "{path} uses {word}");
+        }
+    }
+    ensure!(seen.len() == PURE.len(), "only {seen:?} were found");
     Ok(())
 }
 
