@@ -1,6 +1,6 @@
 //! An upstream that refuses, fails, cuts and lies.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::{Answer, Client};
@@ -9,6 +9,7 @@ use darner_e2e::darner::Darner;
 use darner_e2e::image::Image;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{Fault, NAME, Rule, Upstream};
+use darner_e2e::wait;
 use http::Method;
 
 /// A client has headers or an error within this time, whatever upstream does.
@@ -97,14 +98,10 @@ fn a_blob_that_cannot_be_had_is_404_before_its_first_byte() {
         }
         upstream.clear_rules();
         // Nobody is kept from trying again for long.
-        let started = Instant::now();
-        while client.blob(image, image.largest()?).await.is_err() {
-            ensure!(
-                started.elapsed() < Duration::from_secs(15),
-                "refused for good"
-            );
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
+        wait::until("the blob is served again", async || {
+            client.blob(image, image.largest().ok()?).await.ok()
+        })
+        .await?;
         Ok(())
     });
 }
