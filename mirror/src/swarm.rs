@@ -160,12 +160,15 @@ impl Driver {
     ) {
         let (events, mut heard) = mpsc::channel(INPUTS);
         membership.mark_changed();
+        // A fixed list has nobody behind it who could change it: what it said holds.
+        let mut may_change = true;
         loop {
             let input = tokio::select! {
                 () = self.shutdown.cancelled() => break,
-                changed = membership.changed() => {
+                changed = membership.changed(), if may_change => {
                     if changed.is_err() {
-                        break;
+                        may_change = false;
+                        continue;
                     }
                     let now = membership.borrow_and_update().clone();
                     self.members_changed(&now)

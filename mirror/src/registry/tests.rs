@@ -379,10 +379,18 @@ async fn a_stopping_front_end_finishes_and_takes_nothing_new() {
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
-    assert!(front.shutdown.finish(Duration::from_secs(5)).await);
+    front.shutdown.drain();
     let mut rest = Vec::new();
-    idle.read_to_end(&mut rest).await.unwrap();
-    assert!(TcpStream::connect(front.address).await.is_err());
+    let ended = tokio::time::timeout(Duration::from_secs(5), idle.read_to_end(&mut rest)).await;
+    ended.unwrap().unwrap();
+    let refusing = async {
+        while TcpStream::connect(front.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refusing)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,8 +435,11 @@ async fn wrong_bytes_never_make_a_whole_answer() {
     let front = Front::start(&fake).await;
     let path = format!("/v2/a/blobs/{}", image.layer);
     for _ in 0..2 {
-        let answer = front.get(&path).await;
-        let refused = answer.status() == 404;
-        assert!(refused || answer.bytes().await.is_err());
+        // Refused, or broken off: before the headers are out, or after.
+        let url = format!("http://{}{path}", front.address);
+        if let Ok(answer) = front.client.get(url).send().await {
+            let refused = answer.status() == 404;
+            assert!(refused || answer.bytes().await.is_err());
+        }
     }
 }
