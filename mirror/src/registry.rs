@@ -1,1 +1,116 @@
-//! To be written.
+//! The registry front end: speaks the OCI distribution API to the container runtimes of this node.
+//!
+//! In the order of a request: [`listener`] accepts the connection, [`request`] parses what is asked
+//! for, [`serve`] lets it in and has the resolver say what the name means, [`blobs`] opens the
+//! content; [`relay`] lets upstream answer what is not public. What a name means is
+//! [`crate::resolve`]'s business, how content gets here [`crate::task`]'s.
+//!
+//! What clients were seen to do with every kind of answer decides its form: what cannot be served is
+//! refused so that the client turns to the registry itself (404 for a blob, 503 for anything else,
+//! never 429), within [`settings::Registry::first_byte_timeout`], and what breaks off later breaks
+//! the connection.
+
+mod admission;
+mod blobs;
+mod link;
+mod listener;
+mod metrics;
+mod outgoing;
+mod range;
+mod refusal;
+mod relay;
+mod request;
+mod serve;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod through;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use darner_service::metrics::Metrics;
+use darner_service::settings;
+use darner_service::shutdown::Shutdown;
+use tokio::net::TcpListener;
+
+use crate::resolve::Resolver;
+use crate::task::Tasks;
+use crate::upstream::Upstreams;
+use admission::Admission;
+use metrics::RegistryMetrics;
+use serve::Front;
+
+/// The front end, listening.
+#[derive(Debug)]
+pub struct Registry {
+    listener: TcpListener,
+    address: SocketAddr,
+    front: Arc<Front>,
+    shutdown: Shutdown,
+}
+
+/// The front end cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The address cannot be bound.
+    #[error("{listen} cannot be listened on")]
+    Bind {
+        /// What was asked for.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Requests that name no registry would have none.
+    #[error("the default upstream {0} is not configured; add an [[upstream]] of that name")]
+    DefaultUpstream(darner_proto::name::RegistryName),
+}
+
+impl Registry {
+    /// Listens; connections wait until [`Registry::serve`].
+    pub async fn bind(
+        settings: &settings::Registry,
+        metrics: &Metrics,
+        shutdown: &Shutdown,
+        resolver: Resolver,
+        tasks: Tasks,
+        upstreams: Upstreams,
+    ) -> Result<Self, RegistryError> {
+        let listen = settings.listen;
+        let failed = |source| RegistryError::Bind { listen, source };
+        if upstreams.get(&settings.default_upstream).is_none() {
+            let name = settings.default_upstream.clone();
+            return Err(RegistryError::DefaultUpstream(name));
+        }
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let front = Front {
+            resolver,
+            tasks,
+            upstreams,
+            default_upstream: settings.default_upstream.clone(),
+            first_byte_timeout: settings.first_byte_timeout,
+            admission: Admission::new(settings.max_requests),
+            metrics: RegistryMetrics::new(metrics),
+        };
+        Ok(Self {
+            listener,
+            address,
+            front: Arc::new(front),
+            shutdown: shutdown.clone(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the process drains; requests that are being answered go on as tasks of the
+    /// process.
+    pub async fn serve(self) {
+        listener::accept(self.listener, self.front, self.shutdown).await;
+    }
+}

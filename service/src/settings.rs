@@ -39,6 +39,10 @@ pub struct Settings {
     pub admin: Admin,
     /// How processes know each other.
     pub identity: Identity,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// What is logged.
+    pub log: Log,
 }
 
 /// `[node]`
@@ -156,4 +160,51 @@ pub struct Admin {
 pub struct Identity {
     /// Processes talk in plain text and believe what others say of themselves.
     pub insecure: bool,
+}
+
+/// `[shutdown]`
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// What is being served may go on for this long after the process was asked to end. Default
+    /// 30 s, as long as Kubernetes gives a container to end.
+    pub grace: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// What is logged, such as `info` or `info,darner_mirror=debug`; also from `DARNER_LOG`.
+    /// Default `info`.
+    pub filter: String,
+    /// How it is written.
+    pub format: LogFormat,
+}
+
+/// `[log] format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people when standard error is a terminal, else JSON.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Human,
+    /// One JSON object on each line.
+    Json,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Auto,
+        }
+    }
 }

@@ -1,0 +1,281 @@
+//! One request from its first line to the headers of its answer.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use darner_proto::name::{Reference, RegistryName};
+use darner_proto::peer::Target;
+use tokio::time::{Instant, timeout_at};
+
+use super::admission::Admission;
+use super::metrics::{Kind, RegistryMetrics, Trouble};
+use super::outgoing::Outgoing;
+use super::refusal::{Code, Refusal};
+use super::request::{self, Asked, Object, Question, Registries};
+use super::stream::Answering;
+use crate::resolve::{Answer, Found, Resolver};
+use crate::task::{ServedFrom, Tasks};
+use crate::upstream::Upstreams;
+
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const SOURCE: HeaderName = HeaderName::from_static("x-darner-source");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// RFC 7234, section 5.5.1.
+const STALE: &str = r#"110 - "the registry cannot be reached; this is what it last said""#;
+
+/// What requests are answered from.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) resolver: Resolver,
+    pub(super) tasks: Tasks,
+    pub(super) upstreams: Upstreams,
+    pub(super) default_upstream: RegistryName,
+    pub(super) first_byte_timeout: Duration,
+    pub(super) admission: Admission,
+    pub(super) metrics: RegistryMetrics,
+}
+
+/// A question, and how it was asked.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) question: &'a Question,
+    pub(super) method: &'a Method,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a HeaderMap,
+    /// There is an answer by then, of one kind or the other.
+    pub(super) deadline: Instant,
+}
+
+/// An answer, before what every answer has is added.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: Response<Body>,
+    /// Where the content in it came from, if it has content.
+    pub(super) source: Option<ServedFrom>,
+}
+
+/// What the resolver's answer means for a request.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Public, and known here.
+    Serve(Found),
+    /// For upstream to decide, by the caller's own credentials.
+    Relay,
+}
+
+impl Front {
+    /// Answers one request.
+    pub(super) async fn answer(&self, parts: Parts, answering: Answering) -> Response<Outgoing> {
+        let started = Instant::now();
+        let deadline = started + self.first_byte_timeout;
+        let asked = request::check_method(&parts.method, &parts.headers)
+            .and_then(|()| request::parse(&parts.uri, self.registries()));
+        let (mut kind, mut place, mut namespace) = (Kind::Other, None, None);
+        let reply = match &asked {
+            Err(refusal) => {
+                self.metrics.trouble(Trouble::Malformed);
+                Err(refusal.clone())
+            }
+            Ok(Asked::Ping) => {
+                kind = Kind::Ping;
+                Ok(ping())
+            }
+            Ok(Asked::Of(question)) => {
+                kind = question.kind();
+                namespace = question.namespace.as_deref();
+                let call = Call {
+                    question,
+                    method: &parts.method,
+                    path: parts.uri.path(),
+                    headers: &parts.headers,
+                    deadline,
+                };
+                place = self.admission.enter(deadline).await;
+                match place {
+                    Some(_) => self.serve(&call).await,
+                    None => {
+                        self.metrics.trouble(Trouble::Queue);
+                        Err(call.unavailable("too many requests are being served"))
+                    }
+                }
+            }
+        };
+        let Reply {
+            mut response,
+            source,
+        } = reply.unwrap_or_else(Refusal::into_reply);
+        dress(response.headers_mut(), namespace, source, started.elapsed());
+        self.metrics.answered(kind, response.status(), source);
+        if let Some(source) = source {
+            self.metrics.first_byte(source, started.elapsed());
+        }
+        let sent = source.map(|source| self.metrics.bytes(source));
+        let metrics = self.metrics.clone();
+        response.map(|body| Outgoing::new(body, sent, metrics, place, answering))
+    }
+
+    fn registries(&self) -> Registries<'_, impl Fn(&RegistryName) -> bool> {
+        Registries {
+            known: |name: &RegistryName| self.upstreams.get(name).is_some(),
+            default: &self.default_upstream,
+        }
+    }
+
+    async fn serve(&self, call: &Call<'_>) -> Result<Reply, Refusal> {
+        match &call.question.object {
+            Object::Manifest(reference) => self.manifest(call, reference).await,
+            Object::Blob(digest) => self.blob(call, digest).await,
+            Object::Tags | Object::Referrers(_) => self.relay(call).await,
+        }
+    }
+
+    async fn manifest(&self, call: &Call<'_>, reference: &Reference) -> Result<Reply, Refusal> {
+        let target = Target::Manifest(reference.clone());
+        let found = match self.resolve(call, target).await? {
+            Verdict::Serve(found) => found,
+            Verdict::Relay => return self.relay(call).await,
+        };
+        let body = if call.is_head() {
+            Body::empty()
+        } else {
+            Body::from(found.content.clone())
+        };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        // Whatever upstream sent is a valid value or was never a media type.
+        let media_type = HeaderValue::try_from(&found.media_type)
+            .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::CONTENT_TYPE, media_type);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(found.size));
+        insert(headers, CONTENT_DIGEST, found.digest.to_string());
+        insert(headers, header::ETAG, format!("\"{}\"", found.digest));
+        // Content under its digest does not go out of date.
+        if found.stale && matches!(reference, Reference::Tag(_)) {
+            headers.insert(header::WARNING, HeaderValue::from_static(STALE));
+        }
+        Ok(Reply {
+            response,
+            source: Some(found.from),
+        })
+    }
+
+    /// What is to be done about `target`.
+    pub(super) async fn resolve(
+        &self,
+        call: &Call<'_>,
+        target: Target,
+    ) -> Result<Verdict, Refusal> {
+        let source = &call.question.source;
+        let looked_up = timeout_at(call.deadline, self.resolver.look_up(source, target)).await;
+        let detail = match looked_up {
+            Ok(Answer::Found(found)) => return Ok(Verdict::Serve(found)),
+            Ok(Answer::NotPublic) => return Ok(Verdict::Relay),
+            // What does not exist for everybody may exist for this caller.
+            Ok(Answer::NotFound) if call.headers.contains_key(header::AUTHORIZATION) => {
+                return Ok(Verdict::Relay);
+            }
+            Ok(Answer::NotFound) => return Err(call.not_found()),
+            Ok(Answer::Unavailable { detail }) => detail,
+            Err(_) => "the look-up takes too long".to_owned(),
+        };
+        tracing::warn!(%source, object = ?call.question.object, detail, "nobody can say what a name means");
+        self.metrics.trouble(Trouble::Resolve);
+        Err(call.unavailable("the registry cannot be reached, and nothing is held here"))
+    }
+}
+
+impl Question {
+    fn kind(&self) -> Kind {
+        match &self.object {
+            Object::Manifest(_) => Kind::Manifest,
+            Object::Blob(_) => Kind::Blob,
+            Object::Tags => Kind::Tags,
+            Object::Referrers(_) => Kind::Referrers,
+        }
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// The refusal that makes every client turn to the registry itself.
+    pub(super) fn unavailable(&self, message: &str) -> Refusal {
+        match &self.question.object {
+            Object::Blob(_) => Refusal::no_blob(message),
+            Object::Manifest(_) => Refusal::unavailable(Code::ManifestUnknown, message),
+            Object::Tags | Object::Referrers(_) => Refusal::unavailable(Code::NameUnknown, message),
+        }
+    }
+
+    fn not_found(&self) -> Refusal {
+        let Question { source, .. } = self.question;
+        match &self.question.object {
+            Object::Manifest(reference) => {
+                Refusal::no_manifest(format!("{source} has no manifest {reference}"))
+            }
+            Object::Blob(digest) => Refusal::no_blob(format!("{source} has no blob {digest}")),
+            Object::Tags | Object::Referrers(_) => Refusal::new(
+                StatusCode::NOT_FOUND,
+                Code::NameUnknown,
+                format!("there is no {source}"),
+            ),
+        }
+    }
+}
+
+impl Refusal {
+    pub(super) fn into_reply(self) -> Reply {
+        Reply {
+            response: self.into_response(),
+            source: None,
+        }
+    }
+}
+
+fn ping() -> Reply {
+    let mut response = Response::new(Body::from("{}"));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Reply {
+        response,
+        source: None,
+    }
+}
+
+/// Adds what every answer has, and what answers with content have.
+fn dress(
+    headers: &mut HeaderMap,
+    namespace: Option<&str>,
+    source: Option<ServedFrom>,
+    elapsed: Duration,
+) {
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if let Some(namespace) = namespace {
+        insert(headers, NAMESPACE, namespace.to_owned());
+    }
+    if let Some(source) = source {
+        headers.insert(SOURCE, HeaderValue::from_static(source.as_str()));
+        let milliseconds = elapsed.as_secs_f64() * 1000.0;
+        insert(
+            headers,
+            SERVER_TIMING,
+            format!("first;dur={milliseconds:.1}"),
+        );
+    }
+}
+
+/// Sets a header whose value was made from checked parts.
+pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    match HeaderValue::try_from(value) {
+        Ok(value) => {
+            headers.insert(name, value);
+        }
+        Err(_) => tracing::error!(%name, "a header's value cannot be sent"),
+    }
+}

@@ -1,0 +1,96 @@
+//! The client against a registry that answers as each test says.
+
+mod auth;
+mod blobs;
+mod faults;
+mod manifests;
+mod relays;
+mod scripted;
+
+use darner_service::secret::Secret;
+use darner_service::settings::Credentials;
+use scripted::Scripted;
+
+use super::*;
+
+/// What no error and no log may show.
+const CANARY: &str = "canary-5ecre7";
+
+struct Client {
+    upstreams: Upstreams,
+    metrics: Metrics,
+    upstream: Upstream,
+}
+
+fn settings(url: String) -> settings::Upstream {
+    settings::Upstream {
+        name: "r.example".parse().unwrap(),
+        url,
+        ca_file: None,
+        credentials: None,
+        tag_ttl: Duration::from_secs(60),
+        max_connections: 4,
+    }
+}
+
+fn credentials() -> Option<Credentials> {
+    Some(Credentials {
+        username: "operator".to_owned(),
+        password: Secret::new(CANARY),
+    })
+}
+
+fn client(settings: settings::Upstream) -> Client {
+    let metrics = Metrics::default();
+    let name = settings.name.clone();
+    let upstreams = Upstreams::new(&[settings], &metrics, &Shutdown::default()).unwrap();
+    let upstream = upstreams.get(&name).unwrap();
+    Client {
+        upstreams,
+        metrics,
+        upstream,
+    }
+}
+
+/// A client of `registry` without credentials.
+fn plain(registry: &Scripted) -> Upstream {
+    client(settings(registry.url())).upstream
+}
+
+/// A client of `registry` with the operator's credentials.
+fn configured(registry: &Scripted) -> Upstream {
+    let settings = settings::Upstream {
+        credentials: credentials(),
+        ..settings(registry.url())
+    };
+    client(settings).upstream
+}
+
+fn repository() -> RepositoryName {
+    "team/app".parse().unwrap()
+}
+
+fn tag() -> Reference {
+    "latest".parse().unwrap()
+}
+
+/// An error and everything below it, as logs could show it.
+fn everything(error: &UpstreamError) -> String {
+    let mut text = format!("{error:?} {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text} {error:?} {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Client {
+    fn exposition(&self) -> String {
+        let mut text = String::new();
+        self.metrics
+            .register(|registry| prometheus_client::encoding::text::encode(&mut text, registry))
+            .unwrap();
+        text
+    }
+}

@@ -1,0 +1,263 @@
+//! What a registry wants to see before it answers: challenges, and the tokens or passwords that
+//! meet them. Tokens are kept for as long as they are good, and fetched once however many ask.
+
+use std::time::{Duration, Instant};
+
+use darner_service::settings::Credentials;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method};
+use moka::Expiry;
+use moka::future::Cache;
+use reqwest::Request;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::Access;
+use super::body::Body;
+use super::error::Fault;
+use super::metrics::Kind;
+use super::origin::Origin;
+use super::wire::Wire;
+
+/// Repositories of one registry whose tokens are kept.
+const MAX_TOKENS: u64 = 10_000;
+/// The token specification's own default and minimum.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// No token is trusted to live longer: rights are taken away, too.
+const MAX_LIFE: Duration = Duration::from_secs(3600);
+/// A token is not used in its last moments, which may be over when it arrives.
+const MAX_MARGIN: Duration = Duration::from_secs(30);
+/// A user name and password stay good until refused.
+const BASIC_LIFE: Duration = MAX_LIFE;
+const MAX_REPLY: usize = 64 << 10;
+
+/// What a token is good for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) repository: String,
+    pub(super) access: Access,
+}
+
+/// What a registry asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Challenge {
+    Bearer {
+        service_url: Url,
+        service: Option<String>,
+        scope: Option<String>,
+    },
+    Basic,
+}
+
+/// An `Authorization` header that met a challenge, and for how long it will.
+#[derive(Debug, Clone)]
+struct Grant {
+    header: HeaderValue,
+    life: Duration,
+}
+
+struct ByLife;
+
+impl Expiry<Key, Grant> for ByLife {
+    fn expire_after_create(&self, _: &Key, grant: &Grant, _: Instant) -> Option<Duration> {
+        Some(grant.life)
+    }
+}
+
+/// What meets one registry's challenges.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    credentials: Option<Credentials>,
+    cache: Cache<Key, Grant>,
+    stop: CancellationToken,
+}
+
+impl Challenge {
+    /// The challenge to meet among those of a 401, a bearer token before a password. A token
+    /// service that is not vetted is an error, unless there is another way in.
+    pub(super) fn of(origin: &Origin, headers: &HeaderMap) -> Result<Option<Self>, Fault> {
+        let mut found = Ok(None);
+        for value in headers.get_all(WWW_AUTHENTICATE) {
+            for challenge in parsed(origin, value) {
+                match challenge {
+                    Ok(bearer @ Self::Bearer { .. }) => return Ok(Some(bearer)),
+                    Ok(Self::Basic) => found = Ok(Some(Self::Basic)),
+                    Err(fault) if matches!(found, Ok(None)) => found = Err(fault),
+                    Err(_) => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a client may be shown this header: every token service it names is vetted.
+    pub(super) fn is_vetted(origin: &Origin, value: &HeaderValue) -> bool {
+        let challenges = parsed(origin, value);
+        !challenges.is_empty() && challenges.iter().all(Result::is_ok)
+    }
+}
+
+/// The challenges of one header that are of a kind we know. A header that cannot be read has none.
+fn parsed(origin: &Origin, value: &HeaderValue) -> Vec<Result<Challenge, Fault>> {
+    let challenges = value.to_str().ok().map(http_auth::parse_challenges);
+    let Some(Ok(challenges)) = challenges else {
+        return Vec::new();
+    };
+    let known = challenges.iter().filter_map(|challenge| {
+        let parameter = |name: &str| {
+            let found = challenge
+                .params
+                .iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.to_unescaped())
+        };
+        if challenge.scheme.eq_ignore_ascii_case("basic") {
+            return Some(Ok(Challenge::Basic));
+        }
+        if !challenge.scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let realm = parameter("realm").unwrap_or_default();
+        Some(
+            origin
+                .token_service(&realm)
+                .map(|service_url| Challenge::Bearer {
+                    service_url,
+                    service: parameter("service"),
+                    scope: parameter("scope"),
+                }),
+        )
+    });
+    known.collect()
+}
+
+impl Tokens {
+    pub(super) fn new(credentials: Option<Credentials>, stop: CancellationToken) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(MAX_TOKENS)
+            .expire_after(ByLife)
+            .build();
+        Self {
+            credentials,
+            cache,
+            stop,
+        }
+    }
+
+    /// What a request for `repository` is sent with. Without credentials every access is anonymous.
+    pub(super) fn key(&self, repository: &str, access: Access) -> Key {
+        let access = match self.credentials {
+            Some(_) => access,
+            None => Access::Anonymous,
+        };
+        Key {
+            repository: repository.to_owned(),
+            access,
+        }
+    }
+
+    /// What met the last challenge, if it still does.
+    pub(super) async fn known(&self, key: &Key) -> Option<HeaderValue> {
+        self.cache.get(key).await.map(|grant| grant.header)
+    }
+
+    /// Meets a challenge, when we can: `None` is for want of credentials. `refused` is what the
+    /// challenge answered.
+    pub(super) async fn meet(
+        &self,
+        wire: &Wire,
+        key: &Key,
+        challenge: &Challenge,
+        refused: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Fault> {
+        let known = self.known(key).await;
+        if known.is_some() && known.as_ref() == refused {
+            self.cache.invalidate(key).await;
+        }
+        let granted = match (challenge, self.credentials_for(key)) {
+            (Challenge::Basic, None) => return Ok(None),
+            (Challenge::Basic, Some(credentials)) => {
+                let header = wire.basic(credentials)?;
+                if refused == Some(&header) {
+                    return Ok(None);
+                }
+                let life = BASIC_LIFE;
+                let grant = async { Ok(Grant { header, life }) };
+                self.cache.try_get_with_by_ref(key, grant).await
+            }
+            (Challenge::Bearer { .. }, _) => {
+                let grant = self.fetch(wire, key, challenge);
+                self.cache.try_get_with_by_ref(key, grant).await
+            }
+        };
+        granted
+            .map(|grant| Some(grant.header))
+            .map_err(Fault::Token)
+    }
+
+    fn credentials_for(&self, key: &Key) -> Option<&Credentials> {
+        let credentials = self.credentials.as_ref();
+        credentials.filter(|_| key.access == Access::Configured)
+    }
+
+    /// Asks the token service.
+    async fn fetch(&self, wire: &Wire, key: &Key, challenge: &Challenge) -> Result<Grant, Fault> {
+        let Challenge::Bearer {
+            service_url,
+            service,
+            scope,
+        } = challenge
+        else {
+            return Err(Fault::NoToken("it does not ask for one"));
+        };
+        let mut url = service_url.clone();
+        if let Some(service) = service {
+            url.query_pairs_mut().append_pair("service", service);
+        }
+        let pull = || format!("repository:{}:pull", key.repository);
+        let scope = scope.clone().unwrap_or_else(pull);
+        url.query_pairs_mut().append_pair("scope", &scope);
+        let mut request = Request::new(Method::GET, url);
+        if let Some(credentials) = self.credentials_for(key) {
+            let header = wire.basic(credentials)?;
+            request.headers_mut().insert(AUTHORIZATION, header);
+        }
+        let response = wire.exchange(request, Kind::Token).await?;
+        if !response.status().is_success() {
+            return Err(Fault::Status(response.status()));
+        }
+        let received = wire.counts.bytes(Kind::Token);
+        let body = Body::new(response, received, self.stop.clone(), None);
+        Grant::from_reply(&body.collect(MAX_REPLY).await?)
+    }
+}
+
+/// The token service's answer. It has no way to be printed.
+#[derive(Deserialize)]
+struct Reply {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Grant {
+    fn from_reply(json: &[u8]) -> Result<Self, Fault> {
+        // The parser's own error may quote what it found.
+        let reply: Reply = serde_json::from_slice(json)
+            .map_err(|_| Fault::NoToken("not the JSON of the token specification"))?;
+        let token = reply.token.filter(|token| !token.is_empty());
+        let token = token
+            .or(reply.access_token)
+            .ok_or(Fault::NoToken("it has no token in it"))?;
+        let header = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut header = header.map_err(|_| Fault::NoToken("its token fits into no header"))?;
+        header.set_sensitive(true);
+        let life = reply.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
+        let life = life.min(MAX_LIFE);
+        Ok(Self {
+            header,
+            life: life - MAX_MARGIN.min(life / 4),
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! Requests as they go out to one registry: one at a time, and with the redirects that follow.
+//!
+//! Credentials leave with a request only as long as it is at the registry's own scheme, host and
+//! port; the first redirect away from there leaves them behind for good.
+
+use std::time::Duration;
+
+use darner_service::settings::{self, Credentials};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
+use http::{HeaderValue, StatusCode};
+use reqwest::{Certificate, Request, Response};
+
+use super::ask::Ask;
+use super::dial::Guard;
+use super::error::Fault;
+use super::limit::Quiet;
+use super::metrics::{Counts, Kind};
+use super::origin::Origin;
+
+/// TCP and TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Registries and their storage close idle connections after a minute or more.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+const MAX_REDIRECTS: usize = 5;
+const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
+
+/// One registry's HTTP client.
+#[derive(Debug)]
+pub(super) struct Wire {
+    client: reqwest::Client,
+    pub(super) origin: Origin,
+    guard: Guard,
+    quiet: Quiet,
+    pub(super) counts: Counts,
+}
+
+/// The answer at the end of the redirects.
+#[derive(Debug)]
+pub(super) struct Hop {
+    pub(super) response: Response,
+    /// It comes from the registry itself, not from where that redirected to.
+    pub(super) home: bool,
+}
+
+impl Wire {
+    pub(super) fn new(settings: &settings::Upstream, counts: Counts) -> Result<Self, Fault> {
+        let origin = Origin::new(&settings.name, &settings.url)?;
+        let guard = Guard::new(&origin);
+        Ok(Self {
+            client: client(settings, &origin, &guard)?,
+            origin,
+            guard,
+            quiet: Quiet::default(),
+            counts,
+        })
+    }
+
+    /// Fails while the registry wants to be left alone.
+    pub(super) fn check_quiet(&self) -> Result<(), Fault> {
+        self.quiet.check()
+    }
+
+    /// Sends a request and follows where it is redirected to.
+    pub(super) async fn follow(
+        &self,
+        ask: &Ask,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Hop, Fault> {
+        let mut url = ask.url.clone();
+        let mut home = true;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = Request::new(ask.method.clone(), url.clone());
+            request.headers_mut().extend(ask.headers.clone());
+            if home && let Some(authorization) = authorization {
+                let headers = request.headers_mut();
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            let response = self.exchange(request, ask.kind).await?;
+            let Some(location) = location(&response) else {
+                return Ok(Hop { response, home });
+            };
+            url = self.origin.redirect(&url, location)?;
+            self.guard.check(&url)?;
+            home = home && self.origin.owns(&url);
+        }
+        Err(Fault::Redirects(MAX_REDIRECTS))
+    }
+
+    /// One request and the headers of its answer.
+    pub(super) async fn exchange(
+        &self,
+        mut request: Request,
+        kind: Kind,
+    ) -> Result<Response, Fault> {
+        self.quiet.check()?;
+        // Content is addressed by the digest of its own bytes, not of some encoding of them.
+        let identity = HeaderValue::from_static("identity");
+        request.headers_mut().insert(ACCEPT_ENCODING, identity);
+        let method = request.method().clone();
+        let answer = self.client.execute(request).await;
+        let status = answer.as_ref().ok().map(Response::status);
+        self.counts.request(&method, kind, status);
+        let response = answer.map_err(Fault::network)?;
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            self.counts.rate_limited();
+            let limited = self.quiet.begin(response.headers());
+            tracing::warn!(registry = self.counts.registry(), "upstream {limited}");
+            return Err(limited);
+        }
+        Ok(response)
+    }
+
+    /// The header that shows a user name and password.
+    pub(super) fn basic(&self, credentials: &Credentials) -> Result<HeaderValue, Fault> {
+        let (user, password) = (&credentials.username, credentials.password.reveal());
+        // What follows a colon would be taken for the beginning of the password.
+        if user.contains(':') {
+            return Err(Fault::Setup("its username has a colon in it"));
+        }
+        let request = self.client.get(self.origin.url("", "", None));
+        let request = request.basic_auth(user, Some(password)).build();
+        let header = request.map_err(|error| Fault::Client(error.without_url()))?;
+        let header = header.headers().get(AUTHORIZATION).cloned();
+        header.ok_or(Fault::Setup("its credentials fit into no header"))
+    }
+}
+
+fn location(response: &Response) -> Option<&HeaderValue> {
+    let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    response.headers().get(LOCATION).filter(|_| redirects)
+}
+
+fn client(
+    settings: &settings::Upstream,
+    origin: &Origin,
+    guard: &Guard,
+) -> Result<reqwest::Client, Fault> {
+    let builder = || {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(settings.max_connections)
+            .tcp_nodelay(true)
+            .dns_resolver(guard.clone());
+        if origin.is_loopback() {
+            // No proxy leads to this machine; other tools of this field leave it out too.
+            builder = builder.no_proxy();
+        }
+        builder
+    };
+    if let Some(path) = &settings.ca_file {
+        let roots = roots(&std::fs::read(path).map_err(Fault::CaFile)?)?;
+        return builder()
+            .tls_certs_only(roots)
+            .build()
+            .map_err(Fault::Client);
+    }
+    match builder().build() {
+        Ok(client) => Ok(client),
+        // A machine without certificates still reads from http:// upstreams and from peers.
+        Err(error) => {
+            tracing::warn!(registry = %settings.name, %error, "no system certificates: https upstreams will be refused; install ca-certificates or set ca_file");
+            let client = builder().tls_certs_only([]).build();
+            client.map_err(Fault::Client)
+        }
+    }
+}
+
+fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {
+    let roots = Certificate::from_pem_bundle(pem).map_err(Fault::Client)?;
+    if roots.is_empty() {
+        return Err(Fault::Setup("its ca_file holds no certificate"));
+    }
+    Ok(roots)
+}

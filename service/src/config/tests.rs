@@ -1,0 +1,640 @@
+use std::fs;
+use std::path::Path;
+
+use darner_proto::id::Role;
+use proptest::prelude::*;
+
+use super::*;
+
+struct Given {
+    directory: tempfile::TempDir,
+    sources: Sources,
+}
+
+/// A file, and a machine that has a name and a home.
+fn given(file: &str) -> Given {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("darner.toml");
+    fs::write(&path, file).unwrap();
+    let sources = Sources {
+        file: Some(path),
+        environment: vec![("HOME".into(), "/home/me".into())],
+        flags: Vec::new(),
+        machine: Machine {
+            host_name: Some("Node_7.example".into()),
+            root: false,
+        },
+    };
+    Given { directory, sources }
+}
+
+impl Given {
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        let variable = (name.into(), value.into());
+        self.sources.environment.push(variable);
+        self
+    }
+
+    fn set(mut self, argument: &str) -> Self {
+        self.sources.flags.push(Flag::set(argument));
+        self
+    }
+
+    fn with_file(self, name: &str, text: &str) -> Self {
+        fs::write(self.directory.path().join(name), text).unwrap();
+        self
+    }
+
+    fn load(&self, command: Command) -> Settings {
+        load(command, &self.sources).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The faults, with the directory left out.
+    fn faults(&self, command: Command) -> Vec<String> {
+        let error = load(command, &self.sources).expect_err("is refused");
+        let directory = format!("{}/", self.directory.path().display());
+        let text = error.to_string().replace(&directory, "");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// That there is one fault, which begins and goes on as told.
+    fn refused(&self, command: Command, origin: &str, message: &str) {
+        let faults = self.faults(command);
+        let as_told = |fault: &String| {
+            let said = fault.strip_prefix(origin);
+            said.is_some_and(|said| said.contains(message))
+        };
+        assert!(
+            faults.len() == 1 && faults.iter().all(as_told),
+            "{faults:#?} is not only {origin} … {message}"
+        );
+    }
+}
+
+const INSECURE: &str = "identity.insecure=true";
+
+#[test]
+fn nothing_given_is_enough_for_up() {
+    let mut given = given("");
+    given.sources.file = None;
+    let settings = given.load(Command::Up);
+    assert_eq!(settings.data_dir, Path::new("/home/me/.local/state/darner"));
+    assert_eq!(settings.node.id.as_str(), "node_7.example");
+    assert_eq!(settings.mirror.role, Role::Seed);
+    assert!(settings.scheduler.settle.is_zero());
+    for (listen, port) in [
+        (settings.registry.listen, 7420),
+        (settings.pieces.listen, 7421),
+        (settings.scheduler.listen, 7422),
+        (settings.manager.listen, 7423),
+        (settings.manager.api_listen, 7424),
+        (settings.admin.listen, 7430),
+    ] {
+        assert!(listen.ip().is_loopback());
+        assert_eq!(listen.port(), port);
+    }
+    let names: Vec<_> = settings
+        .upstreams
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
+    assert_eq!(names.len(), 9);
+    assert_eq!(names[0], "docker.io");
+    assert_eq!(settings.upstreams[0].url, "https://registry-1.docker.io");
+    assert_eq!(settings.upstreams[0].max_connections, 64);
+}
+
+#[test]
+fn roles_have_their_own_defaults() {
+    let mut given = given("")
+        .set(INSECURE)
+        .set("pieces.advertise=10.0.0.5:7421");
+    given.sources.machine.root = true;
+    let mirror = given.load(Command::Mirror);
+    assert_eq!(mirror.data_dir, Path::new("/var/lib/darner"));
+    assert_eq!(mirror.mirror.role, Role::Mirror);
+    assert_eq!(mirror.pieces.listen.to_string(), "0.0.0.0:7421");
+    assert_eq!(mirror.upstreams[0].max_connections, 16);
+    assert_eq!(given.load(Command::Scheduler).admin.listen.port(), 7431);
+    assert_eq!(given.load(Command::Manager).admin.listen.port(), 7432);
+    assert_eq!(given.load(Command::Scheduler).scheduler.settle.as_secs(), 2);
+    // A laptop's own state, even when root starts it.
+    let up = given.load(Command::Up);
+    assert_eq!(up.data_dir, Path::new("/home/me/.local/state/darner"));
+}
+
+const EVERY_KEY: &str = r#"
+data_dir = "/data"
+[node]
+id = "node-1"
+labels = { zone = "a", rack = "b" }
+[mirror]
+role = "seed"
+[registry]
+listen = "127.0.0.1:1"
+default_upstream = "registry.example:5000"
+first_byte_timeout = "5s"
+max_requests = 7
+[[upstream]]
+name = "registry.example:5000"
+url = "http://10.0.0.9:5000/prefix/"
+ca_file = "ca.pem"
+username = "me"
+password_file = "password"
+tag_ttl = "0s"
+max_connections = 3
+[[upstream]]
+name = "docker.io"
+tag_ttl = "5m"
+[pieces]
+listen = "0.0.0.0:2"
+advertise = "[fd00::5]:7421"
+upload_slots = 5
+[scheduler]
+listen = "127.0.0.1:3"
+advertise = "scheduler.example:7422"
+addresses = ["http://10.0.0.3:7422", "http://10.0.0.4:7422/"]
+settle = "100ms"
+[manager]
+listen = "127.0.0.1:4"
+api_listen = "127.0.0.1:5"
+address = "http://10.0.0.2:7423"
+database = "sub/manager.db"
+[store]
+capacity = "20 GiB"
+[admin]
+listen = "127.0.0.1:0"
+[identity]
+insecure = true
+[shutdown]
+grace = "1m 30s"
+[log]
+filter = "debug"
+format = "human"
+"#;
+
+#[test]
+fn every_key_is_read() {
+    let given = given(EVERY_KEY)
+        .with_file("ca.pem", "x\n-----BEGIN CERTIFICATE-----\n")
+        .with_file("password", "hunter2\r\n");
+    let directory = given.directory.path().to_owned();
+    let settings = given.load(Command::Mirror);
+    assert_eq!(settings.node.labels["rack"], "b");
+    assert_eq!(settings.registry.max_requests, 7);
+    let upstream = &settings.upstreams[0];
+    assert_eq!(upstream.url, "http://10.0.0.9:5000/prefix");
+    assert_eq!(upstream.ca_file, Some(directory.join("ca.pem")));
+    let credentials = upstream.credentials.as_ref().unwrap();
+    assert_eq!(credentials.password.reveal(), "hunter2");
+    assert!(upstream.tag_ttl.is_zero());
+    assert_eq!(upstream.max_connections, 3);
+    assert_eq!(settings.upstreams[1].url, "https://registry-1.docker.io");
+    assert_eq!(settings.upstreams[1].tag_ttl.as_secs(), 300);
+    assert_eq!(settings.upstreams.len(), 10);
+    assert_eq!(settings.scheduler.addresses[1], "http://10.0.0.4:7422");
+    assert_eq!(
+        settings.manager.database,
+        Some(directory.join("sub/manager.db"))
+    );
+    assert_eq!(settings.store.capacity, Some(20 << 30));
+    assert_eq!(settings.shutdown.grace.as_secs(), 90);
+    assert_eq!(settings.log.format, crate::settings::LogFormat::Human);
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file() {
+    let file = "[registry]\nlisten = \"127.0.0.1:1\"\nmax_requests = 1\n[store]\ncapacity = 1\n";
+    let settings = given(file)
+        .variable("DARNER_REGISTRY__LISTEN", "127.0.0.1:2")
+        .variable("DARNER_REGISTRY__MAX_REQUESTS", "2")
+        .variable("DARNER_LOG", "warn")
+        .set("registry.listen=127.0.0.1:3")
+        .load(Command::Up);
+    assert_eq!(settings.registry.listen.port(), 3);
+    assert_eq!(settings.registry.max_requests, 2);
+    assert_eq!(settings.store.capacity, Some(1));
+    assert_eq!(settings.log.filter, "warn");
+}
+
+#[test]
+fn of_two_flags_the_later_wins() {
+    let settings = given("")
+        .set("data_dir=/a")
+        .set("data_dir=/b")
+        .load(Command::Up);
+    assert_eq!(settings.data_dir, Path::new("/b"));
+}
+
+#[test]
+fn variables_hold_lists_and_labels_too() {
+    let file = "[node]\nlabels = { zone = \"a\", rack = \"r\" }\n";
+    let settings = given(file)
+        .variable("DARNER_NODE__LABELS__ZONE", "b")
+        .variable(
+            "DARNER_SCHEDULER__ADDRESSES",
+            "[\"http://a:1\", \"http://b:2\"]",
+        )
+        .variable(
+            "DARNER_UPSTREAM",
+            "[{name = \"r.example\", url = \"http://r:5\"}]",
+        )
+        .load(Command::Up);
+    assert_eq!(settings.node.labels["zone"], "b");
+    assert_eq!(settings.node.labels["rack"], "r");
+    assert_eq!(settings.scheduler.addresses, ["http://a:1", "http://b:2"]);
+    assert_eq!(settings.upstreams[0].name.as_str(), "r.example");
+
+    for (labels, addresses) in [
+        ("zone=a, rack=b", "http://a:1,http://b:2"),
+        (
+            "{zone = \"a\", rack = \"b\"}",
+            "['http://a:1', 'http://b:2']",
+        ),
+    ] {
+        let settings = given("")
+            .set(&format!("node.labels={labels}"))
+            .set(&format!("scheduler.addresses={addresses}"))
+            .load(Command::Up);
+        assert_eq!(settings.node.labels["zone"], "a");
+        assert_eq!(settings.node.labels["rack"], "b");
+        assert_eq!(settings.scheduler.addresses.len(), 2);
+    }
+}
+
+#[test]
+fn all_faults_come_at_once_with_their_lines() {
+    let faults = given(
+        r#"data_dir = 7
+[registry]
+listen = "localhost:7420"
+lisen = "127.0.0.1:1"
+[[upstream]]
+name = "docker.io"
+[[upstream]]
+name = "docker.io"
+url = "ftp://x"
+ca_file = "/nowhere/ca.pem"
+tag_ttl = "soon"
+[store]
+capacity = "much"
+[colour]
+red = true
+[manager]
+address = "https://10.0.0.2:7423"
+"#,
+    )
+    .variable("DARNER_ADMIN__LISTEN", "here")
+    .set("pieces.upload_slots=0")
+    .faults(Command::Up);
+    let expected = [
+        "darner.toml:1: data_dir: is an integer, not a string",
+        "darner.toml:3: [registry] listen: \"localhost:7420\" is not an IP address and port",
+        "darner.toml:4: [registry] lisen: no such setting; did you mean [registry] listen?",
+        "darner.toml:7: [[upstream]] name: docker.io is listed before already",
+        "darner.toml:9: [[upstream]] url: is not a URL",
+        "darner.toml:10: [[upstream]] ca_file: /nowhere/ca.pem cannot be read: No such file",
+        "darner.toml:11: [[upstream]] tag_ttl: \"soon\" is not a span of time",
+        "darner.toml:13: [store] capacity: \"much\" is not a size",
+        "darner.toml:14: colour: no such setting",
+        "darner.toml:17: [manager] address: needs certificates",
+        "DARNER_ADMIN__LISTEN: \"here\" is not an IP address and port",
+        "--set pieces.upload_slots: 0 is not a whole number from 1 to 1024",
+    ];
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    for (fault, expected) in faults.iter().zip(expected) {
+        assert!(fault.starts_with(expected), "{fault} is not {expected}");
+    }
+}
+
+#[test]
+fn wrong_toml_is_told_line_by_line_and_does_not_hide_the_rest() {
+    let faults = given("data_dir = \n[node]\nid = \"a b\"\nid = \"c\"\n[registry\n[store]\n")
+        .faults(Command::Manager);
+    let starts = [
+        "darner.toml:1: is not TOML",
+        "darner.toml:3: [node] id: \"a b\"",
+        "darner.toml:4: is not TOML: duplicate key",
+        "darner.toml:5: is not TOML",
+    ];
+    assert_eq!(faults.len(), starts.len(), "{faults:#?}");
+    for (fault, start) in faults.iter().zip(starts) {
+        assert!(fault.starts_with(start), "{fault} is not {start}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_said_so() {
+    let mut given = given("");
+    given.sources.file = Some(given.directory.path().join("other.toml"));
+    given.refused(
+        Command::Mirror,
+        "other.toml: ",
+        "cannot be read: No such file",
+    );
+}
+
+#[test]
+fn slips_in_variables_and_flags_are_found_and_strangers_are_let_be() {
+    let given_up = || given("");
+    given_up()
+        .variable("DARNER_REGISTRY_LISTEN", "127.0.0.1:1")
+        .refused(
+            Command::Up,
+            "DARNER_REGISTRY_LISTEN: ",
+            "did you mean DARNER_REGISTRY__LISTEN?",
+        );
+    given_up().variable("DARNER_STORE__CAPACTY", "1").refused(
+        Command::Up,
+        "DARNER_STORE__CAPACTY: ",
+        "did you mean DARNER_STORE__CAPACITY?",
+    );
+    given_up().set("registry.capacity=1").refused(
+        Command::Up,
+        "--set registry.capacity: ",
+        "did you mean store.capacity?",
+    );
+    given_up().set("registry.listen").refused(
+        Command::Up,
+        "--set registry.listen: ",
+        "has no value",
+    );
+    given_up().set("registry..listen=1").refused(
+        Command::Up,
+        "--set registry..listen: ",
+        "names no setting",
+    );
+    // Kubernetes sets these next to a service called darner-manager.
+    given_up()
+        .variable("DARNER_MANAGER_SERVICE_HOST", "10.0.0.1")
+        .variable("DARNER_MANAGER_PORT", "tcp://10.0.0.1:7423")
+        .variable("DARNER_MANAGER_PORT_7423_TCP_ADDR", "10.0.0.1")
+        .variable("DARNER_PORT", "tcp://10.0.0.1:7423")
+        .load(Command::Up);
+}
+
+#[test]
+fn separate_roles_need_plain_text_to_be_meant() {
+    let file = "[pieces]\nadvertise = \"10.0.0.5:7421\"\n";
+    for command in [Command::Manager, Command::Scheduler, Command::Mirror] {
+        given(file).refused(
+            command,
+            "darner.toml: ",
+            "[identity] insecure: must be set to true",
+        );
+        given(file).set(INSECURE).load(command);
+    }
+    let given = given("[identity]\ninsecure = \"yes\"\n");
+    given.refused(
+        Command::Manager,
+        "darner.toml:2: ",
+        "is a string, not true or false",
+    );
+}
+
+#[test]
+fn up_may_listen_beyond_this_host_only_when_plain_text_is_meant() {
+    for key in [
+        "pieces.listen",
+        "scheduler.listen",
+        "manager.listen",
+        "manager.api_listen",
+    ] {
+        let listen = format!("{key}=10.0.0.5:7000");
+        let origin = format!("--set {key}: ");
+        given("")
+            .set(&listen)
+            .refused(Command::Up, &origin, "[identity] insecure = true");
+        given("").set(&listen).set(INSECURE).load(Command::Up);
+    }
+    given("")
+        .set("registry.listen=0.0.0.0:7420")
+        .load(Command::Up);
+}
+
+#[test]
+fn a_wildcard_needs_an_address_for_others() {
+    given("").set(INSECURE).refused(
+        Command::Mirror,
+        "darner.toml: ",
+        "[pieces] advertise: must be set to host:port",
+    );
+    given("")
+        .set(INSECURE)
+        .set("manager.address=http://m:1")
+        .refused(
+            Command::Scheduler,
+            "darner.toml: ",
+            "[scheduler] advertise: must be set",
+        );
+    given("").set(INSECURE).load(Command::Scheduler);
+    for wrong in [
+        "0.0.0.0:7421",
+        "[::]:7421",
+        "10.0.0.5:0",
+        "10.0.0.5",
+        "a b:1",
+    ] {
+        given("")
+            .set(INSECURE)
+            .set(&format!("pieces.advertise={wrong}"))
+            .refused(Command::Mirror, "--set pieces.advertise: ", "");
+    }
+}
+
+#[test]
+fn the_default_upstream_must_be_known() {
+    let file = "[registry]\n\ndefault_upstream = \"r.example\"\n";
+    given(file).refused(
+        Command::Up,
+        "darner.toml:3: [registry] default_upstream: ",
+        "not known",
+    );
+}
+
+#[test]
+fn upstreams_are_refused_for_what_is_wrong_with_them() {
+    let wrong = [
+        ("url = \"https://x\"", 1, "[[upstream]] name: is missing"),
+        ("name = \"r.example\"", 1, "[[upstream]] url: is missing"),
+        (
+            "name = \"R.example\"\nurl = \"https://x\"",
+            2,
+            "not a host name in lower case",
+        ),
+        (
+            "name = \"r\"\nurl = \"https://me:hunter2@x\"",
+            3,
+            "has a user or password in it",
+        ),
+        ("name = \"r\"\nurl = \"https://x/?a=b\"", 3, "has a query"),
+        ("name = \"r\"\nurl = \"x.example\"", 3, "is not a URL"),
+        (
+            "name = \"docker.io\"\nusername = \"me\"",
+            1,
+            "password_file: is missing",
+        ),
+        (
+            "name = \"docker.io\"\npassword_file = \"secret\"",
+            1,
+            "username: is missing",
+        ),
+        (
+            "name = \"docker.io\"\nusername = \"me\"\npassword_file = \"empty\"",
+            4,
+            "is empty",
+        ),
+        (
+            "name = \"docker.io\"\nusername = \"me\"\npassword_file = \"none\"",
+            4,
+            "cannot be read",
+        ),
+        (
+            "name = \"docker.io\"\nca_file = \"secret\"",
+            3,
+            "has no certificate",
+        ),
+        (
+            "name = \"docker.io\"\nmax_connections = 0",
+            3,
+            "is not a whole number",
+        ),
+        (
+            "name = \"docker.io\"\ntag_ttl = 60",
+            3,
+            "is an integer, not a span of time",
+        ),
+    ];
+    for (text, line, message) in wrong {
+        let given = given(&format!("[[upstream]]\n{text}\n"))
+            .with_file("secret", "hunter2")
+            .with_file("empty", "\n");
+        let origin = format!("darner.toml:{line}: ");
+        given.refused(Command::Up, &origin, message);
+        assert!(!given.faults(Command::Up).concat().contains("hunter2"));
+    }
+    given("[upstream]\nname = \"r\"\n").refused(Command::Up, "darner.toml:1: ", "two brackets");
+}
+
+#[test]
+fn values_of_another_kind_or_out_of_range_are_refused() {
+    let wrong = [
+        ("registry = 5", 1, "registry: is an integer, not a table"),
+        ("[store]\ncapacity = 0", 2, "more than zero"),
+        ("[store]\ncapacity = -5", 2, "is not a size"),
+        ("[store]\ncapacity = 1.5", 2, "a number with a fraction"),
+        (
+            "[registry]\nmax_requests = 99999999999999999999999",
+            2,
+            "65536",
+        ),
+        (
+            "[registry]\nfirst_byte_timeout = \"0s\"",
+            2,
+            "more than zero",
+        ),
+        ("[shutdown]\ngrace = \"9000 years\"", 2, "more than a year"),
+        ("[node]\nlabels = \"zone\"", 2, "not labels"),
+        (
+            "[node]\nlabels = { zone = 5 }",
+            2,
+            "label \"zone\" is an integer",
+        ),
+        (
+            "[mirror]\nrole = \"seeds\"",
+            2,
+            "neither \"mirror\" nor \"seed\"",
+        ),
+        ("[log]\nfilter = \"a=b=c\"", 2, "is not a filter"),
+        ("[log]\nformat = \"xml\"", 2, "is not \"auto\""),
+        (
+            "[scheduler]\naddresses = [5]",
+            2,
+            "is an integer, not a string",
+        ),
+        (
+            "[scheduler]\naddresses = [\"http://a:1/b\"]",
+            2,
+            "has a path",
+        ),
+        (
+            "[scheduler]\naddresses = [\"https://a:1\"]",
+            2,
+            "needs certificates",
+        ),
+    ];
+    for (text, line, message) in wrong {
+        given(text).refused(Command::Up, &format!("darner.toml:{line}: "), message);
+    }
+}
+
+#[test]
+fn what_has_no_default_here_is_asked_for() {
+    let mut given = given("");
+    given.sources.environment.clear();
+    given.sources.machine.host_name = None;
+    let faults = given.faults(Command::Up);
+    assert_eq!(
+        faults,
+        [
+            "darner.toml: [node] id: must be set: this host has no name",
+            "darner.toml: data_dir: must be set: neither XDG_STATE_HOME nor HOME is",
+        ]
+    );
+    given
+        .set("node.id=a")
+        .variable("XDG_STATE_HOME", "/state")
+        .load(Command::Up);
+}
+
+#[test]
+fn a_file_of_another_kind_does_not_flood() {
+    let faults = given(&"what is this?\n".repeat(500)).faults(Command::Up);
+    assert!(faults.len() <= 51, "{}", faults.len());
+    assert!(faults.last().unwrap().ends_with("more"));
+}
+
+/// Text that looks like settings, and text that does not.
+fn any_line() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-z_.]{0,10} ?= ?[\"'\\[{a-z0-9:./, ]{0,20}",
+        "\\[{0,2}[a-z]{0,9}\\]{0,2}",
+        "(registry|upstream|node|store|pieces)",
+        "\\[\\[?(registry|upstream|node|store|pieces|scheduler)\\]?\\]",
+        "(listen|name|url|capacity|labels|addresses|tag_ttl) = .{0,24}",
+        ".{0,30}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics(
+        lines in prop::collection::vec(any_line(), 0..20),
+        name in "[A-Z_]{0,24}",
+        value in ".{0,30}",
+        set in "([a-z.]{0,20}=)?.{0,30}",
+    ) {
+        let mut given = given(&lines.join("\n"))
+            .variable(&format!("DARNER_{name}"), &value)
+            .set(&set);
+        given.sources.environment.push(("DARNER_NODE__LABELS".into(), value.into()));
+        for command in [Command::Up, Command::Mirror] {
+            if let Err(error) = load(command, &given.sources) {
+                prop_assert!(!error.faults.is_empty());
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_are_read_back(bytes in 1u64..1 << 60, seconds in 0u64..10_000_000) {
+        let duration = std::time::Duration::from_secs(seconds);
+        let settings = given("")
+            .set(&format!("store.capacity={bytes}"))
+            .set(&format!("registry.first_byte_timeout={}s", seconds + 1))
+            .set(&format!("shutdown.grace={}", humantime::format_duration(duration)))
+            .load(Command::Up);
+        prop_assert_eq!(settings.store.capacity, Some(bytes));
+        prop_assert_eq!(settings.shutdown.grace, duration);
+    }
+}

@@ -1,0 +1,202 @@
+//! `[[upstream]]`: the registries content comes from, and those that everybody knows.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use darner_proto::id::Role;
+use darner_proto::name::RegistryName;
+
+use super::fault::Origin;
+use super::layers::read_text;
+use super::parse;
+use super::read::{Reading, Section};
+use super::value::{Item, Value};
+use crate::secret::Secret;
+use crate::settings::{Credentials, Upstream};
+
+/// Registries that need no configuration, and where they are. Docker Hub's host is not its name.
+const KNOWN: [(&str, &str); 9] = [
+    ("docker.io", "https://registry-1.docker.io"),
+    ("ghcr.io", "https://ghcr.io"),
+    ("quay.io", "https://quay.io"),
+    ("registry.k8s.io", "https://registry.k8s.io"),
+    ("gcr.io", "https://gcr.io"),
+    ("mcr.microsoft.com", "https://mcr.microsoft.com"),
+    ("public.ecr.aws", "https://public.ecr.aws"),
+    ("nvcr.io", "https://nvcr.io"),
+    ("registry.gitlab.com", "https://registry.gitlab.com"),
+];
+const TAG_TTL: Duration = Duration::from_secs(60);
+const MAX_CONNECTIONS: u32 = 16;
+/// A seed reads for everybody.
+const MAX_CONNECTIONS_OF_SEED: u32 = 64;
+
+/// Those given, then those known that were not given.
+pub(super) fn read(item: Option<Item>, role: Role, reading: &Reading) -> Vec<Upstream> {
+    let mut upstreams: Vec<Upstream> = Vec::new();
+    let given = item.map(|item| list(item, reading)).unwrap_or_default();
+    if given.is_empty() {
+        // So that its keys are known, wherever somebody puts them.
+        upstream(Section::absent("upstream", reading), role, reading);
+    }
+    for item in given {
+        let origin = item.origin.clone();
+        let section = reading.section("upstream", item);
+        let Some(new) = section.and_then(|section| upstream(section, role, reading)) else {
+            continue;
+        };
+        if upstreams.iter().any(|other| other.name == new.name) {
+            let message = format!("{} is listed before already", new.name.as_str());
+            reading.fault(&origin, "upstream.name", message);
+        } else {
+            upstreams.push(new);
+        }
+    }
+    for (name, url) in KNOWN {
+        let Ok(name) = name.parse::<RegistryName>() else {
+            continue;
+        };
+        if !upstreams.iter().any(|other| other.name == name) {
+            upstreams.push(known(name, url, role));
+        }
+    }
+    upstreams
+}
+
+fn known(name: RegistryName, url: &str, role: Role) -> Upstream {
+    Upstream {
+        name,
+        url: url.to_owned(),
+        ca_file: None,
+        credentials: None,
+        tag_ttl: TAG_TTL,
+        max_connections: default_connections(role),
+    }
+}
+
+fn default_connections(role: Role) -> usize {
+    let connections = match role {
+        Role::Seed => MAX_CONNECTIONS_OF_SEED,
+        Role::Mirror | Role::Scheduler => MAX_CONNECTIONS,
+    };
+    connections as usize
+}
+
+fn list(item: Item, reading: &Reading) -> Vec<Item> {
+    let origin = item.origin.clone();
+    let message = match item.expanded() {
+        Ok(Item {
+            value: Value::List(items),
+            ..
+        }) => return items,
+        Ok(Item {
+            value: Value::Table(_),
+            ..
+        }) => "is a list: write [[upstream]], with two brackets, for each".to_owned(),
+        Ok(item) => format!("is {}, not a list of tables", item.kind()),
+        Err(message) => message,
+    };
+    reading.fault(&origin, "upstream", message);
+    Vec::new()
+}
+
+/// `None` when it has no usable name or URL; both are noted.
+fn upstream(mut section: Section<'_>, role: Role, reading: &Reading) -> Option<Upstream> {
+    let origin = section.origin.clone();
+    let required = |setting: &str, given: bool| {
+        if !given && origin != Origin::Default {
+            reading.fault(&origin, setting, "is missing".to_owned());
+        }
+    };
+    let (mut has_name, mut has_url) = (false, false);
+    let name: Option<RegistryName> = section.read("name", |item| {
+        has_name = true;
+        parse::named(item)
+    });
+    let url = section.read("url", |item| {
+        has_url = true;
+        parse::registry_url(item)
+    });
+    let of_name = |name: &RegistryName| {
+        let known = KNOWN.iter().find(|(known, _)| *known == name.as_str());
+        known.map(|(_, url)| (*url).to_owned())
+    };
+    let known_url = name.as_ref().and_then(of_name);
+    required("upstream.name", has_name);
+    required("upstream.url", has_url || known_url.is_some());
+    let ca_file = section.read("ca_file", certificates);
+    let credentials = credentials(&mut section, &origin, reading);
+    let tag_ttl = section.read("tag_ttl", parse::duration);
+    let connections = section.read("max_connections", |item| parse::count(item, 1..=1024));
+    section.close();
+    Some(Upstream {
+        name: name?,
+        url: url.or(known_url)?,
+        ca_file,
+        credentials,
+        tag_ttl: tag_ttl.unwrap_or(TAG_TTL),
+        max_connections: connections.map_or(default_connections(role), |given| given as usize),
+    })
+}
+
+fn credentials(
+    section: &mut Section<'_>,
+    origin: &Origin,
+    reading: &Reading,
+) -> Option<Credentials> {
+    let mut given = (false, false);
+    let username = section.read("username", |item| {
+        given.0 = true;
+        match parse::text(item)? {
+            "" => Err("is empty".to_owned()),
+            // RFC 7617: the first colon ends the user's name.
+            name if name.contains(':') => Err("has a colon, which no user name may".to_owned()),
+            name => Ok(name.to_owned()),
+        }
+    });
+    let password = section.read("password_file", |item| {
+        given.1 = true;
+        secret(item)
+    });
+    let alone = |setting: &str, other: &str| {
+        reading.fault(
+            origin,
+            setting,
+            format!("is missing, though {other} is set"),
+        );
+    };
+    match given {
+        (true, false) => alone("upstream.password_file", "username"),
+        (false, true) => alone("upstream.username", "password_file"),
+        _ => {}
+    }
+    Some(Credentials {
+        username: username?,
+        password: password?,
+    })
+}
+
+fn certificates(item: &Item) -> Result<PathBuf, String> {
+    let path = parse::path(item)?;
+    let text = readable(&path)?;
+    if !text.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(format!("{} has no certificate in PEM form", path.display()));
+    }
+    Ok(path)
+}
+
+/// What a file holds, without the newline that editors end it with.
+fn secret(item: &Item) -> Result<Secret, String> {
+    let path = parse::path(item)?;
+    let text = readable(&path)?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    match text {
+        "" => Err(format!("{} is empty", path.display())),
+        _ => Ok(Secret::new(text)),
+    }
+}
+
+fn readable(path: &Path) -> Result<String, String> {
+    read_text(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
