@@ -53,6 +53,7 @@ pub struct Swarm {
     tasks: Arc<Mutex<HashMap<TaskId, mpsc::Sender<TaskEvent>>>>,
     finds: Arc<Mutex<HashMap<u64, oneshot::Sender<Vec<Host>>>>>,
     next_find: Arc<AtomicU64>,
+    stopped: CancellationToken,
 }
 
 impl Swarm {
@@ -75,6 +76,7 @@ impl Swarm {
             tasks: Arc::default(),
             finds: Arc::default(),
             next_find: Arc::default(),
+            stopped: CancellationToken::new(),
         };
         let driver = Driver {
             swarm: swarm.clone(),
@@ -87,6 +89,11 @@ impl Swarm {
         };
         shutdown.spawn(driver.run(membership, incoming));
         (swarm, beginnings)
+    }
+
+    /// Ends the sessions: this node is gone for its schedulers. What is told afterwards is lost.
+    pub fn stop(&self) {
+        self.stopped.cancel();
     }
 
     /// This node.
@@ -165,6 +172,7 @@ impl Driver {
         loop {
             let input = tokio::select! {
                 () = self.shutdown.cancelled() => break,
+                () = self.swarm.stopped.cancelled() => break,
                 changed = membership.changed(), if may_change => {
                     if changed.is_err() {
                         may_change = false;

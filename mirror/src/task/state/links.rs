@@ -49,7 +49,9 @@ enum Stream {
         retry_at: Duration,
     },
     /// The parent is not used for this task any more, or not before then.
-    Dropped { until: Option<Duration> },
+    Dropped {
+        until: Option<Duration>,
+    },
 }
 
 impl Link {
@@ -148,11 +150,7 @@ impl Task {
         available: Vec<Range<u32>>,
         runs: Vec<(Arc<PieceRun>, bool)>,
     ) {
-        let Some(link) = self
-            .links
-            .get_mut(parent)
-            .filter(|link| !link.is_dropped())
-        else {
+        let Some(link) = self.links.get_mut(parent).filter(|link| !link.is_dropped()) else {
             return;
         };
         for range in available {
@@ -270,13 +268,7 @@ impl Task {
 
     /// Counts a failure against a parent, drops it after too many, and tells the scheduler. One
     /// that sent something wrong is dropped for good.
-    fn strike(
-        &mut self,
-        now: Duration,
-        parent: &HostId,
-        kind: FailureKind,
-        out: &mut Vec<Action>,
-    ) {
+    fn strike(&mut self, now: Duration, parent: &HostId, kind: FailureKind, out: &mut Vec<Action>) {
         let Some(link) = self.links.get_mut(parent) else {
             return;
         };

@@ -373,7 +373,10 @@ fn a_parent_that_could_not_be_reached_gets_another_chance() {
         while now < until {
             now += 100;
             let actions = task.apply(at(now), Event::Tick);
-            if actions.iter().any(|one| matches!(one, Action::Subscribe(_))) {
+            if actions
+                .iter()
+                .any(|one| matches!(one, Action::Subscribe(_)))
+            {
                 return true;
             }
         }
@@ -385,7 +388,11 @@ fn a_parent_that_could_not_be_reached_gets_another_chance() {
     }
     // The fourth failure drops it, for a while.
     let actions = task.apply(at(3_000), gone());
-    assert!(actions.iter().any(|one| matches!(one, Action::Unsubscribe(_))));
+    assert!(
+        actions
+            .iter()
+            .any(|one| matches!(one, Action::Unsubscribe(_)))
+    );
     assert!(!subscribed(&mut task, 7_900));
     assert!(subscribed(&mut task, 8_200));
 }
