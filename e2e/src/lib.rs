@@ -1,1 +1,21 @@
-//! x
+//! The rig of the end-to-end tests: real `darner` processes, a real registry with a proxy in front
+//! of it that counts and breaks things on demand, real container runtimes, and peers that lie.
+//!
+//! Every test runs in a [`scene`]: a directory and a time limit of its own, and on failure the logs
+//! of everything that ran in it. Whatever a scene starts ends with it. Tests wait on conditions
+//! ([`wait`]), never on the clock.
+
+pub mod client;
+pub mod cluster;
+pub mod containerd;
+pub mod darner;
+pub mod hostile;
+pub mod image;
+pub mod place;
+pub mod process;
+pub mod raw;
+pub mod registry;
+pub mod scene;
+pub mod skopeo;
+pub mod upstream;
+pub mod wait;

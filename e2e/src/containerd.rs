@@ -1,0 +1,276 @@
+//! containerd as a daemon of its own, with nothing of the machine's: pulls through its CRI plugin as
+//! the kubelet does, through `crictl`, and through `ctr`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::image::{Blob, Image};
+use crate::process::{self, Process};
+use crate::scene::Scene;
+use crate::{place, wait};
+
+/// The runtime interface's messages.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::excessive_nesting,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+
+use cri::image_service_client::ImageServiceClient;
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    // In this order: the process ends before its directories go.
+    _process: Process,
+    socket: PathBuf,
+    hosts: PathBuf,
+    root: PathBuf,
+    channel: Channel,
+    snapshotter: &'static str,
+    _sockets: TempDir,
+}
+
+impl Containerd {
+    /// Starts a containerd that pulls everything through the mirror at `mirror`
+    /// (`http://host:port`); nothing else is asked but the registry the image names.
+    pub async fn start(scene: &Scene, name: &str, mirror: &str) -> Result<Self> {
+        let directory = scene.make_directory(name)?;
+        let hosts = directory.join("certs.d");
+        let root = directory.join("root");
+        fs::create_dir_all(hosts.join("_default"))?;
+        fs::write(hosts.join("_default/hosts.toml"), hosts_file(mirror))?;
+        // Socket paths are short by nature, and build directories are not.
+        let sockets = tempfile::Builder::new().prefix("e2e-").tempdir()?;
+        let socket = sockets.path().join("containerd.sock");
+        let config = directory.join("config.toml");
+        let snapshotter = snapshotter(&directory).await?;
+        fs::write(&config, settings(&directory, &socket, &hosts, snapshotter)?)?;
+        let mut command = Command::new(place::required_tool("containerd")?);
+        command.arg("--config").arg(&config);
+        let log = scene.path(format!("{name}.log"));
+        let mut process = Process::start(name, command, &log)?.polite();
+        process
+            .wait_output("its start", |output| {
+                output
+                    .contains("containerd successfully booted")
+                    .then_some(())
+            })
+            .await?;
+        let channel = connect(&socket).await?;
+        Ok(Self {
+            _process: process,
+            socket,
+            hosts,
+            root,
+            channel,
+            snapshotter,
+            _sockets: sockets,
+        })
+    }
+
+    /// Lets `registry` have a fallback behind the mirror, as an operator does who names a server.
+    pub fn fall_back(&self, registry: &str, mirror: &str, server: &str) -> Result<()> {
+        let directory = self.hosts.join(registry);
+        fs::create_dir_all(&directory)?;
+        let text = format!("server = \"{server}\"\n{}", hosts_file(mirror));
+        Ok(fs::write(directory.join("hosts.toml"), text)?)
+    }
+
+    /// `PullImage` of the runtime interface; the image's id.
+    pub async fn pull(&self, reference: &str) -> Result<String> {
+        let request = cri::PullImageRequest {
+            image: spec(reference),
+        };
+        let pulled = self.images().pull_image(request).await;
+        let pulled = pulled.with_context(|| format!("PullImage {reference}"))?;
+        Ok(pulled.into_inner().image_ref)
+    }
+
+    /// `crictl pull`; `false` when there is no crictl and it may be missing.
+    pub async fn crictl_pull(&self, reference: &str) -> Result<bool> {
+        let Some(crictl) = place::tool("crictl") else {
+            ensure!(
+                place::may_skip_go_tools(),
+                "crictl was not built; run e2e/install with Go on the machine"
+            );
+            eprintln!("SKIPPED crictl pull: crictl was not built, since Go is missing");
+            return Ok(false);
+        };
+        let mut command = Command::new(crictl);
+        let socket = format!("unix://{}", self.socket.display());
+        command.args(["--image-endpoint", &socket, "--runtime-endpoint", &socket]);
+        command.args(["pull", reference]);
+        process::run(command).await?;
+        Ok(true)
+    }
+
+    /// `ctr images pull`, with the same hosts.
+    pub async fn ctr_pull(&self, reference: &str, platforms: Platforms) -> Result<()> {
+        let mut command = self.ctr()?;
+        command
+            .args(["images", "pull", "--hosts-dir"])
+            .arg(&self.hosts);
+        command.args(["--snapshotter", self.snapshotter]);
+        if platforms == Platforms::All {
+            command.arg("--all-platforms");
+        }
+        command.arg(reference);
+        process::run(command).await.map(drop)
+    }
+
+    /// Removes an image and what it alone used, so that the next pull is a pull.
+    pub async fn remove(&self, reference: &str) -> Result<()> {
+        let request = cri::RemoveImageRequest {
+            image: spec(reference),
+        };
+        self.images().remove_image(request).await?;
+        let mut command = self.ctr()?;
+        command.args(["--namespace", "k8s.io", "images", "prune", "--all"]);
+        // Older versions have no prune, and collect by themselves after a removal.
+        process::finish(command).await?;
+        let blobs = self
+            .root
+            .join("io.containerd.content.v1.content/blobs/sha256");
+        wait::until_true("containerd drops what it removed", || {
+            fs::read_dir(&blobs).map_or(0, Iterator::count) == 0
+        })
+        .await
+    }
+
+    /// Whether an image is there, unpacked for this platform.
+    pub async fn has(&self, reference: &str) -> Result<bool> {
+        let request = cri::ImageStatusRequest {
+            image: spec(reference),
+        };
+        let status = self.images().image_status(request).await?;
+        Ok(status.into_inner().image.is_some())
+    }
+
+    /// Checks that containerd's own store has these blobs, byte for byte.
+    pub fn check_blobs(&self, blobs: &[Blob]) -> Result<()> {
+        let content = self
+            .root
+            .join("io.containerd.content.v1.content/blobs/sha256");
+        for blob in blobs {
+            let path = content.join(blob.digest.hex());
+            let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+            ensure!(blob.digest.matches(&bytes), "{} is wrong", path.display());
+        }
+        Ok(())
+    }
+
+    /// Files that the layers of `image` were unpacked to, in all snapshots.
+    pub fn unpacked_layers(&self, image: &Image) -> Result<usize> {
+        let plugin = format!("io.containerd.snapshotter.v1.{}", self.snapshotter);
+        let snapshots = self.root.join(plugin).join("snapshots");
+        let count = fs::read_dir(&snapshots)
+            .with_context(|| snapshots.display().to_string())?
+            .count();
+        let layers = image.blobs.len() - 1;
+        ensure!(count >= layers, "{count} snapshots of {layers} layers");
+        Ok(count)
+    }
+
+    fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone())
+    }
+
+    fn ctr(&self) -> Result<Command> {
+        let mut command = Command::new(place::required_tool("ctr")?);
+        command.arg("--address").arg(&self.socket);
+        Ok(command)
+    }
+}
+
+/// What `ctr` pulls of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platforms {
+    /// This machine's.
+    Own,
+    /// All of them.
+    All,
+}
+
+/// overlayfs where the file system of `directory` can carry it; `native`, which copies every file
+/// for every layer, where it cannot (inside a container, say).
+async fn snapshotter(directory: &Path) -> Result<&'static str> {
+    let probe = directory.join("probe");
+    for part in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(probe.join(part))?;
+    }
+    let mut mount = Command::new("mount");
+    mount
+        .current_dir(&probe)
+        .args(["-t", "overlay", "overlay", "-o"]);
+    mount.args(["lowerdir=lower,upperdir=upper,workdir=work", "merged"]);
+    if !process::finish(mount).await?.status.success() {
+        return Ok("native");
+    }
+    let mut umount = Command::new("umount");
+    umount.arg(probe.join("merged"));
+    process::run(umount).await?;
+    Ok("overlayfs")
+}
+
+fn spec(reference: &str) -> Option<cri::ImageSpec> {
+    Some(cri::ImageSpec {
+        image: reference.to_owned(),
+    })
+}
+
+async fn connect(socket: &Path) -> Result<Channel> {
+    let url = format!("unix:{}", socket.display());
+    let channel = Endpoint::from_shared(url)?.connect().await;
+    channel.with_context(|| socket.display().to_string())
+}
+
+fn hosts_file(mirror: &str) -> String {
+    format!("[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+}
+
+fn settings(directory: &Path, socket: &Path, hosts: &Path, snapshotter: &str) -> Result<String> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let socket_text = socket.display();
+    let hosts = hosts.display();
+    let (root, state, cni, opt) = (path("root"), path("state"), path("cni"), path("opt"));
+    fs::create_dir_all(&cni)?;
+    Ok(format!(
+        r#"version = 2
+root = "{root}"
+state = "{state}"
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+]
+[grpc]
+  address = "{socket_text}"
+[ttrpc]
+  address = "{socket_text}.ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{opt}"
+[plugins."io.containerd.grpc.v1.cri"]
+  enable_selinux = false
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "{snapshotter}"
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "{hosts}"
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{cni}"
+  conf_dir = "{cni}"
+"#
+    ))
+}

@@ -1,0 +1,118 @@
+//! The upstream registry itself: Debian's `docker-registry`, on a storage directory.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use darner_proto::digest::Digest;
+use http::StatusCode;
+
+use crate::place;
+use crate::process::Process;
+
+/// A running registry.
+#[derive(Debug)]
+pub struct Registry {
+    _process: Process,
+    address: SocketAddr,
+}
+
+impl Registry {
+    /// Starts a registry that keeps `storage`, with its configuration and log in `directory`.
+    pub async fn start(directory: &Path, storage: &Path, read_only: bool) -> Result<Self> {
+        let config = directory.join("docker-registry.yml");
+        let text = format!(
+            "version: 0.1\n\
+             log: {{level: info, accesslog: {{disabled: true}}}}\n\
+             http: {{addr: '127.0.0.1:0', secret: 'not used by one instance'}}\n\
+             storage:\n  filesystem: {{rootdirectory: '{}', maxthreads: 200}}\n  \
+             maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n",
+            storage.display()
+        );
+        std::fs::write(&config, text)?;
+        let mut command = Command::new(place::required_tool("docker-registry")?);
+        command.arg("serve").arg(&config);
+        let log = directory.join("docker-registry.log");
+        let mut process = Process::start("docker-registry", command, &log)?;
+        let address = process
+            .wait_output("its address", |output| {
+                let (_, rest) = output.split_once("listening on ")?;
+                let end =
+                    rest.find(|byte: char| !(byte.is_ascii_digit() || ".:".contains(byte)))?;
+                rest[..end].parse().ok()
+            })
+            .await?;
+        Ok(Self {
+            _process: process,
+            address,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A client that pushes to it.
+    pub fn pusher(&self) -> Pusher {
+        Pusher {
+            http: reqwest::Client::new(),
+            base: format!("http://{}", self.address),
+        }
+    }
+}
+
+/// Pushes through the registry API.
+#[derive(Debug)]
+pub struct Pusher {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Pusher {
+    /// Pushes a blob in one request.
+    pub async fn blob(&self, repository: &str, bytes: Bytes) -> Result<Digest> {
+        let digest = Digest::sha256(&bytes);
+        let url = format!("{}/v2/{repository}/blobs/uploads/", self.base);
+        let begun = self.http.post(url).send().await?;
+        ensure!(
+            begun.status() == StatusCode::ACCEPTED,
+            "upload to {repository}: {}",
+            begun.status()
+        );
+        let location = begun.headers().get("location").context("no location")?;
+        let location = location.to_str()?;
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{location}{separator}digest={digest}");
+        let put = self.http.put(url).body(bytes).send().await?;
+        ensure!(
+            put.status() == StatusCode::CREATED,
+            "blob of {repository}: {}",
+            put.status()
+        );
+        Ok(digest)
+    }
+
+    /// Pushes a manifest under a tag or its digest.
+    pub async fn manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Digest> {
+        let digest = Digest::sha256(&bytes);
+        let url = format!("{}/v2/{repository}/manifests/{reference}", self.base);
+        let put = self.http.put(url).header("content-type", media_type);
+        let put = put.body(bytes).send().await?;
+        let status = put.status();
+        ensure!(
+            status == StatusCode::CREATED,
+            "manifest of {repository}: {status} {}",
+            put.text().await?
+        );
+        Ok(digest)
+    }
+}

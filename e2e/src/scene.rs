@@ -1,0 +1,124 @@
+//! The frame of a test: a directory, a time limit, and the logs when it fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::image::{Images, images};
+use crate::place;
+
+/// No test may take longer.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Of each log, this many last lines are shown on failure.
+const SHOWN_LINES: usize = 60;
+
+/// Where a test keeps what it makes. Kept on failure, removed otherwise.
+#[derive(Debug)]
+pub struct Scene {
+    directory: PathBuf,
+    images: Images,
+}
+
+/// Runs a test in a scene of its own.
+///
+/// # Panics
+/// When the test fails or takes longer than a minute; what the scene's processes wrote is printed
+/// first.
+pub fn run<T>(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<T>) -> T {
+    static CRYPTO: Once = Once::new();
+    CRYPTO.call_once(|| {
+        // Fails only when somebody else has installed a provider, which serves as well.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    });
+    let outcome = prepare(name).and_then(|directory| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        // Before the clock starts: the first test on a machine makes them.
+        let images = runtime.block_on(images())?;
+        let scene = Scene { directory, images };
+        let ended = runtime.block_on(async {
+            let limited = tokio::time::timeout(LIMIT, test(&scene)).await;
+            limited.unwrap_or_else(|_| Err(anyhow!("not done after {LIMIT:?}")))
+        });
+        runtime.shutdown_background();
+        match ended {
+            Ok(result) => {
+                fs::remove_dir_all(&scene.directory).context("the scene cannot be cleared away")?;
+                Ok(result)
+            }
+            Err(error) => {
+                scene.show_logs();
+                Err(error.context(format!("scene kept in {}", scene.directory.display())))
+            }
+        }
+    });
+    outcome.unwrap_or_else(|error| panic!("{name}: {error:?}"))
+}
+
+fn prepare(name: &str) -> Result<PathBuf> {
+    let directory = place::target()?.join("e2e/scenes").join(name);
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("an earlier scene in {}", directory.display()))?;
+    }
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+impl Scene {
+    /// What the upstream registry holds.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// A path in the scene.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A new directory in the scene.
+    pub fn make_directory(&self, name: impl AsRef<Path>) -> Result<PathBuf> {
+        let path = self.path(name);
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(path)
+    }
+
+    /// Everything that the processes of the scene have logged.
+    pub fn logs(&self) -> Result<String> {
+        let mut all = String::new();
+        for path in self.log_files()? {
+            all += &String::from_utf8_lossy(&fs::read(path)?);
+        }
+        Ok(all)
+    }
+
+    fn log_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn show_logs(&self) {
+        for path in self.log_files().unwrap_or_default() {
+            let text = fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("--- {} ({} lines)", path.display(), lines.len());
+            for line in shown {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A cluster of separate processes: each byte leaves upstream once.
+
+use anyhow::{Result, ensure};
+use darner_e2e::cluster::{Cluster, Shape};
+use darner_e2e::image::Image;
+use darner_e2e::scene;
+use darner_e2e::upstream::{Ledger, Upstream};
+
+/// Requests that upstream saw of an image's blobs, and of its manifests.
+#[derive(Debug)]
+struct Asked {
+    of_blobs: Vec<usize>,
+    of_manifests: usize,
+}
+
+impl Asked {
+    fn of(ledger: &Ledger, image: &Image) -> Self {
+        let of_blob = |blob: &darner_e2e::image::Blob| ledger.of_blob(&blob.digest).len();
+        let mut manifests = ledger.requests();
+        manifests.retain(|request| request.path.contains("/manifests/"));
+        Self {
+            of_blobs: image.blobs.iter().map(of_blob).collect(),
+            of_manifests: manifests.len(),
+        }
+    }
+}
+
+fn cold_pull(name: &str, shape: Shape) -> Asked {
+    scene::run(name, async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let cluster = Cluster::start(scene, &upstream, shape).await?;
+        let image = &upstream.images.big;
+        let pulls = cluster.pull_everywhere(image).await?;
+        for pulled in pulls {
+            ensure!(
+                pulled.bytes == image.bytes() && pulled.cuts == 0,
+                "{pulled:?}"
+            );
+        }
+        let ratio = upstream.ledger().ratio(image);
+        ensure!(ratio <= 1.01, "{ratio}:\n{}", upstream.ledger().describe());
+        check_sources(&cluster, image).await?;
+        Ok(Asked::of(upstream.ledger(), image))
+    })
+}
+
+/// Mirrors have everything from peers, and counted it so.
+async fn check_sources(cluster: &Cluster, image: &Image) -> Result<()> {
+    let mut from_upstream = 0.0;
+    for node in cluster.mirrors.iter().chain(&cluster.seeds) {
+        let metrics = node.metrics().await?;
+        from_upstream += metrics.sum("darner_fetched_bytes_total", "source=\"upstream\"");
+    }
+    let expected = image.bytes() as f64;
+    ensure!(
+        (from_upstream / expected - 1.0).abs() <= 0.01,
+        "the nodes count {from_upstream} bytes from upstream of {expected}"
+    );
+    for mirror in &cluster.mirrors {
+        let metrics = mirror.metrics().await?;
+        let upstream = metrics.sum("darner_fetched_bytes_total", "source=\"upstream\"");
+        ensure!(
+            upstream == 0.0,
+            "{} read upstream past the seeds",
+            mirror.name()
+        );
+        let served = metrics.sum("darner_served_bytes_total", "");
+        ensure!(
+            served >= expected,
+            "{} counts {served} bytes served",
+            mirror.name()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn six_mirrors_pull_a_cold_image_at_once_and_upstream_is_read_once() {
+    let two = cold_pull(
+        "cluster_of_two",
+        Shape {
+            seeds: 2,
+            mirrors: 2,
+        },
+    );
+    let six = cold_pull(
+        "cluster_of_six",
+        Shape {
+            seeds: 2,
+            mirrors: 6,
+        },
+    );
+    // How a read is cut into requests is a matter of timing, by one or two; it must not be a matter
+    // of how many mirrors ask.
+    for (two, six) in two.of_blobs.iter().zip(&six.of_blobs) {
+        assert!(*six <= two + 2, "with two {two}, with six {six}");
+    }
+    assert!(six.of_manifests <= two.of_manifests, "{two:?} {six:?}");
+}
+
+#[test]
+fn without_seeds_a_mirror_reads_for_the_others() {
+    scene::run("cluster_without_seeds", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let shape = Shape {
+            seeds: 0,
+            mirrors: 4,
+        };
+        let cluster = Cluster::start(scene, &upstream, shape).await?;
+        let image = &upstream.images.middle;
+        cluster.pull_everywhere(image).await?;
+        let ratio = upstream.ledger().ratio(image);
+        ensure!(ratio <= 1.01, "{ratio}:\n{}", upstream.ledger().describe());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_index_and_a_tiny_image_travel_too() {
+    scene::run("cluster_small_images", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let shape = Shape {
+            seeds: 2,
+            mirrors: 3,
+        };
+        let cluster = Cluster::start(scene, &upstream, shape).await?;
+        for image in [&upstream.images.multi, &upstream.images.tiny] {
+            cluster.pull_everywhere(image).await?;
+            let ratio = upstream.ledger().ratio(image);
+            ensure!(ratio <= 1.01, "{ratio}:\n{}", upstream.ledger().describe());
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,137 @@
+//! Content that an anonymous reader may not have, and tokens: who gets what, and what is kept.
+
+use anyhow::{Context as _, Result, ensure};
+use darner_e2e::client::Client;
+use darner_e2e::cluster::{start_up, up_settings};
+use darner_e2e::darner::Darner;
+use darner_e2e::scene;
+use darner_e2e::upstream::{Fault, Guard, NAME, Rule, TOKEN, Upstream};
+
+const USER: &str = "alice";
+const PASSWORD: &str = "canary-password-of-a-caller";
+/// `alice:canary-password-of-a-caller`.
+const BASIC: &str = "Basic YWxpY2U6Y2FuYXJ5LXBhc3N3b3JkLW9mLWEtY2FsbGVy";
+
+/// What must be in no log and no metric.
+async fn check_secrecy(scene: &scene::Scene, up: &Darner, secrets: &[&str]) -> Result<()> {
+    let metrics = up.metrics().await?.text;
+    let logs = scene.logs()?;
+    for secret in secrets {
+        ensure!(!logs.contains(secret), "{secret} is in a log");
+        ensure!(!metrics.contains(secret), "{secret} is in the metrics");
+    }
+    Ok(())
+}
+
+#[test]
+fn private_content_passes_through_with_the_callers_own_password_and_is_not_kept() {
+    scene::run("private_basic", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Basic(BASIC.to_owned()));
+        let up = start_up(scene, &upstream).await?;
+        let stranger = Client::new(&up, NAME)?;
+        let alice = stranger.with_credentials(USER, PASSWORD);
+        let image = &upstream.images.multi;
+
+        alice.pull(image).await?;
+        let first = upstream.ledger().blob_bytes(image);
+        ensure!(first == image.bytes(), "{first} of {}", image.bytes());
+        alice.pull(image).await?;
+        let second = upstream.ledger().blob_bytes(image) - first;
+        ensure!(second == image.bytes(), "private content was kept");
+
+        let path = format!("{}/manifests/{}", image.repository, image.tag);
+        let refused = stranger.get(&path).await?;
+        ensure!(refused.status == 401, "{}", refused.describe());
+        ensure!(refused.header("www-authenticate")? == "Basic realm=\"upstream\"");
+        for blob in &image.blobs {
+            let refused = stranger.get(&image.blob_path(blob)).await?;
+            ensure!(
+                (400..500).contains(&refused.status),
+                "{}",
+                refused.describe()
+            );
+        }
+        check_secrecy(scene, &up, &[PASSWORD, &BASIC[6..]]).await
+    });
+}
+
+#[test]
+fn credentials_are_not_carried_to_the_host_a_redirect_names() {
+    scene::run("private_redirect", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Basic(BASIC.to_owned()));
+        upstream.rule(Rule::new("/blobs/", Fault::Redirect));
+        let up = start_up(scene, &upstream).await?;
+        let alice = Client::new(&up, NAME)?.with_credentials(USER, PASSWORD);
+        alice.pull(&upstream.images.multi).await?;
+        let requests = upstream.ledger().requests();
+        let redirected = requests.iter().filter(|request| request.redirected);
+        let mut count = 0;
+        for request in redirected {
+            ensure!(request.authorization.is_none(), "{request:?}");
+            count += 1;
+        }
+        ensure!(count > 0, "nothing was redirected");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_an_anonymous_token_opens_is_public_and_kept() {
+    scene::run("private_anonymous_token", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Bearer(None));
+        let up = start_up(scene, &upstream).await?;
+        let client = Client::new(&up, NAME)?;
+        let image = &upstream.images.middle;
+        client.pull(image).await?;
+        let asked = upstream.ledger().count();
+        client.pull(image).await?;
+        ensure!(
+            upstream.ledger().count() == asked,
+            "{}",
+            upstream.ledger().describe()
+        );
+        check_secrecy(scene, &up, &[TOKEN]).await
+    });
+}
+
+#[test]
+fn the_operators_credentials_do_not_open_private_content_to_callers() {
+    scene::run("private_configured", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Basic(BASIC.to_owned()));
+        let file = scene.path("password");
+        std::fs::write(&file, format!("{PASSWORD}\n"))?;
+        let settings = up_settings(scene, &upstream)?
+            .of_upstream("username", USER)
+            .of_upstream("password_file", file.display().to_string());
+        let up = Darner::start(scene, "up", "up", &settings).await?;
+        let image = &upstream.images.tiny;
+        let path = format!("{}/manifests/{}", image.repository, image.tag);
+        let stranger = Client::new(&up, NAME)?;
+        let refused = stranger.get(&path).await?;
+        ensure!(refused.status == 401, "{}", refused.describe());
+        let alice = stranger.with_credentials(USER, PASSWORD);
+        alice.pull(image).await.context("with her own password")?;
+        check_secrecy(scene, &up, &[PASSWORD, &BASIC[6..]]).await
+    });
+}
+
+#[test]
+fn a_token_challenge_reaches_the_client_as_upstream_sent_it() {
+    scene::run("private_bearer", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Bearer(Some(BASIC.to_owned())));
+        let up = start_up(scene, &upstream).await?;
+        let image = &upstream.images.tiny;
+        let path = format!("{}/manifests/{}", image.repository, image.tag);
+        let refused = Client::new(&up, NAME)?.get(&path).await?;
+        ensure!(refused.status == 401, "{}", refused.describe());
+        let challenge = refused.header("www-authenticate")?;
+        let realm = format!("Bearer realm=\"{}/token\"", upstream.url());
+        ensure!(challenge.starts_with(&realm), "{challenge}");
+        Ok(())
+    });
+}
