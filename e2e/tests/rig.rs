@@ -97,7 +97,7 @@ async fn pull_and_check(upstream: &Upstream, containerd: &Containerd) -> Result<
     containerd.check_blobs(&image.blobs)?;
     containerd.unpacked_layers(image)?;
     let before = upstream.ledger().blob_bytes(image);
-    containerd.remove(&reference).await?;
+    containerd.remove(image, &reference).await?;
     containerd.pull(&reference).await?;
     let again = upstream.ledger().blob_bytes(image) - before;
     ensure!(again == image.bytes(), "the second pull took {again} bytes");
