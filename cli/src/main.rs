@@ -1,1 +1,82 @@
-fn main() {}
+//! `darner`: one program for every part of the cluster. Each subcommand has a file of its own; what
+//! the roles do is in their crates, and only put together here.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted a second time.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod manager;
+mod mirror;
+mod run;
+mod scheduler;
+mod setup;
+mod up;
+
+/// Its threads do not wait for one another, and it gives memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A peer-to-peer pull-through mirror for OCI registries: each layer leaves the registry once per
+/// cluster
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted twice."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process on this host, for itself
+    Up(run::Args),
+    /// Run a node's mirror, or a seed
+    Mirror(run::Args),
+    /// Run a scheduler, which knows who holds what
+    Scheduler(run::Args),
+    /// Run the manager, which knows who belongs to the cluster
+    Manager(run::Args),
+    /// Set a host up for its mirror
+    Setup(setup::Setup),
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    // The only other way to have one is somebody else's having been first, and there is nobody.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            run::say(format_args!("error: no threads to run on: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        match command {
+            Command::Up(args) => up::run(args).await,
+            Command::Mirror(args) => mirror::run(args).await,
+            Command::Scheduler(args) => scheduler::run(args).await,
+            Command::Manager(args) => manager::run(args).await,
+            Command::Setup(setup) => match setup.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    run::say(format_args!("error: {:#}", anyhow::Error::from(error)));
+                    ExitCode::FAILURE
+                }
+            },
+        }
+    });
+    // What had to end in order has; what hangs in a system call is not waited for.
+    runtime.shutdown_background();
+    ended
+}

@@ -2,9 +2,13 @@
 //!
 //! In the order of a request: [`listener`] accepts the connection, [`request`] parses what is asked
 //! for, [`serve`] lets it in and has the resolver say what the name means, [`blobs`] opens the
-//! content; [`relay`] lets upstream answer what is not public. What real clients make of every
-//! answer decides its form; see `docs/architecture.md`. What a name means is [`crate::resolve`]'s
-//! business, how content gets here [`crate::task`]'s.
+//! content; [`relay`] lets upstream answer what is not public. What a name means is
+//! [`crate::resolve`]'s business, how content gets here [`crate::task`]'s.
+//!
+//! What clients were seen to do with every kind of answer decides its form: what cannot be served is
+//! refused so that the client turns to the registry itself (404 for a blob, 503 for anything else,
+//! never 429), within [`settings::Registry::first_byte_timeout`], and what breaks off later breaks
+//! the connection.
 
 mod admission;
 mod blobs;

@@ -275,7 +275,7 @@ impl Resolver {
         }
     }
 
-    /// Asks whoever holds the repository's records or the content; of several the youngest answer.
+    /// Asks whoever holds the repository's records or the content.
     async fn ask_holders(&self, source: &Source, target: &Target) -> Option<Found> {
         let swarm = &self.inner.swarm;
         let of_records = async { swarm.find(&repository_key(source)).await };
@@ -287,6 +287,11 @@ impl Resolver {
         };
         let (of_records, of_content) = tokio::join!(of_records, of_content);
         let holders = plan::holders(of_content, of_records, &swarm.me().id);
+        self.youngest(&holders, source, target).await
+    }
+
+    /// The youngest of what these nodes hold; of what cannot change, the first that comes.
+    async fn youngest(&self, holders: &[Host], source: &Source, target: &Target) -> Option<Found> {
         let request = request(source, target, true);
         let deadline = Instant::now() + HOLDER_PATIENCE;
         let mut asked: FuturesUnordered<_> = holders

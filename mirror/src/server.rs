@@ -187,7 +187,14 @@ impl Mirror {
                 () = ending.draining() => {}
             }
         });
-        shutdown.spawn(announce(store.clone(), swarm, shutdown.clone()));
+        let presence = announce(store.clone(), swarm.clone(), shutdown.clone());
+        let downloads = tasks.clone();
+        shutdown.spawn(async move {
+            presence.await;
+            // Until the last download is done its scheduler and its parents are needed.
+            downloads.idle().await;
+            swarm.stop();
+        });
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             part.ready();
@@ -246,7 +253,13 @@ fn inventory(store: &Store) -> Inventory {
             keys.extend(listed.sources().iter().map(repository_key));
             keys
         }),
-        holds: Arc::new(move |key| asked.size_of(key).is_some()),
+        holds: Arc::new(move |key| {
+            asked.size_of(key).is_some()
+                || asked
+                    .sources()
+                    .iter()
+                    .any(|source| repository_key(source) == *key)
+        }),
     }
 }
 

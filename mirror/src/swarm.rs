@@ -53,6 +53,7 @@ pub struct Swarm {
     tasks: Arc<Mutex<HashMap<TaskId, mpsc::Sender<TaskEvent>>>>,
     finds: Arc<Mutex<HashMap<u64, oneshot::Sender<Vec<Host>>>>>,
     next_find: Arc<AtomicU64>,
+    stopped: CancellationToken,
 }
 
 impl Swarm {
@@ -75,6 +76,7 @@ impl Swarm {
             tasks: Arc::default(),
             finds: Arc::default(),
             next_find: Arc::default(),
+            stopped: CancellationToken::new(),
         };
         let driver = Driver {
             swarm: swarm.clone(),
@@ -87,6 +89,11 @@ impl Swarm {
         };
         shutdown.spawn(driver.run(membership, incoming));
         (swarm, beginnings)
+    }
+
+    /// Ends the sessions: this node is gone for its schedulers. What is told afterwards is lost.
+    pub fn stop(&self) {
+        self.stopped.cancel();
     }
 
     /// This node.
@@ -160,12 +167,16 @@ impl Driver {
     ) {
         let (events, mut heard) = mpsc::channel(INPUTS);
         membership.mark_changed();
+        // A fixed list has nobody behind it who could change it: what it said holds.
+        let mut may_change = true;
         loop {
             let input = tokio::select! {
                 () = self.shutdown.cancelled() => break,
-                changed = membership.changed() => {
+                () = self.swarm.stopped.cancelled() => break,
+                changed = membership.changed(), if may_change => {
                     if changed.is_err() {
-                        break;
+                        may_change = false;
+                        continue;
                     }
                     let now = membership.borrow_and_update().clone();
                     self.members_changed(&now)

@@ -23,8 +23,9 @@ use darner_proto::name::Source;
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::scheduler::{Lease, ReturnReason};
 use darner_service::shutdown::Shutdown;
-use prometheus_client::encoding::EncodeLabelValue;
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use tokio::sync::{OnceCell, mpsc};
+use tokio_util::task::TaskTracker;
 
 use crate::store::{Content, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
@@ -38,7 +39,7 @@ use shared::{Phase, Shared};
 use state::Event;
 
 /// Where bytes came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ServedFrom {
     /// This node's store.
     Store,
@@ -59,6 +60,12 @@ impl ServedFrom {
             Self::Seed => "seed",
             Self::Upstream => "upstream",
         }
+    }
+}
+
+impl EncodeLabelValue for ServedFrom {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.as_str().encode(encoder)
     }
 }
 
@@ -114,6 +121,7 @@ struct Inner {
     parts: Parts,
     live: Mutex<HashMap<Digest, Arc<OnceCell<Live>>>>,
     next_reader: AtomicU64,
+    tracker: TaskTracker,
 }
 
 /// A download under way.
@@ -131,6 +139,7 @@ impl Tasks {
                 parts,
                 live: Mutex::default(),
                 next_reader: AtomicU64::new(1),
+                tracker: TaskTracker::new(),
             }),
         }
     }
@@ -178,6 +187,12 @@ impl Tasks {
     pub fn running(&self, digest: &Digest) -> Option<Arc<Shared>> {
         let cell = lock(&self.inner.live).get(digest).cloned()?;
         Some(cell.get()?.shared.clone())
+    }
+
+    /// Completes when the process drains and no download is under way any more.
+    pub async fn idle(&self) {
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
     }
 
     /// Begins what schedulers lease to this node unasked, for as long as they do.
@@ -275,14 +290,16 @@ impl Tasks {
         self.inner.parts.metrics.began();
         let tasks = self.clone();
         let sources = beginning.sources.clone();
-        self.inner.parts.shutdown.spawn(async move {
+        let download = async move {
             driver::run(context.clone(), beginning, events, stops).await;
             let cell = lock(&tasks.inner.live).remove(&context.shared.task);
             drop(cell);
             if matches!(context.shared.view().phase, Phase::Failed(Ended::Mismatch)) {
                 tasks.read_clean(&context.shared.task, size, sources).await;
             }
-        });
+        };
+        let tracked = self.inner.tracker.track_future(download);
+        self.inner.parts.shutdown.spawn(tracked);
         Ok(live)
     }
 

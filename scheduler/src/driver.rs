@@ -121,9 +121,7 @@ impl Service for Attendance {
                 () = read(session, messages, &incoming, &metrics) => {}
             }
             // The driver ends only with the process.
-            let _ = incoming
-                .send(Incoming::Event(Event::Closed(session)))
-                .await;
+            let _ = incoming.send(Incoming::Event(Event::Closed(session))).await;
         });
         Ok(Response::new(ReceiverStream::new(queue)))
     }
@@ -277,7 +275,9 @@ fn explain(reason: CloseReason) -> (&'static str, Status) {
         ),
         CloseReason::Superseded => (
             "superseded",
-            Status::aborted("another session of the same node id has begun: [node] id must be unique"),
+            Status::aborted(
+                "another session of the same node id has begun: [node] id must be unique",
+            ),
         ),
         CloseReason::Silent => (
             "silent",
@@ -285,7 +285,57 @@ fn explain(reason: CloseReason) -> (&'static str, Status) {
         ),
         CloseReason::Flooding => (
             "flooding",
-            Status::resource_exhausted("the node sends more messages than its tasks give reason to"),
+            Status::resource_exhausted(
+                "the node sends more messages than its tasks give reason to",
+            ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::swarm::Options;
+    use darner_proto::id::{Host, Role};
+    use darner_service::metrics::Metrics;
+
+    #[test]
+    fn a_node_that_does_not_take_its_messages_is_disconnected_and_forgotten() {
+        let options = Options {
+            scheduler: "scheduler".parse().unwrap(),
+            settle: Duration::ZERO,
+            first_lease: 1,
+        };
+        let mut driver = Driver {
+            swarm: Swarm::new(Duration::ZERO, options),
+            started: Instant::now(),
+            sessions: HashMap::new(),
+            metrics: SchedulerMetrics::new(&Metrics::default()),
+        };
+        let session = SessionId(1);
+        // Room for the Welcome, and not for the Members that follow.
+        let (outgoing, mut queue) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let way = Session {
+            outgoing,
+            stop: stop.clone(),
+        };
+        driver.sessions.insert(session, way);
+        let hello = NodeMessage::Hello(Host {
+            id: "m-1".parse().unwrap(),
+            address: "m-1:7421".to_owned(),
+            role: Role::Mirror,
+            labels: std::collections::BTreeMap::new(),
+            signing_key: None,
+            upload_slots: 8,
+        });
+        driver.take_in(Event::Message(session, hello));
+        assert!(stop.is_cancelled());
+        assert_eq!(driver.swarm.census().mirrors, 0);
+        assert!(matches!(queue.try_recv(), Ok(Ok(_))));
+        assert!(matches!(
+            queue.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
+        ));
     }
 }

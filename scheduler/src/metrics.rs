@@ -13,9 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::swarm::{Census, Counted};
 
 /// Decisions take microseconds; one of a tenth of a second would hold up every node.
-const DECISION_SECONDS: [f64; 8] = [
-    0.000_01, 0.000_05, 0.000_2, 0.001, 0.005, 0.02, 0.1, 0.5,
-];
+const DECISION_SECONDS: [f64; 8] = [0.000_01, 0.000_05, 0.000_2, 0.001, 0.005, 0.02, 0.1, 0.5];
 
 /// Counters of one scheduler. Clones share them.
 #[derive(Debug, Clone)]
@@ -86,11 +84,7 @@ impl SchedulerMetrics {
                 "Leases to read upstream that are running",
                 &self.leases_running,
             );
-            registry.register(
-                "scheduler_hosts",
-                "Live nodes, by role",
-                self.hosts.clone(),
-            );
+            registry.register("scheduler_hosts", "Live nodes, by role", self.hosts.clone());
             registry.register(
                 "scheduler_leases",
                 "What happened to leases to read upstream, by event",

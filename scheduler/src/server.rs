@@ -44,9 +44,7 @@ pub struct Scheduler {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The listener cannot be bound.
-    #[error(
-        "the scheduler cannot be bound to {listen}; set [scheduler] listen to a free address"
-    )]
+    #[error("the scheduler cannot be bound to {listen}; set [scheduler] listen to a free address")]
     Listen {
         /// What was asked for.
         listen: SocketAddr,

@@ -195,7 +195,11 @@ impl Swarm {
             seeds,
             mirrors: self.hosts.len() - seeds,
             tasks: self.tasks.len(),
-            participants: self.tasks.values().map(|task| task.participants.len()).sum(),
+            participants: self
+                .tasks
+                .values()
+                .map(|task| task.participants.len())
+                .sum(),
             leases: self.tasks.values().map(|task| task.leases.len()).sum(),
         }
     }
@@ -266,6 +270,9 @@ impl Swarm {
         touched.extend(attendant.leases);
         touched.extend(attendant.serves.keys().copied());
         touched.extend(held.into_iter().filter(|key| self.tasks.contains_key(key)));
+        for task in &touched {
+            self.wait_for_return(task);
+        }
         for task in attendant.serves.keys() {
             self.parent_lost(task, session);
         }

@@ -81,7 +81,7 @@ pub struct Upstream {
     pub name: RegistryName,
     /// `https://host[:port][/prefix]`, or `http://` when written out. Validated, no trailing slash.
     pub url: String,
-    /// Certificate authorities to trust in place of the system's, PEM.
+    /// A file of certificate authorities to trust in place of the system's, PEM.
     pub ca_file: Option<PathBuf>,
     /// Fetches bytes with these credentials; never stands in for a caller's own right to read.
     pub credentials: Option<Credentials>,
@@ -94,9 +94,9 @@ pub struct Upstream {
 /// A user name and password for an upstream.
 #[derive(Debug, Clone)]
 pub struct Credentials {
-    /// The user.
+    /// The user to read from this registry as; with `password_file`.
     pub username: String,
-    /// From `password_file`.
+    /// The file that holds the password; a newline at its end does not count.
     pub password: Secret,
 }
 
@@ -166,7 +166,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     /// What is being served may go on for this long after the process was asked to end. Default
-    /// 30 s.
+    /// 30 s, as long as Kubernetes gives a container to end.
     pub grace: Duration,
 }
 
@@ -190,6 +190,14 @@ pub enum LogFormat {
     Human,
     /// One JSON object on each line.
     Json,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Default for Log {

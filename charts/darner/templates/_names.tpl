@@ -35,10 +35,11 @@ insecure = {{ .Values.identity.insecure }}
 http://{{ include "darner.name" . }}-manager.{{ .Release.Namespace }}.svc:7423
 {{- end }}
 
+{{/* Registries, as TOML. Passwords and certificates are files: see darner.upstreamFiles. */}}
 {{- define "darner.upstreams" -}}
 [registry]
 default_upstream = {{ .Values.defaultUpstream | quote }}
-{{- range .Values.upstreams }}
+{{- range $index, $upstream := .Values.upstreams }}
 
 [[upstream]]
 name = {{ .name | quote }}
@@ -49,7 +50,39 @@ tag_ttl = {{ . | quote }}
 {{- with .max_connections }}
 max_connections = {{ . }}
 {{- end }}
+{{- if .ca }}
+ca_file = "/etc/darner-upstreams/{{ $index }}/ca.pem"
 {{- end }}
+{{- with .username }}
+username = {{ . | quote }}
+password_file = "/etc/darner-upstreams/{{ $index }}/password"
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The volume with what darner.upstreams names; empty where it names nothing. */}}
+{{- define "darner.upstreamFiles" -}}
+{{- range $index, $upstream := .Values.upstreams }}
+{{- with .password }}
+- secret:
+    name: {{ .secret | quote }}
+    items: [{ key: {{ .key | quote }}, path: "{{ $index }}/password" }]
+{{- end }}
+{{- with .ca }}
+- configMap:
+    name: {{ .configMap | quote }}
+    items: [{ key: {{ .key | quote }}, path: "{{ $index }}/ca.pem" }]
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Who a pod's processes are. */}}
+{{- define "darner.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
 {{- end }}
 
 {{- define "darner.securityContext" -}}
@@ -57,6 +90,23 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: ["ALL"]
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{/* For the steps that write to the node, whose directories are root's. Call with the capabilities
+     that are needed, a list. */}}
+{{- define "darner.hostSecurityContext" -}}
+runAsUser: 0
+runAsGroup: 0
+runAsNonRoot: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: ["ALL"]
+  {{- with . }}
+  add: {{ toJson . }}
+  {{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}

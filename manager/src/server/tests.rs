@@ -70,6 +70,8 @@ fn settings(data_dir: &Path, listen: SocketAddr) -> Settings {
         store: Store { capacity: None },
         admin: Admin { listen: any },
         identity: Identity { insecure: true },
+        shutdown: Default::default(),
+        log: Default::default(),
     }
 }
 

@@ -39,6 +39,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Accepts until the process drains. Connections end by themselves, as tasks of `shutdown`.
 pub(super) async fn accept(listener: TcpListener, front: Arc<Front>, shutdown: Shutdown) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -48,13 +49,19 @@ pub(super) async fn accept(listener: TcpListener, front: Arc<Front>, shutdown: S
             Ok((stream, _)) => stream,
             Err(error) => {
                 front.metrics.trouble(Trouble::Accept);
-                if !is_the_clients(&error) {
-                    tracing::error!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                if is_the_clients(&error) {
+                    continue;
                 }
+                // Once per spell, not ten times a second.
+                if !failing {
+                    tracing::error!(%error, "connections cannot be accepted; trying again until they can");
+                }
+                failing = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         let Ok(place) = places.clone().try_acquire_owned() else {
             front.metrics.trouble(Trouble::Connections);
             continue;

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use darner_service::config::{self, Command, Flag, Sources};
 use darner_service::health::Health;
 use darner_service::metrics::Metrics;
-use darner_service::settings::{self, Settings};
+use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -23,8 +24,13 @@ struct Front {
 
 impl Front {
     async fn start(fake: &Fake) -> Self {
+        Self::with_capacity(fake, 1 << 30).await
+    }
+
+    async fn with_capacity(fake: &Fake, capacity: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let settings = settings(directory.path(), fake);
+        let mut settings = settings(directory.path(), fake);
+        settings.store.capacity = Some(capacity);
         let shutdown = Shutdown::default();
         let metrics = Metrics::default();
         let mirror = Mirror::bind(&settings, &metrics, &Health::default(), &shutdown)
@@ -69,46 +75,22 @@ impl Front {
 }
 
 fn settings(directory: &std::path::Path, fake: &Fake) -> Settings {
-    let anywhere: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    Settings {
-        data_dir: directory.to_owned(),
-        node: settings::Node {
-            id: "me".parse().unwrap(),
-            labels: Default::default(),
-        },
-        mirror: settings::Mirror {
-            role: darner_proto::id::Role::Seed,
-        },
-        registry: settings::Registry {
-            listen: anywhere,
-            default_upstream: "reg.test".parse().unwrap(),
-            first_byte_timeout: Duration::from_secs(10),
-            max_requests: 16,
-        },
-        upstreams: vec![fake.settings(Duration::from_secs(60))],
-        pieces: settings::Pieces {
-            listen: anywhere,
-            advertise: None,
-            upload_slots: 4,
-        },
-        scheduler: settings::Scheduler {
-            listen: anywhere,
-            advertise: None,
-            addresses: Vec::new(),
-            settle: Duration::ZERO,
-        },
-        manager: settings::Manager {
-            listen: anywhere,
-            api_listen: anywhere,
-            address: None,
-            database: None,
-        },
-        store: settings::Store {
-            capacity: Some(1 << 30),
-        },
-        admin: settings::Admin { listen: anywhere },
-        identity: settings::Identity { insecure: true },
-    }
+    let set = [
+        format!("data_dir={}", directory.display()),
+        "node.id=me".to_owned(),
+        "mirror.role=seed".to_owned(),
+        "registry.listen=127.0.0.1:0".to_owned(),
+        "pieces.listen=127.0.0.1:0".to_owned(),
+        "identity.insecure=true".to_owned(),
+    ];
+    let sources = Sources {
+        flags: set.iter().map(|setting| Flag::set(setting)).collect(),
+        ..Sources::default()
+    };
+    let mut settings = config::load(Command::Mirror, &sources).unwrap();
+    settings.upstreams = vec![fake.settings(Duration::from_secs(60))];
+    settings.registry.default_upstream = "reg.test".parse().unwrap();
+    settings
 }
 
 fn text(response: &reqwest::Response, name: &str) -> String {
@@ -397,10 +379,18 @@ async fn a_stopping_front_end_finishes_and_takes_nothing_new() {
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
-    assert!(front.shutdown.finish(Duration::from_secs(5)).await);
+    front.shutdown.drain();
     let mut rest = Vec::new();
-    idle.read_to_end(&mut rest).await.unwrap();
-    assert!(TcpStream::connect(front.address).await.is_err());
+    let ended = tokio::time::timeout(Duration::from_secs(5), idle.read_to_end(&mut rest)).await;
+    ended.unwrap().unwrap();
+    let refusing = async {
+        while TcpStream::connect(front.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refusing)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,4 +403,43 @@ async fn connections_are_kept_between_requests() {
         .raw(format!("{request}{request}{last}").as_bytes())
         .await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_the_store_cannot_take_passes_through() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 3 << 20);
+    let front = Front::with_capacity(&fake, 1 << 20).await;
+    let path = format!("/v2/a/blobs/{}", image.layer);
+    for _ in 0..2 {
+        let whole = front.get(&path).await;
+        assert_eq!(whole.status(), 200);
+        assert_eq!(text(&whole, "x-darner-source"), "upstream");
+        assert_eq!(whole.bytes().await.unwrap(), image.layer_bytes);
+    }
+    let part = [("range", "bytes=1000000-2999999")];
+    let part = front.send(reqwest::Method::GET, &path, &part).await;
+    assert_eq!(part.status(), 206);
+    let bytes = part.bytes().await.unwrap();
+    assert_eq!(bytes, image.layer_bytes.slice(1_000_000..3_000_000));
+    assert_eq!(fake.asked(&format!("GET {path}")), 3);
+    fake.corrupt("a", &image.layer);
+    assert!(front.get(&path).await.bytes().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_never_make_a_whole_answer() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 300_000);
+    fake.corrupt("a", &image.layer);
+    let front = Front::start(&fake).await;
+    let path = format!("/v2/a/blobs/{}", image.layer);
+    for _ in 0..2 {
+        // Refused, or broken off: before the headers are out, or after.
+        let url = format!("http://{}{path}", front.address);
+        if let Ok(answer) = front.client.get(url).send().await {
+            let refused = answer.status() == 404;
+            assert!(refused || answer.bytes().await.is_err());
+        }
+    }
 }

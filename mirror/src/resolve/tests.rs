@@ -32,6 +32,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Node {
     host: Host,
     resolver: Resolver,
+    store: Store,
     shutdown: Shutdown,
     _membership: watch::Sender<Arc<Membership>>,
     _directory: tempfile::TempDir,
@@ -67,7 +68,7 @@ impl Node {
             holds: Arc::new(|_| false),
         };
         let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &shutdown);
-        let resolver = Resolver::new(store, upstreams, swarm, Peers::new().unwrap());
+        let resolver = Resolver::new(store.clone(), upstreams, swarm, Peers::new().unwrap());
         let routes = Router::new()
             .route(&format!("{PATH_PREFIX}/resolve"), post(answer))
             .with_state(resolver.clone());
@@ -81,6 +82,7 @@ impl Node {
         Self {
             host,
             resolver,
+            store,
             shutdown,
             _membership: membership,
             _directory: directory,
@@ -315,4 +317,76 @@ async fn a_tag_that_was_passed_on_is_no_younger_than_it_is() {
     // The owner was asked last and still knows the shortest age.
     assert!(kept.age_ms + 5000 >= owners.age_ms);
     assert!(kept.public_ms <= 600_000 - kept.age_ms + 5);
+}
+
+#[tokio::test]
+async fn a_verdict_that_ran_out_is_renewed_by_one_request() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 1000);
+    let node = Node::start("me", &fake, MINUTE, &[]).await;
+    found(node.tag("a", "v1").await);
+    let eleven_minutes_ago = freshness::now_ms() - 11 * 60_000;
+    node.store
+        .set_public(&source("a"), eleven_minutes_ago)
+        .unwrap();
+    for _ in 0..2 {
+        let layer = found(node.resolver.blob(&source("a"), &image.layer).await);
+        assert_eq!((layer.size, layer.stale), (1000, false));
+        let by_digest = Reference::Digest(image.manifest);
+        found(node.resolver.manifest(&source("a"), &by_digest).await);
+    }
+    assert_eq!(fake.asked("HEAD /v2/a/blobs/"), 1);
+    assert_eq!((fake.asked("HEAD "), fake.asked("GET ")), (2, 1));
+}
+
+#[tokio::test]
+async fn without_upstream_a_verdict_lasts_a_day_and_no_longer() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 1000);
+    let node = Node::start("me", &fake, MINUTE, &[]).await;
+    found(node.tag("a", "v1").await);
+    fake.fail(Some(StatusCode::BAD_GATEWAY));
+    let hours_ago = |hours: u64| freshness::now_ms() - hours * 3_600_000;
+    node.store.set_public(&source("a"), hours_ago(23)).unwrap();
+    let layer = found(node.resolver.blob(&source("a"), &image.layer).await);
+    assert!(layer.stale && layer.public_ms <= 3_600_000);
+    node.store.set_public(&source("a"), hours_ago(24)).unwrap();
+    let layer = node.resolver.blob(&source("a"), &image.layer).await;
+    assert!(
+        matches!(layer, ResolveReply::Unavailable { .. }),
+        "{layer:?}"
+    );
+}
+
+#[tokio::test]
+async fn of_several_holders_the_youngest_answer_counts_and_is_kept() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 1000);
+    let older = Node::start("older", &fake, MINUTE, &[]).await;
+    found(older.tag("a", "v1").await);
+    let old_record = crate::store::TagRecord {
+        digest: image.manifest,
+        checked_ms: freshness::now_ms() - 7_200_000,
+    };
+    let v1_tag = "v1".parse().unwrap();
+    older
+        .store
+        .set_tag(&source("a"), &v1_tag, &old_record)
+        .unwrap();
+    let moved = fake.put("a", IMAGE, br#"{"schemaVersion":2}"#);
+    fake.tag("a", "v1", moved);
+    let younger = Node::start("younger", &fake, MINUTE, &[]).await;
+    found(younger.tag("a", "v1").await);
+    fake.fail(Some(StatusCode::BAD_GATEWAY));
+
+    let node = Node::start("me", &fake, MINUTE, &[]).await;
+    let holders = [older.host.clone(), younger.host.clone()];
+    let answer = node.resolver.youngest(&holders, &source("a"), &v1()).await;
+    assert_eq!(answer.map(|found| found.digest), Some(moved));
+    assert_eq!(found(node.held("a", v1()).await).digest, moved);
+    let layer = Target::Blob(image.layer);
+    let answer = node.resolver.youngest(&holders, &source("a"), &layer).await;
+    assert_eq!(answer.map(|found| found.size), Some(1000));
+    let kept = found(node.resolver.blob(&source("a"), &image.layer).await);
+    assert_eq!(kept.size, 1000);
 }

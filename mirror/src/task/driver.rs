@@ -113,7 +113,6 @@ pub(super) struct Beginning {
 struct Driver {
     context: Context,
     task: Task,
-    started: Instant,
     links: HashMap<HostId, CancellationToken>,
     fetches: HashMap<u64, CancellationToken>,
     reads: HashMap<u64, CancellationToken>,
@@ -235,7 +234,6 @@ async fn download(
             beginning.sources,
         ),
         context: context.clone(),
-        started,
         links: HashMap::new(),
         fetches: HashMap::new(),
         reads: HashMap::new(),
@@ -267,7 +265,14 @@ async fn download(
                 driver.cancel_all();
                 return Err(ended);
             }
-            _ = tick.tick() => Event::Tick,
+            _ = tick.tick() => {
+                // What was received stays on disk for the next start.
+                if context.shutdown.is_draining() && !driver.task.has_readers() {
+                    driver.cancel_all();
+                    return Err(Ended::Stopping);
+                }
+                Event::Tick
+            }
             () = context.shutdown.cancelled() => {
                 driver.cancel_all();
                 return Err(Ended::Stopping);

@@ -2,7 +2,7 @@
 
 use darner_proto::scheduler::{FailureKind, Outcome};
 use darner_service::metrics::Metrics;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,14 +31,7 @@ struct FailureLabel {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
-    outcome: Ending,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Ending {
-    Complete,
-    Failed,
-    Abandoned,
+    outcome: &'static str,
 }
 
 impl TaskMetrics {
@@ -101,9 +94,9 @@ impl TaskMetrics {
     pub(super) fn ended(&self, outcome: Outcome) {
         self.running.dec();
         let outcome = match outcome {
-            Outcome::Complete => Ending::Complete,
-            Outcome::Failed => Ending::Failed,
-            Outcome::Abandoned => Ending::Abandoned,
+            Outcome::Complete => "complete",
+            Outcome::Failed => "failed",
+            Outcome::Abandoned => "abandoned",
         };
         self.tasks.get_or_create(&OutcomeLabel { outcome }).inc();
     }

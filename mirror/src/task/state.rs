@@ -145,6 +145,11 @@ impl Task {
         &self.held
     }
 
+    /// Whether clients of this node read along.
+    pub fn has_readers(&self) -> bool {
+        !self.cursors.is_empty()
+    }
+
     /// Where its pieces may be read from.
     pub fn sources(&self) -> &[Source] {
         &self.sources

@@ -7,7 +7,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use darner_service::settings;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -18,9 +18,11 @@ use super::metrics::{Counts, Kind};
 use super::token::{Challenge, Key, Tokens};
 use super::wire::{Hop, Wire};
 
-/// From a request's turn to the headers of the last answer, token, redirects and retries included:
-/// a client has headers or an error within ten seconds.
+/// To the headers of the last answer, token, redirects and retries included: a client has headers
+/// or an error within ten seconds.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(8);
+/// A read of a blob waits this long for its turn: others of our own reads are what it waits for.
+const BULK_PATIENCE: Duration = Duration::from_secs(30);
 /// Tries after the first.
 const RETRIES: usize = 2;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -109,18 +111,35 @@ impl Asker {
 
     async fn answered(&self, ask: &Ask) -> Result<Answer, Fault> {
         self.wire.check_quiet()?;
-        let bulk = ask.kind == Kind::Blob && ask.method == Method::GET;
-        let permit = self.slots.take(bulk).await?;
+        let (permit, deadline) = self.turn(ask).await?;
         let backoff = ExponentialBuilder::default()
             .with_min_delay(FIRST_DELAY)
             .with_max_delay(MAX_DELAY)
             .with_max_times(RETRIES)
             .with_jitter();
         let tries = (|| self.attempt(ask)).retry(backoff);
+        let tries = tries.notify(|fault, delay| {
+            tracing::debug!(registry = self.wire.counts.registry(), %fault, ?delay, "asking upstream again");
+        });
         let tries = tries.when(|fault| fault.is_passing() && !ask.is_for_get_alone(fault));
-        let hop = timeout(HEADERS_TIMEOUT, tries).await;
+        let hop = timeout_at(deadline, tries).await;
         let hop = hop.unwrap_or(Err(Fault::Silent(HEADERS_TIMEOUT)))?;
         Ok(self.answer(ask, hop, permit))
+    }
+
+    /// A place among the connections, and when the headers must be there. A read of a blob of ours
+    /// may queue behind other reads of ours; everything else has a client waiting.
+    async fn turn(&self, ask: &Ask) -> Result<(Permit, Instant), Fault> {
+        let bulk = ask.kind == Kind::Blob && ask.method == Method::GET;
+        let patient = bulk && matches!(ask.identity, Identity::Own(_));
+        let deadline = Instant::now() + HEADERS_TIMEOUT;
+        if !patient {
+            let permit = timeout_at(deadline, self.slots.take(bulk)).await;
+            return Ok((permit.unwrap_or(Err(Fault::Full))?, deadline));
+        }
+        let permit = timeout(BULK_PATIENCE, self.slots.take(bulk)).await;
+        let permit = permit.unwrap_or(Err(Fault::Full))?;
+        Ok((permit, Instant::now() + HEADERS_TIMEOUT))
     }
 
     fn answer(&self, ask: &Ask, mut hop: Hop, permit: Permit) -> Answer {
@@ -136,13 +155,13 @@ impl Asker {
     async fn attempt(&self, ask: &Ask) -> Result<Hop, Fault> {
         match &ask.identity {
             Identity::Own(key) => granted(self.as_ourselves(ask, key).await?),
-            Identity::Client(shown) => passable(self.follow(ask, shown.as_ref()).await?),
+            Identity::Client(shown) => passable(self.wire.follow(ask, shown.as_ref()).await?),
         }
     }
 
     async fn as_ourselves(&self, ask: &Ask, key: &Key) -> Result<Hop, Fault> {
         let known = self.tokens.known(key).await;
-        let hop = self.follow(ask, known.as_ref()).await?;
+        let hop = self.wire.follow(ask, known.as_ref()).await?;
         if !hop.home || hop.response.status() != StatusCode::UNAUTHORIZED {
             return Ok(hop);
         }
@@ -154,22 +173,9 @@ impl Asker {
             .meet(&self.wire, key, &challenge, known.as_ref())
             .await?;
         match met {
-            Some(header) => self.follow(ask, Some(&header)).await,
+            Some(header) => self.wire.follow(ask, Some(&header)).await,
             None => Ok(hop),
         }
-    }
-
-    async fn follow(&self, ask: &Ask, authorization: Option<&HeaderValue>) -> Result<Hop, Fault> {
-        let Ask {
-            method,
-            url,
-            headers,
-            kind,
-            ..
-        } = ask;
-        self.wire
-            .follow(method, url, headers, authorization, *kind)
-            .await
     }
 }
 

@@ -248,4 +248,15 @@ mod tests {
             assert!(guard.check(&metadata).is_err(), "{url}");
         }
     }
+
+    #[tokio::test]
+    async fn a_refused_host_is_told_from_one_that_is_down() {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .dns_resolver(guard("https://r.example"))
+            .build()
+            .unwrap();
+        let error = client.get("http://localhost:1/").send().await.unwrap_err();
+        assert!(matches!(Fault::network(error), Fault::Redirect(_)));
+    }
 }

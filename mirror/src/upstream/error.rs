@@ -54,7 +54,7 @@ pub(super) enum Fault {
     Network(#[source] reqwest::Error),
     #[error("broke off in the middle of a body")]
     Broken(#[source] reqwest::Error),
-    #[error("sent no headers within {} s", .0.as_secs())]
+    #[error("did not answer within {} s", .0.as_secs())]
     Silent(Duration),
     #[error("has all of its max_connections in use")]
     Full,

@@ -6,15 +6,11 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::error::Fault;
 use super::metrics::{Counts, InUse};
 
-/// A read of a blob waits this long for its turn: others of our own reads are what it waits for.
-const BULK_PATIENCE: Duration = Duration::from_secs(30);
-/// Everything else has a client waiting that is to have an answer within ten seconds.
-const PATIENCE: Duration = Duration::from_secs(8);
 /// One in so many exchanges is kept free of blob bodies, so that manifests do not queue behind them.
 const RESERVE: usize = 4;
 /// A registry that asks for more patience is asked again all the same.
@@ -51,13 +47,6 @@ impl Slots {
 
     /// Waits for a slot; `bulk` for the body of a blob.
     pub(super) async fn take(&self, bulk: bool) -> Result<Permit, Fault> {
-        let patience = if bulk { BULK_PATIENCE } else { PATIENCE };
-        timeout(patience, self.taken(bulk))
-            .await
-            .unwrap_or(Err(Fault::Full))
-    }
-
-    async fn taken(&self, bulk: bool) -> Result<Permit, Fault> {
         let bulk = match bulk {
             true => Some(acquired(&self.bulk).await?),
             false => None,
@@ -115,6 +104,7 @@ fn wait(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use darner_service::metrics::Metrics;
+    use futures_util::FutureExt as _;
 
     use super::super::metrics::UpstreamMetrics;
     use super::*;
@@ -124,21 +114,21 @@ mod tests {
         Slots::new(max, counts)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn blob_bodies_leave_room_for_manifests() {
         let slots = slots(4);
         let mut held = Vec::new();
         for _ in 0..3 {
             held.push(slots.take(true).await.unwrap());
         }
-        assert!(matches!(slots.take(true).await, Err(Fault::Full)));
+        assert!(slots.take(true).now_or_never().is_none());
         let manifest = slots.take(false).await.unwrap();
-        assert!(matches!(slots.take(false).await, Err(Fault::Full)));
+        assert!(slots.take(false).now_or_never().is_none());
         drop((held, manifest));
         assert!(slots.take(true).await.is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_connection_serves_both_kinds() {
         let slots = slots(1);
         drop(slots.take(true).await.unwrap());

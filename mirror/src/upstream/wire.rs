@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use darner_service::settings::{self, Credentials};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use reqwest::{Certificate, Request, Response};
-use url::Url;
 
+use super::ask::Ask;
 use super::dial::Guard;
 use super::error::Fault;
 use super::limit::Quiet;
@@ -63,22 +63,19 @@ impl Wire {
     /// Sends a request and follows where it is redirected to.
     pub(super) async fn follow(
         &self,
-        method: &Method,
-        url: &Url,
-        headers: &HeaderMap,
+        ask: &Ask,
         authorization: Option<&HeaderValue>,
-        kind: Kind,
     ) -> Result<Hop, Fault> {
-        let mut url = url.clone();
+        let mut url = ask.url.clone();
         let mut home = true;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = Request::new(method.clone(), url.clone());
-            request.headers_mut().extend(headers.clone());
+            let mut request = Request::new(ask.method.clone(), url.clone());
+            request.headers_mut().extend(ask.headers.clone());
             if home && let Some(authorization) = authorization {
                 let headers = request.headers_mut();
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let response = self.exchange(request, kind).await?;
+            let response = self.exchange(request, ask.kind).await?;
             let Some(location) = location(&response) else {
                 return Ok(Hop { response, home });
             };

@@ -62,7 +62,10 @@ impl Attendant {
         let rate = MESSAGES_PER_SECOND + MESSAGES_PER_TASK * self.tasks.len() as u64;
         let passed = now.saturating_sub(self.last_heard).as_micros();
         // rate per second over microseconds is thousandths of a message over thousands.
-        let earned = u64::try_from(passed).unwrap_or(u64::MAX).saturating_mul(rate) / 1000;
+        let earned = u64::try_from(passed)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(rate)
+            / 1000;
         self.allowance = self
             .allowance
             .saturating_add(earned)

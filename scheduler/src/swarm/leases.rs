@@ -9,21 +9,25 @@
 //! too, so that a thousand asking for what does not exist cost upstream one request and not a
 //! thousand.
 
+mod claims;
+mod ending;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use darner_proto::id::{HostId, TaskId};
 use darner_proto::piece_set::PieceSet;
 use darner_proto::rendezvous;
-use darner_proto::scheduler::{self, LeaseClaim, Progress, ReturnReason, SchedulerMessage};
+use darner_proto::scheduler::{self, Progress, ReturnReason, SchedulerMessage};
 
 use super::{Counted, SessionId, Swarm};
 
 /// A lease lapses after this long without progress: sooner than the nodes that wait for it would
 /// help themselves (five seconds), and longer than a registry takes to begin an answer.
 const EXPIRY: Duration = Duration::from_secs(4);
-/// A reader whose session broke has this long to come back and claim its lease. By then its children
-/// have told what they had from it: nodes report twice a second.
+/// A node whose session broke has this long to come back, with what it holds and with its lease,
+/// before that is read again. By then its children have told what they had from it: nodes report
+/// twice a second.
 const ORPHAN_GRACE: Duration = Duration::from_millis(700);
 /// Readers tried in a row without one piece gained.
 const MAX_TRIES: u32 = 4;
@@ -146,11 +150,13 @@ impl Swarm {
         let mirrors = task.order.iter().copied();
         let mut ranked: Vec<_> = seeds
             .chain(mirrors.filter(|session| !self.is_seed(*session)))
-            .filter(|session| !task.shunned.contains(session) && !self.is_banned(*session))
-            .filter(|session| task.leases.iter().all(|lease| lease.holder != *session))
-            .filter_map(|session| {
-                let host = &self.hosts.get(session)?.host.id;
-                Some((task.sourcing.tried.get(host).copied().unwrap_or(0), session))
+            .filter(|session| !task.shunned.contains(session) && !self.is_useless(id, *session))
+            .filter_map(|session| Some((&self.hosts.get(session)?.host.id, session)))
+            // Also not one whose lease waits for it to come and claim it.
+            .filter(|(host, _)| task.leases.iter().all(|lease| lease.host != **host))
+            .map(|(host, session)| {
+                let tries = task.sourcing.tried.get(host);
+                (tries.copied().unwrap_or(0), session)
             })
             .filter(|(tries, _)| *tries < MAX_TRIES_PER_HOST)
             .collect();
@@ -216,73 +222,6 @@ impl Swarm {
         self.send(reader, message);
     }
 
-    /// A participant has come with a lease of its own, or without the one it had.
-    pub(super) fn claim(&mut self, id: &TaskId, session: SessionId, claim: Option<LeaseClaim>) {
-        let Some(host) = self.hosts.get(session).map(|node| node.host.id.clone()) else {
-            return;
-        };
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        let held = task.participants.get(&session).map(|one| one.held.clone());
-        let held = held.unwrap_or_else(|| PieceSet::empty(task.pieces()));
-        let own = task.leases.iter().position(|lease| lease.host == host);
-        match (claim, own) {
-            (None, None) => {}
-            // Granted, and not heard of before the node joined by itself.
-            (None, Some(own)) if task.leases[own].orphaned_until.is_none() => {}
-            (None, Some(own)) => {
-                // A node that has come back without it has forgotten it.
-                task.leases.remove(own);
-            }
-            (Some(claim), Some(own)) => {
-                let lease = &mut task.leases[own];
-                let back = lease.orphaned_until.take().is_some();
-                lease.holder = session;
-                lease.missing = lease.granted.clone();
-                lease.missing.subtract(&held);
-                if back {
-                    lease.deadline = self.now + EXPIRY;
-                    self.note_lease(id, session);
-                }
-                // It may have missed that the lease was changed.
-                if back || claim.lease < self.lease_number(id, session) {
-                    self.tell_lease(id, session);
-                }
-            }
-            (Some(claim), None) => self.adopt(id, session, &claim),
-        }
-        self.lease_done(id, session);
-    }
-
-    /// A lease from an earlier scheduler goes on under a new number, as far as nobody else reads the
-    /// same: so numbers grow whatever a node claims.
-    fn adopt(&mut self, id: &TaskId, session: SessionId, claim: &LeaseClaim) {
-        let Some(task) = self.tasks.get(id) else {
-            return;
-        };
-        let mut claimed = PieceSet::empty(task.pieces());
-        for range in &claim.ranges {
-            claimed.insert_range(range.clone());
-        }
-        for lease in &task.leases {
-            claimed.subtract(&lease.missing);
-        }
-        let mut missing = claimed.clone();
-        if let Some(participant) = task.participants.get(&session) {
-            missing.subtract(&participant.held);
-        }
-        if missing.is_empty() || task.shunned.contains(&session) {
-            self.count(Counted::LeaseRevoked);
-            let revoked = SchedulerMessage::LeaseRevoked {
-                task: *id,
-                lease: claim.lease,
-            };
-            return self.send(session, revoked);
-        }
-        self.grant(id, session, claimed);
-    }
-
     fn lease_number(&self, id: &TaskId, session: SessionId) -> u64 {
         let leases = self.tasks.get(id).map(|task| task.leases.iter());
         leases
@@ -290,12 +229,6 @@ impl Swarm {
             .flatten()
             .find(|lease| lease.holder == session)
             .map_or(0, |lease| lease.number)
-    }
-
-    fn note_lease(&mut self, id: &TaskId, session: SessionId) {
-        if let Some(attendant) = self.hosts.get_mut(session) {
-            attendant.leases.insert(*id);
-        }
     }
 
     /// A participant has gained pieces or read bytes: its lease, if it has one, lives on.
@@ -372,167 +305,6 @@ impl Swarm {
         self.tell_lease(id, holder);
         for (other, share) in others.iter().zip(divide(&given, others.len())) {
             self.grant(id, *other, share);
-        }
-    }
-
-    /// The holder gave the lease back. One with another number is of the past.
-    pub(super) fn lease_returned(
-        &mut self,
-        session: SessionId,
-        id: &TaskId,
-        number: u64,
-        reason: ReturnReason,
-    ) {
-        if self.lease_number(id, session) != number {
-            return;
-        }
-        let Some(lease) = self.end_lease(id, session) else {
-            return;
-        };
-        self.count(Counted::LeaseReturned);
-        let now = self.now;
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        let news = task.sources.len() > lease.sources;
-        let sourcing = &mut task.sourcing;
-        match reason {
-            // Upstream may have it in a repository that this reader had not heard of.
-            ReturnReason::Refused if !news && task.leases.is_empty() => {
-                return self.exhaust(id, reason);
-            }
-            ReturnReason::Refused if news => sourcing.failed(&lease.host, 1, reason),
-            ReturnReason::Refused | ReturnReason::Reader => {
-                sourcing.failed(&lease.host, MAX_TRIES_PER_HOST, reason);
-            }
-            ReturnReason::Unavailable => {
-                let doublings = sourcing.tries.min(MAX_TRIES);
-                sourcing.not_before = now + (PAUSE.0 * 2u32.pow(doublings)).min(PAUSE.1);
-                sourcing.failed(&lease.host, 1, reason);
-            }
-        }
-        self.look_after(id);
-    }
-
-    /// The holder's own download failed.
-    pub(super) fn reader_failed(&mut self, id: &TaskId, session: SessionId) {
-        if let Some(lease) = self.end_lease(id, session)
-            && let Some(task) = self.tasks.get_mut(id)
-        {
-            let sourcing = &mut task.sourcing;
-            sourcing.failed(&lease.host, MAX_TRIES_PER_HOST, ReturnReason::Reader);
-            self.count(Counted::LeaseReturned);
-        }
-    }
-
-    /// The holder has the whole content.
-    pub(super) fn lease_needless(&mut self, id: &TaskId, session: SessionId) {
-        if self.end_lease(id, session).is_some() {
-            self.count(Counted::LeaseDone);
-        }
-    }
-
-    fn lease_done(&mut self, id: &TaskId, session: SessionId) {
-        let done = self.tasks.get(id).is_some_and(|task| {
-            let mut leases = task.leases.iter();
-            leases.any(|lease| lease.holder == session && lease.missing.is_empty())
-        });
-        if done {
-            self.lease_needless(id, session);
-        }
-    }
-
-    /// The holder's session is over, or it left without a word on the lease.
-    pub(super) fn orphan(&mut self, id: &TaskId, session: SessionId) {
-        let until = self.now + ORPHAN_GRACE;
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        if let Some(lease) = task.leases.iter_mut().find(|one| one.holder == session) {
-            lease.orphaned_until = Some(until);
-        }
-        if let Some(attendant) = self.hosts.get_mut(session) {
-            attendant.leases.remove(id);
-        }
-        if task.participants.is_empty() {
-            task.leases.retain(|lease| lease.orphaned_until.is_none());
-        }
-    }
-
-    /// Takes the lease away from its holder.
-    pub(super) fn revoke(&mut self, id: &TaskId, session: SessionId) {
-        let Some(lease) = self.end_lease(id, session) else {
-            return;
-        };
-        self.count(Counted::LeaseRevoked);
-        let revoked = SchedulerMessage::LeaseRevoked {
-            task: *id,
-            lease: lease.number,
-        };
-        self.send(session, revoked);
-    }
-
-    pub(super) fn revoke_all(&mut self, id: &TaskId) {
-        let leases = self.tasks.get(id).map(|task| task.leases.iter());
-        let holders: Vec<_> = leases.into_iter().flatten().map(|one| one.holder).collect();
-        for holder in holders {
-            self.revoke(id, holder);
-        }
-    }
-
-    fn end_lease(&mut self, id: &TaskId, session: SessionId) -> Option<Lease> {
-        let task = self.tasks.get_mut(id)?;
-        let at = task.leases.iter().position(|one| one.holder == session)?;
-        let lease = task.leases.remove(at);
-        if let Some(attendant) = self.hosts.get_mut(session) {
-            attendant.leases.remove(id);
-        }
-        self.mark_due(id);
-        Some(lease)
-    }
-
-    /// Nobody is left to try: everybody is told.
-    pub(super) fn exhaust(&mut self, id: &TaskId, reason: ReturnReason) {
-        let now = self.now;
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        task.sourcing.exhausted = Some((now, reason));
-        let participants = task.order.clone();
-        for participant in participants {
-            self.no_source(participant, id, reason);
-        }
-    }
-
-    /// A node has joined. An exhausted task is tried anew when it brings a source not tried, or when
-    /// some time has passed; otherwise the reason there is none.
-    pub(super) fn revive(&mut self, id: &TaskId, new_sources: bool) -> Option<ReturnReason> {
-        let now = self.now;
-        let sourcing = &mut self.tasks.get_mut(id)?.sourcing;
-        let (_, reason) = sourcing.exhausted?;
-        if sourcing.remembers(now) && !new_sources {
-            return Some(reason);
-        }
-        *sourcing = Sourcing::default();
-        None
-    }
-
-    /// Leases whose time is over.
-    pub(super) fn tick_leases(&mut self) {
-        let now = self.now;
-        let mut expired = Vec::new();
-        for (id, task) in &mut self.tasks {
-            task.leases
-                .retain(|lease| lease.orphaned_until.is_none_or(|until| now < until));
-            let late = task.leases.iter().filter(|lease| now >= lease.deadline);
-            expired.extend(late.map(|lease| (*id, lease.holder, lease.host.clone())));
-        }
-        for (id, holder, host) in expired {
-            self.count(Counted::LeaseExpired);
-            self.revoke(&id, holder);
-            if let Some(task) = self.tasks.get_mut(&id) {
-                task.sourcing.failed(&host, 1, ReturnReason::Unavailable);
-            }
         }
     }
 

@@ -180,8 +180,10 @@ impl Swarm {
                 .is_some_and(|one| one.held.is_full())
     }
 
-    /// Whose statements about pieces count: the seeds, whoever has read it upstream, whoever has
-    /// verified the whole; and without seeds, the members it deals with.
+    /// Whose statements about pieces count: the seeds, and whoever has read it upstream under a
+    /// lease; without seeds, the members it deals with. To say that one holds the whole is not
+    /// enough: a liar says so too, and its statements would let wrong bytes reach a client before
+    /// the whole digest decides.
     fn signers(&self, id: &TaskId, parents: &[SessionId]) -> Signers {
         let mut signers = BTreeMap::new();
         let key_of = |session: SessionId| {
@@ -194,10 +196,11 @@ impl Swarm {
         let no_seed = self.hosts.seeds().next().is_none();
         let members = parents
             .iter()
-            .chain(task.order.iter().take(MAX_HOLDER_SIGNERS))
-            .filter(|session| no_seed || self.inventory.holds(**session, id));
-        let holders = self.inventory.holders(id).take(MAX_HOLDER_SIGNERS);
-        let live = self.hosts.seeds().chain(members.copied()).chain(holders);
+            .copied()
+            .chain(task.order.iter().take(MAX_HOLDER_SIGNERS).copied())
+            .chain(self.inventory.holders(id).take(MAX_HOLDER_SIGNERS))
+            .filter(|_| no_seed);
+        let live = self.hosts.seeds().chain(members);
         let live = live.filter(|session| !self.is_banned(*session));
         let past = task
             .readers
@@ -287,7 +290,10 @@ impl Swarm {
     /// Every child's parents are weighed anew when it is their turn.
     pub(super) fn mark_due(&mut self, id: &TaskId) {
         let task = self.tasks.get_mut(id);
-        for me in task.into_iter().flat_map(|task| task.participants.values_mut()) {
+        for me in task
+            .into_iter()
+            .flat_map(|task| task.participants.values_mut())
+        {
             me.due = true;
         }
     }

@@ -221,11 +221,12 @@ impl Swarm {
         if !self.agrees_on_size(session, &join) {
             return self.no_source(session, &id, ReturnReason::Refused);
         }
-        let shunned = self.is_banned(session);
-        let task = self
-            .tasks
-            .entry(id)
-            .or_insert_with(|| Task::new(join.size));
+        let shunned = self.is_useless(&id, session);
+        // Who still misses pieces does not hold it, whatever was announced before.
+        if !join.held.is_full() {
+            self.inventory.remove(session, &id);
+        }
+        let task = self.tasks.entry(id).or_insert_with(|| Task::new(join.size));
         let new_sources = task.learn_sources(join.sources);
         if shunned {
             task.discount(session);
@@ -324,7 +325,10 @@ impl Swarm {
             Outcome::Complete => self.lease_needless(id, session),
             Outcome::Failed => self.reader_failed(id, session),
             // The node may be moving to another scheduler with the lease, and others with it.
-            Outcome::Abandoned => self.orphan(id, session),
+            Outcome::Abandoned => {
+                self.orphan(id, session);
+                self.wait_for_return(id);
+            }
         }
         self.look_after(id);
     }
@@ -351,12 +355,7 @@ impl Swarm {
     }
 
     /// Every other participant that waits for pieces has reported this parent.
-    pub(super) fn fails_everybody(
-        &self,
-        id: &TaskId,
-        session: SessionId,
-        parent: &HostId,
-    ) -> bool {
+    pub(super) fn fails_everybody(&self, id: &TaskId, session: SessionId, parent: &HostId) -> bool {
         let Some(task) = self.tasks.get(id) else {
             return false;
         };
@@ -385,11 +384,9 @@ impl Swarm {
     pub(super) fn look_after(&mut self, id: &TaskId) {
         self.source(id);
         let now = self.now;
-        if self
-            .tasks
-            .get(id)
-            .is_some_and(|task| task.participants.is_empty() && task.leases.is_empty() && !task.sourcing.remembers(now))
-        {
+        if self.tasks.get(id).is_some_and(|task| {
+            task.participants.is_empty() && task.leases.is_empty() && !task.sourcing.remembers(now)
+        }) {
             self.tasks.remove(id);
         }
     }
@@ -405,7 +402,13 @@ impl Swarm {
         };
         self.inventory
             .holders(id)
-            .any(|holder| !task.shunned.contains(&holder) && !self.is_banned(holder))
+            .any(|holder| !task.shunned.contains(&holder) && !self.is_useless(id, holder))
+    }
+
+    /// Whether nobody can, or may, fetch the task from this host; a new session does not mend that.
+    pub(super) fn is_useless(&self, id: &TaskId, session: SessionId) -> bool {
+        let host = self.hosts.get(session).map(|node| &node.host.id);
+        self.is_banned(session) || host.is_none_or(|host| self.fails_everybody(id, session, host))
     }
 
     pub(super) fn is_seed(&self, session: SessionId) -> bool {

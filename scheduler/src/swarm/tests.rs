@@ -16,6 +16,7 @@ use super::*;
 
 mod exchange;
 mod finding;
+mod pull;
 mod reading;
 mod simulation;
 
@@ -161,7 +162,10 @@ impl Cluster {
         let session = SessionId(self.next);
         self.next += 1;
         self.nodes.insert(name.to_owned(), session);
-        self.apply(Event::Message(session, NodeMessage::Hello(host(name, role))));
+        self.apply(Event::Message(
+            session,
+            NodeMessage::Hello(host(name, role)),
+        ));
     }
 
     fn say(&mut self, name: &str, message: NodeMessage) {
@@ -272,7 +276,10 @@ fn a_session_is_welcomed_and_told_the_members() {
     );
     cluster.attend("s-1", Role::Seed);
     let seeds = SchedulerMessage::Members(vec![host("s-1", Role::Seed)]);
-    assert_eq!(cluster.heard("m-1"), [seeds.clone()]);
+    assert_eq!(
+        cluster.heard("m-1").as_slice(),
+        std::slice::from_ref(&seeds)
+    );
     cluster.attend("m-2", Role::Mirror);
     assert_eq!(cluster.heard("m-1"), []);
     assert_eq!(cluster.heard("m-2")[1], seeds);
@@ -342,7 +349,12 @@ fn a_node_that_floods_is_ended_and_one_with_much_to_tell_is_not() {
         cluster.say("m-2", gained(&[0..1]));
         cluster.now += Duration::from_millis(20);
     }
-    assert!(cluster.closed.iter().all(|(session, _)| *session == flooded.0));
+    assert!(
+        cluster
+            .closed
+            .iter()
+            .all(|(session, _)| *session == flooded.0)
+    );
 }
 
 #[test]

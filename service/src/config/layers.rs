@@ -1,6 +1,6 @@
 //! Reads each layer into a table and lays them over one another.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -25,7 +25,10 @@ pub(super) fn read(sources: &Sources, reading: &Reading) -> Table {
     if let Some(path) = &sources.file {
         settings = file(path, reading);
     }
-    for (name, value) in &sources.environment {
+    // The environment has no order of its own; what is set twice should not depend on chance.
+    let mut environment: Vec<_> = sources.environment.iter().collect();
+    environment.sort();
+    for (name, value) in environment {
         overlay(&mut settings, variable(name, value, reading));
     }
     for given in &sources.flags {
@@ -78,7 +81,7 @@ pub(super) fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn variable(name: &OsStr, value: &OsString, reading: &Reading) -> Table {
+fn variable(name: &OsStr, value: &OsStr, reading: &Reading) -> Table {
     let Some((name, rest)) = name
         .to_str()
         .and_then(|name| Some((name, name.strip_prefix(PREFIX)?)))

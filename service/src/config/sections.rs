@@ -31,8 +31,6 @@ const DEFAULT_UPSTREAM: &str = "docker.io";
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 512;
 const UPLOAD_SLOTS: u32 = 16;
-/// As long as a container runtime gives a process to end, by default.
-const GRACE: Duration = Duration::from_secs(30);
 /// Long enough for every node to connect again and say what it holds.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -184,7 +182,7 @@ fn shutdown(mut section: Section<'_>) -> Shutdown {
     let grace = section.read("grace", parse::duration);
     section.close();
     Shutdown {
-        grace: grace.unwrap_or(GRACE),
+        grace: grace.unwrap_or(Shutdown::default().grace),
     }
 }
 

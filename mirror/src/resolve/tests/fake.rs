@@ -103,6 +103,16 @@ impl Fake {
         }
     }
 
+    /// Serves other bytes of the same length under this digest.
+    pub(crate) fn corrupt(&self, repository: &str, digest: &Digest) {
+        let mut shelf = self.shelf();
+        let content = shelf.content.get_mut(&format!("{repository}@{digest}"));
+        let (_, bytes) = content.expect("there is such content");
+        let mut wrong = bytes.to_vec();
+        wrong[0] ^= 1;
+        *bytes = wrong.into();
+    }
+
     pub(crate) fn make_private(&self, repository: &str) {
         self.shelf().private.insert(repository.to_owned());
     }

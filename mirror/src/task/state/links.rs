@@ -16,8 +16,10 @@ use super::{Action, Input, Request, RequestEnd, Task};
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// An availability stream that ended early is opened again after this, doubling.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// A parent that failed this often, short of sending wrong bytes, is dropped for the task.
+/// A parent that failed this often, short of sending wrong bytes, is dropped.
 const MAX_STRIKES: u32 = 4;
+/// A parent that was dropped because it could not be reached may have restarted by then.
+const DROPPED_FOR: Duration = Duration::from_secs(5);
 
 /// One parent.
 #[derive(Debug)]
@@ -46,8 +48,10 @@ enum Stream {
     Broken {
         retry_at: Duration,
     },
-    /// The parent is not used for this task any more.
-    Dropped,
+    /// The parent is not used for this task any more, or not before then.
+    Dropped {
+        until: Option<Duration>,
+    },
 }
 
 impl Link {
@@ -67,7 +71,11 @@ impl Link {
 
     /// Whether it can be asked for pieces.
     pub(super) fn usable(&self, now: Duration) -> bool {
-        self.stream != Stream::Dropped && now >= self.busy_until
+        !self.is_dropped() && now >= self.busy_until
+    }
+
+    fn is_dropped(&self) -> bool {
+        matches!(self.stream, Stream::Dropped { .. })
     }
 
     /// The piece is held here now: what the parent has of it no longer matters.
@@ -87,7 +95,7 @@ impl Task {
             .filter(|(id, link)| {
                 link.in_flight == 0 && !parents.iter().any(|parent| parent.host.id == **id)
             })
-            .filter(|(_, link)| link.stream != Stream::Dropped)
+            .filter(|(_, link)| !link.is_dropped())
             .map(|(id, _)| id.clone())
             .collect();
         for id in gone {
@@ -142,11 +150,7 @@ impl Task {
         available: Vec<Range<u32>>,
         runs: Vec<(Arc<PieceRun>, bool)>,
     ) {
-        let Some(link) = self
-            .links
-            .get_mut(parent)
-            .filter(|link| link.stream != Stream::Dropped)
-        else {
+        let Some(link) = self.links.get_mut(parent).filter(|link| !link.is_dropped()) else {
             return;
         };
         for range in available {
@@ -205,7 +209,7 @@ impl Task {
         let Some(link) = self.links.get_mut(parent) else {
             return;
         };
-        if link.stream == Stream::Dropped {
+        if link.is_dropped() {
             return;
         }
         match failure {
@@ -215,14 +219,19 @@ impl Task {
                 link.stream = Stream::Broken {
                     retry_at: now + pause,
                 };
-                self.strike(parent, kind, out);
+                self.strike(now, parent, kind, out);
             }
         }
     }
 
     pub(super) fn retry_links(&mut self, now: Duration, out: &mut Vec<Action>) {
         for link in self.links.values_mut() {
-            if matches!(link.stream, Stream::Broken { retry_at } if now >= retry_at) {
+            let due = match link.stream {
+                Stream::Broken { retry_at } => now >= retry_at,
+                Stream::Dropped { until } => until.is_some_and(|until| now >= until),
+                Stream::Open | Stream::Done => false,
+            };
+            if due {
                 link.stream = Stream::Open;
                 out.push(Action::Subscribe(link.host.clone()));
             }
@@ -253,12 +262,13 @@ impl Task {
             }
         }
         if let RequestEnd::Failed(kind) = end {
-            self.strike(&parent, kind, out);
+            self.strike(now, &parent, kind, out);
         }
     }
 
-    /// Counts a failure against a parent, drops it after too many, and tells the scheduler.
-    fn strike(&mut self, parent: &HostId, kind: FailureKind, out: &mut Vec<Action>) {
+    /// Counts a failure against a parent, drops it after too many, and tells the scheduler. One
+    /// that sent something wrong is dropped for good.
+    fn strike(&mut self, now: Duration, parent: &HostId, kind: FailureKind, out: &mut Vec<Action>) {
         let Some(link) = self.links.get_mut(parent) else {
             return;
         };
@@ -268,7 +278,8 @@ impl Task {
             out.push(Action::Doubt(link.host.clone()));
         }
         if wrong || link.strikes >= MAX_STRIKES {
-            link.stream = Stream::Dropped;
+            let until = (!wrong).then_some(now + DROPPED_FOR);
+            link.stream = Stream::Dropped { until };
             link.has = PieceSet::empty(self.geometry.pieces());
             link.untrusted.clear();
             out.push(Action::Unsubscribe(parent.clone()));

@@ -359,3 +359,40 @@ fn no_source_fails_a_task_that_has_nothing_under_way() {
         Some(&Action::Fail(Failure::NoSource(ReturnReason::Refused)))
     );
 }
+
+#[test]
+fn a_parent_that_could_not_be_reached_gets_another_chance() {
+    let mut task = task(8);
+    task.apply(at(0), parents(&[("seed", Role::Seed)]));
+    let gone = || Event::LinkClosed {
+        parent: "seed".parse().expect("valid"),
+        failure: Some(FailureKind::Unreachable),
+    };
+    let mut now = 0;
+    let mut subscribed = |task: &mut Task, until: u64| {
+        while now < until {
+            now += 100;
+            let actions = task.apply(at(now), Event::Tick);
+            if actions
+                .iter()
+                .any(|one| matches!(one, Action::Subscribe(_)))
+            {
+                return true;
+            }
+        }
+        false
+    };
+    for _ in 0..3 {
+        task.apply(at(1), gone());
+        assert!(subscribed(&mut task, 20_000));
+    }
+    // The fourth failure drops it, for a while.
+    let actions = task.apply(at(3_000), gone());
+    assert!(
+        actions
+            .iter()
+            .any(|one| matches!(one, Action::Unsubscribe(_)))
+    );
+    assert!(!subscribed(&mut task, 7_900));
+    assert!(subscribed(&mut task, 8_200));
+}

@@ -219,3 +219,24 @@ async fn a_body_holds_its_place_until_it_ends() {
     assert_eq!(read(second).await.0, BLOB);
     assert!(!in_use());
 }
+
+#[tokio::test(start_paused = true)]
+async fn clients_do_not_queue_for_long() {
+    let registry = Scripted::start(|_, _| answer(200, &[], hanging(b"0123"))).await;
+    let client = client(settings::Upstream {
+        max_connections: 1,
+        ..settings(registry.url())
+    });
+    let first = open(&client.upstream, 0..10).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let head = client
+        .upstream
+        .head_blob(&repository(), &digest(), Access::Anonymous)
+        .await;
+    assert_eq!(head.unwrap_err().kind(), UpstreamErrorKind::Unavailable);
+    assert_eq!(began.elapsed().as_secs(), 8);
+    assert!(open(&client.upstream, 0..10).await.is_err());
+    assert_eq!(began.elapsed().as_secs(), 38);
+    assert_eq!(registry.seen().len(), 1);
+    drop(first);
+}

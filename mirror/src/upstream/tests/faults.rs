@@ -196,3 +196,20 @@ fn bad_certificates_are_told_at_start() {
         assert!(error.to_string().contains("ca_file"), "{error}");
     }
 }
+
+#[test]
+fn what_callers_spawn_can_be_sent() {
+    fn sent<T: Send>(_: T) {}
+    let upstream = client(settings("http://127.0.0.1:1".to_owned())).upstream;
+    let (repository, tag, digest) = (repository(), tag(), Digest::sha256(b""));
+    sent(upstream.head_manifest(&repository, &tag, Access::Anonymous));
+    sent(upstream.manifest(&repository, &tag, Access::Anonymous));
+    sent(upstream.head_blob(&repository, &digest, Access::Anonymous));
+    sent(upstream.blob(&repository, &digest, 0..1, 1));
+    sent(upstream.relay(Relay {
+        method: Method::GET,
+        path: String::new(),
+        query: None,
+        headers: HeaderMap::new(),
+    }));
+}

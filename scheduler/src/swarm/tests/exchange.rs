@@ -34,7 +34,12 @@ fn the_reader_becomes_everybodys_parent_when_it_has_begun() {
     cluster.heard.clear();
     cluster.join("s-1", claim(10, &[], lease.lease, 0..10));
     for mirror in ["m-1", "m-2"] {
-        assert!(cluster.parents(mirror).expect("told").contains(&"s-1".to_owned()));
+        assert!(
+            cluster
+                .parents(mirror)
+                .expect("told")
+                .contains(&"s-1".to_owned())
+        );
     }
 }
 
@@ -47,7 +52,9 @@ fn seeds_and_readers_and_holders_sign() {
             _ => None,
         });
         let signers = signers.expect("told").into_iter();
-        signers.map(|(host, _)| host.to_string()).collect::<Vec<_>>()
+        signers
+            .map(|(host, _)| host.to_string())
+            .collect::<Vec<_>>()
     };
     let mut cluster = Cluster::of(&["s-1", "s-2"], &["m-1", "m-2", "m-3"]);
     cluster.list("m-1", &[task()]);
@@ -91,7 +98,9 @@ fn a_new_holder_is_told_but_not_more_than_twice_a_second() {
         cluster.pass(50);
     }
     let heard = cluster.heard("m-0");
-    let told = heard.iter().filter(|message| matches!(message, SchedulerMessage::Parents { .. }));
+    let told = heard
+        .iter()
+        .filter(|message| matches!(message, SchedulerMessage::Parents { .. }));
     let told = told.count();
     assert!((1..=5).contains(&told), "{told} messages in two seconds");
 }
@@ -110,12 +119,20 @@ fn fan_out_is_bounded() {
     let mut children: BTreeMap<String, u32> = BTreeMap::new();
     for n in 0..200 {
         let parents = cluster.parents(&format!("m-{n}")).expect("told");
-        assert!((1..=selection::MAX_PARENTS).contains(&parents.len()), "{parents:?}");
+        assert!(
+            (1..=selection::MAX_PARENTS).contains(&parents.len()),
+            "{parents:?}"
+        );
         for parent in parents {
             *children.entry(parent).or_default() += 1;
         }
     }
-    assert!(children.values().all(|count| *count <= parents::most_children(8)), "{children:?}");
+    assert!(
+        children
+            .values()
+            .all(|count| *count <= parents::most_children(8)),
+        "{children:?}"
+    );
     assert!(children["s-1"] >= 8);
 }
 
@@ -144,7 +161,10 @@ fn no_part_of_a_cold_swarm_is_an_island() {
         let before = reached.len();
         reached.extend(next);
         hops += 1;
-        assert!(reached.len() > before, "an island: {before} of 301 are reached");
+        assert!(
+            reached.len() > before,
+            "an island: {before} of 301 are reached"
+        );
     }
     assert!(hops <= 6, "{hops} hops to the last");
 }
@@ -163,19 +183,32 @@ fn one_node_cannot_ban_another_and_two_can() {
     cluster.pass(2000);
     for mirror in ["m-1", "m-3", "m-4"] {
         let parents = cluster.parents(mirror).unwrap_or_default();
-        assert!(!parents.contains(&"m-2".to_owned()), "{mirror}: {parents:?}");
+        assert!(
+            !parents.contains(&"m-2".to_owned()),
+            "{mirror}: {parents:?}"
+        );
     }
     // A new session does not wash it off, an hour does.
     cluster.attend("m-2", Role::Mirror);
     cluster.list("m-2", &[task()]);
     cluster.leave("m-4", Outcome::Failed);
     cluster.join("m-4", join(10, &[]));
-    assert!(!cluster.parents("m-4").expect("told").contains(&"m-2".to_owned()));
+    assert!(
+        !cluster
+            .parents("m-4")
+            .expect("told")
+            .contains(&"m-2".to_owned())
+    );
     cluster.leave("m-4", Outcome::Failed);
     cluster.now += Duration::from_secs(3601);
     cluster.apply(Event::Tick);
     cluster.join("m-4", join(10, &[]));
-    assert!(cluster.parents("m-4").expect("told").contains(&"m-2".to_owned()));
+    assert!(
+        cluster
+            .parents("m-4")
+            .expect("told")
+            .contains(&"m-2".to_owned())
+    );
 }
 
 #[test]
@@ -200,7 +233,11 @@ fn bans_come_at_most_three_a_minute() {
             cluster.fail(accuser, &format!("m-{n}"), FailureKind::WrongBytes);
         }
     }
-    let bans = cluster.counted.iter().filter(|one| **one == Counted::Banned).count();
+    let bans = cluster
+        .counted
+        .iter()
+        .filter(|one| **one == Counted::Banned)
+        .count();
     assert_eq!(bans, 3);
 }
 
@@ -224,7 +261,7 @@ fn the_odd_size_is_refused_until_more_hosts_say_so() {
         reason: ReturnReason::Refused,
     };
     cluster.join("m-2", join(11, &[]));
-    assert_eq!(cluster.heard("m-2"), [none.clone()]);
+    assert_eq!(cluster.heard("m-2").last(), Some(&none));
     cluster.heard.clear();
     cluster.join("m-3", join(11, &[]));
     assert!(cluster.heard("m-1").contains(&none));

@@ -3,13 +3,16 @@
 use super::*;
 
 fn found(cluster: &mut Cluster, name: &str) -> Option<(u64, Vec<String>)> {
-    cluster.heard(name).into_iter().find_map(|message| match message {
-        SchedulerMessage::Found { request, holders } => {
-            let holders = holders.iter().map(|host| host.id.to_string());
-            Some((request, holders.collect()))
-        }
-        _ => None,
-    })
+    cluster
+        .heard(name)
+        .into_iter()
+        .find_map(|message| match message {
+            SchedulerMessage::Found { request, holders } => {
+                let holders = holders.iter().map(|host| host.id.to_string());
+                Some((request, holders.collect()))
+            }
+            _ => None,
+        })
 }
 
 fn find(request: u64) -> NodeMessage {
@@ -27,7 +30,10 @@ fn known_holders_are_named_at_once_and_nobody_when_all_have_listed() {
     cluster.list("m-2", &[task()]);
     cluster.list("m-1", &[task()]);
     cluster.say("m-1", find(2));
-    assert_eq!(found(&mut cluster, "m-1"), Some((2, vec!["m-2".to_owned()])));
+    assert_eq!(
+        found(&mut cluster, "m-1"),
+        Some((2, vec!["m-2".to_owned()]))
+    );
 }
 
 #[test]
@@ -36,7 +42,11 @@ fn who_has_not_listed_yet_is_asked() {
     cluster.attend("m-2", Role::Mirror);
     cluster.say("m-1", find(1));
     assert_eq!(found(&mut cluster, "m-1"), None);
-    assert!(cluster.heard("m-2").contains(&SchedulerMessage::Ask(task())));
+    assert!(
+        cluster
+            .heard("m-2")
+            .contains(&SchedulerMessage::Ask(task()))
+    );
     cluster.say(
         "m-2",
         NodeMessage::Inventory {
@@ -44,7 +54,10 @@ fn who_has_not_listed_yet_is_asked() {
             listed: false,
         },
     );
-    assert_eq!(found(&mut cluster, "m-1"), Some((1, vec!["m-2".to_owned()])));
+    assert_eq!(
+        found(&mut cluster, "m-1"),
+        Some((1, vec!["m-2".to_owned()]))
+    );
 }
 
 #[test]

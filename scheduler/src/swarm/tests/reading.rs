@@ -71,7 +71,10 @@ fn without_seeds_the_first_mirror_to_join_reads() {
     cluster.pass(1000);
     let leases = cluster.leases();
     assert_eq!(leases.len(), 1, "{leases:?}");
-    assert_eq!((leases[0].0.as_str(), &leases[0].1.ranges), ("m-2", &vec![0..10]));
+    assert_eq!(
+        (leases[0].0.as_str(), &leases[0].1.ranges),
+        ("m-2", &vec![0..10])
+    );
 }
 
 #[test]
@@ -121,7 +124,14 @@ fn a_lease_without_progress_passes_on_and_one_with_does_not() {
     // The old holder's word on the old lease is of no account.
     cluster.give_back(&first, lease.lease, ReturnReason::Refused);
     cluster.pass(500);
-    assert_eq!(cluster.heard("m-1").iter().filter(|one| matches!(one, SchedulerMessage::NoSource { .. })).count(), 0);
+    assert_eq!(
+        cluster
+            .heard("m-1")
+            .iter()
+            .filter(|one| matches!(one, SchedulerMessage::NoSource { .. }))
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -148,7 +158,11 @@ fn a_returned_lease_goes_to_the_other_seed_then_to_a_mirror_then_there_is_no_sou
         reason: ReturnReason::Unavailable,
     };
     let heard = cluster.heard("m-1");
-    assert_eq!(heard.iter().filter(|one| **one == none).count(), 1, "{heard:?}");
+    assert_eq!(
+        heard.iter().filter(|one| **one == none).count(),
+        1,
+        "{heard:?}"
+    );
     cluster.leave("m-1", Outcome::Failed);
     cluster.pass(1000);
     assert_eq!(cluster.swarm.census().tasks, 0);
@@ -184,7 +198,10 @@ fn another_source_is_tried_after_a_refusal() {
     other.sources = vec![source("mirror/debian")];
     cluster.join("m-2", other);
     let lease = cluster.lease("s-1").expect("leased again");
-    assert_eq!(lease.sources, [source("library/debian"), source("mirror/debian")]);
+    assert_eq!(
+        lease.sources,
+        [source("library/debian"), source("mirror/debian")]
+    );
 }
 
 #[test]
@@ -223,7 +240,11 @@ fn an_upstream_without_ranges_has_one_reader() {
 #[test]
 fn after_a_restart_a_running_reader_keeps_its_pieces_under_a_higher_number() {
     let mut cluster = Cluster::new(2000);
-    for (name, role) in [("s-1", Role::Seed), ("s-2", Role::Seed), ("m-1", Role::Mirror)] {
+    for (name, role) in [
+        ("s-1", Role::Seed),
+        ("s-2", Role::Seed),
+        ("m-1", Role::Mirror),
+    ] {
         cluster.attend(name, role);
         cluster.list(name, &[]);
     }
@@ -232,7 +253,10 @@ fn after_a_restart_a_running_reader_keeps_its_pieces_under_a_higher_number() {
     cluster.pass(3000);
     let leases = cluster.leases();
     assert_eq!(leases.len(), 1, "{leases:?}");
-    assert_eq!((leases[0].0.as_str(), &leases[0].1.ranges), ("s-2", &vec![0..10]));
+    assert_eq!(
+        (leases[0].0.as_str(), &leases[0].1.ranges),
+        ("s-2", &vec![0..10])
+    );
     assert!(leases[0].1.lease >= FIRST_LEASE);
 }
 
@@ -260,9 +284,17 @@ fn nothing_is_read_while_the_scheduler_settles_and_everybody_is_asked() {
     cluster.list("s-1", &[]);
     cluster.list("m-1", &[]);
     cluster.join("m-1", join(10, &[]));
-    assert!(cluster.heard("s-1").contains(&SchedulerMessage::Ask(task())));
+    assert!(
+        cluster
+            .heard("s-1")
+            .contains(&SchedulerMessage::Ask(task()))
+    );
     cluster.attend("m-2", Role::Mirror);
-    assert!(cluster.heard("m-2").contains(&SchedulerMessage::Ask(task())));
+    assert!(
+        cluster
+            .heard("m-2")
+            .contains(&SchedulerMessage::Ask(task()))
+    );
     cluster.list("m-2", &[]);
     cluster.pass(1900);
     assert_eq!(cluster.leases(), []);
@@ -292,7 +324,11 @@ fn a_node_that_is_still_listing_is_waited_for_a_second_and_not_longer() {
     let mut cluster = Cluster::of(&["s-1"], &["m-1"]);
     cluster.attend("m-2", Role::Mirror);
     cluster.join("m-1", join(10, &[]));
-    assert!(cluster.heard("m-2").contains(&SchedulerMessage::Ask(task())));
+    assert!(
+        cluster
+            .heard("m-2")
+            .contains(&SchedulerMessage::Ask(task()))
+    );
     cluster.pass(900);
     assert_eq!(cluster.leases(), []);
     cluster.pass(200);
@@ -335,4 +371,27 @@ fn a_task_that_nobody_needs_is_forgotten() {
     assert_eq!(cluster.swarm.census().tasks, 0);
     cluster.join("m-1", join(10, &[]));
     assert_eq!(cluster.parents("m-1").expect("told"), ["s-1"]);
+}
+
+#[test]
+fn a_node_that_joins_what_it_announced_does_not_hold_it() {
+    let mut cluster = Cluster::of(&["s-1"], &["m-1"]);
+    cluster.list("m-1", &[task()]);
+    cluster.join("m-1", join(10, &[]));
+    assert_eq!(cluster.lease("s-1").expect("leased").ranges, [0..10]);
+}
+
+#[test]
+fn a_seed_that_came_back_does_not_read_for_those_who_have_given_it_up() {
+    let mut cluster = Cluster::of(&["s-1", "s-2"], &["m-1"]);
+    cluster.join("m-1", join(10, &[]));
+    let (first, lease) = cluster.leases().remove(0);
+    cluster.join(&first, claim(10, &[], lease.lease, 0..10));
+    cluster.die(&first);
+    cluster.fail("m-1", &first, FailureKind::Unreachable);
+    cluster.attend(&first, Role::Seed);
+    cluster.list(&first, &[task()]);
+    cluster.pass(1000);
+    let (second, _) = cluster.leases().remove(0);
+    assert_ne!(second, first);
 }

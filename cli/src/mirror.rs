@@ -1,0 +1,29 @@
+//! `darner mirror`: a node's mirror, or a seed by `[mirror] role`.
+
+use std::process::ExitCode;
+
+use darner_mirror::server::Mirror;
+use darner_service::config::Command;
+
+use crate::run::{self, Args, Process};
+
+/// Runs until a signal.
+pub(crate) async fn run(args: Args) -> ExitCode {
+    let process = match Process::new(Command::Mirror, args, run::plain_log) {
+        Ok(process) => process,
+        Err(ended) => return ended,
+    };
+    let start = async |process: &mut Process| {
+        let Process {
+            settings,
+            metrics,
+            health,
+            shutdown,
+        } = process;
+        let mirror = Mirror::bind(settings, metrics, health, shutdown).await?;
+        let bound = mirror.addresses();
+        mirror.serve();
+        Ok(bound)
+    };
+    process.run(start, async |_, _| {}).await
+}
