@@ -132,21 +132,15 @@ impl Containerd {
         process::run(command).await.map(drop)
     }
 
-    /// Removes an image and what it alone used, so that the next pull is a pull.
-    pub async fn remove(&self, reference: &str) -> Result<()> {
+    /// Removes an image and waits until its blobs are gone, so that the next pull is a pull.
+    pub async fn remove(&self, image: &Image, reference: &str) -> Result<()> {
         let request = cri::RemoveImageRequest {
             image: spec(reference),
         };
         self.images().remove_image(request).await?;
-        let mut command = self.ctr()?;
-        command.args(["--namespace", "k8s.io", "images", "prune", "--all"]);
-        // Older versions have no prune, and collect by themselves after a removal.
-        process::finish(command).await?;
-        let blobs = self
-            .root
-            .join("io.containerd.content.v1.content/blobs/sha256");
         wait::until_true("containerd drops what it removed", || {
-            fs::read_dir(&blobs).map_or(0, Iterator::count) == 0
+            let mut files = image.blobs.iter().map(|blob| self.blob_file(blob));
+            !files.any(|file| file.exists())
         })
         .await
     }
@@ -162,15 +156,17 @@ impl Containerd {
 
     /// Checks that containerd's own store has these blobs, byte for byte.
     pub fn check_blobs(&self, blobs: &[Blob]) -> Result<()> {
-        let content = self
-            .root
-            .join("io.containerd.content.v1.content/blobs/sha256");
         for blob in blobs {
-            let path = content.join(blob.digest.hex());
+            let path = self.blob_file(blob);
             let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
             ensure!(blob.digest.matches(&bytes), "{} is wrong", path.display());
         }
         Ok(())
+    }
+
+    fn blob_file(&self, blob: &Blob) -> PathBuf {
+        let content = "io.containerd.content.v1.content/blobs/sha256";
+        self.root.join(content).join(blob.digest.hex())
     }
 
     /// Files that the layers of `image` were unpacked to, in all snapshots.

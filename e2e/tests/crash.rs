@@ -13,7 +13,7 @@ use darner_proto::digest::Digest;
 
 const UPSTREAM_RATE: u64 = 16 << 20;
 /// Bytes that were on their way, or in a piece that was not whole yet, when the process died.
-const IN_FLIGHT: u64 = 20 << 20;
+const IN_FLIGHT: u64 = 12 << 20;
 
 /// Every file that the store shows as content is that content. Returns how many there are.
 fn check_store(data: &Path) -> Result<usize> {

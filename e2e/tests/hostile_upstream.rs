@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use darner_e2e::client::{Answer, Client};
+use darner_e2e::client::{Answer, Client, WRONG_BYTES};
 use darner_e2e::cluster::start_up;
 use darner_e2e::darner::Darner;
 use darner_e2e::image::Image;
@@ -144,7 +144,7 @@ fn wrong_bytes_of_the_right_length_never_reach_a_client_whole() {
         );
         // One pull of the blob may fail, by a broken connection.
         if let Err(error) = client.blob(image, blob).await {
-            ensure!(!format!("{error:?}").contains("WRONG BYTES"), "{error:?}");
+            ensure!(!format!("{error:?}").contains(WRONG_BYTES), "{error:?}");
         }
         client.pull(image).await.map(drop)
     });
@@ -163,7 +163,7 @@ fn an_upstream_that_always_lies_leaves_nothing_in_the_store() {
             let error = got
                 .err()
                 .context("a client was told that wrong bytes are all")?;
-            ensure!(!format!("{error:?}").contains("WRONG BYTES"), "{error:?}");
+            ensure!(!format!("{error:?}").contains(WRONG_BYTES), "{error:?}");
         }
         upstream.off();
         ensure!(

@@ -2,7 +2,7 @@
 //! that a failure elsewhere is the product's.
 
 use anyhow::{Result, ensure};
-use darner_e2e::client::Client;
+use darner_e2e::client::{Client, WRONG_BYTES};
 use darner_e2e::containerd::{Containerd, Platforms};
 use darner_e2e::scene;
 use darner_e2e::skopeo::Skopeo;
@@ -43,7 +43,7 @@ fn faults_are_what_they_say() {
 
         upstream.rule(Rule::new(&path, Fault::Corrupt).times(1));
         let wrong = client.blob(image, largest).await;
-        ensure!(format!("{wrong:?}").contains("WRONG BYTES"), "{wrong:?}");
+        ensure!(format!("{wrong:?}").contains(WRONG_BYTES), "{wrong:?}");
 
         upstream.rule(Rule::new(&path, Fault::IgnoreRange).times(1));
         ensure!(client.range(&path, "0-9").await?.status == 200);
@@ -97,7 +97,7 @@ async fn pull_and_check(upstream: &Upstream, containerd: &Containerd) -> Result<
     containerd.check_blobs(&image.blobs)?;
     containerd.unpacked_layers(image)?;
     let before = upstream.ledger().blob_bytes(image);
-    containerd.remove(&reference).await?;
+    containerd.remove(image, &reference).await?;
     containerd.pull(&reference).await?;
     let again = upstream.ledger().blob_bytes(image) - before;
     ensure!(again == image.bytes(), "the second pull took {again} bytes");

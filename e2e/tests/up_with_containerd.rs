@@ -54,7 +54,7 @@ async fn pull_twice(
         upstream.ledger().describe()
     );
     let asked = upstream.ledger().count();
-    containerd.remove(reference).await?;
+    containerd.remove(image, reference).await?;
     containerd.pull(reference).await?;
     containerd.check_blobs(&image.blobs)?;
     ensure!(
