@@ -180,26 +180,21 @@ impl Mirror {
         } = self;
         shutdown.spawn(registry.serve());
         shutdown.spawn(pieces.serve());
-        let ending = shutdown.clone();
+        let (leased, ending) = (tasks.clone(), shutdown.clone());
         shutdown.spawn(async move {
             tokio::select! {
-                () = tasks.take_leases(leases) => {}
+                () = leased.take_leases(leases) => {}
                 () = ending.draining() => {}
             }
         });
-        let presence = announce(store.clone(), swarm.clone(), shutdown.clone());
-        let downloads = tasks.clone();
-        shutdown.spawn(async move {
-            presence.await;
-            // Until the last download is done its scheduler and its parents are needed.
-            downloads.idle().await;
-            swarm.stop();
-        });
+        part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
-            part.ready();
-            ending.draining().await;
+            announce(&store, &swarm, &ending).await;
             part.not_ready("stopping");
+            // Until the last download is done its scheduler and its parents are needed.
+            tasks.idle().await;
+            swarm.stop();
             store.flush().await;
         });
     }
@@ -265,7 +260,7 @@ fn inventory(store: &Store) -> Inventory {
 
 /// Tells the schedulers of everything the store gains and loses: announcing follows the store, so
 /// that no way of filling it can forget to.
-async fn announce(store: Store, swarm: Swarm, shutdown: Shutdown) {
+async fn announce(store: &Store, swarm: &Swarm, shutdown: &Shutdown) {
     let mut events = store.events();
     loop {
         let event = tokio::select! {
