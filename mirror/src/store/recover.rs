@@ -1,0 +1,94 @@
+//! Opening: makes the index and the files agree.
+//!
+//! A file counts when the index knows it and its size is right. A file the index does not know was
+//! complete when it got its name, but the disk may have lost some of it since: it counts after it has
+//! been hashed, which happens beside normal work. What the index knows and is not there is forgotten.
+
+use std::collections::HashMap;
+
+use darner_proto::digest::Digest;
+
+use super::encoding::BlobRecord;
+use super::error::StoreError;
+use super::index::{Change, Loaded, Table};
+use super::layout::{self, Layout};
+use super::ledger::{Ledger, Limits, Victim};
+use super::{Options, disk, now_ms};
+
+/// Partials that wait to be gone on with.
+const MAX_IDLE_PARTIALS: usize = 128;
+/// Who has not gone on with a download for this long will not.
+const MAX_IDLE_AGE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// What a store holds that was just opened, and what its index must be told.
+pub(super) struct Recovered {
+    pub(super) ledger: Ledger,
+    pub(super) changes: Vec<Change>,
+}
+
+/// Reads the directory and compares it with the index.
+pub(super) fn recover(
+    layout: &Layout,
+    loaded: &Loaded,
+    options: &Options,
+) -> Result<Recovered, StoreError> {
+    let mut ledger = Ledger::new();
+    let mut changes = Vec::new();
+    let mut known: HashMap<Digest, BlobRecord> = HashMap::new();
+    for (key, value) in &loaded.blobs {
+        match (Digest::from_wire(key), BlobRecord::decode(value)) {
+            (Ok(digest), Some(record)) => drop(known.insert(digest, record)),
+            _ => changes.push(Change::remove(Table::Blobs, key.clone())),
+        }
+    }
+    for (digest, size) in layout.scan_blobs()? {
+        match known.remove(&digest) {
+            Some(record) if record.size == size => ledger.load(digest, record),
+            Some(_) => {
+                tracing::error!(%digest, size, "a blob has lost its size; it is verified before it counts again");
+                ledger.suspect(digest, size);
+                forget(&digest, &mut changes);
+            }
+            None => ledger.suspect(digest, size),
+        }
+    }
+    for digest in known.into_keys() {
+        tracing::warn!(%digest, "a blob is gone from the disk");
+        forget(&digest, &mut changes);
+    }
+    for (digest, size, last_use) in layout.scan_partials()? {
+        if ledger.size_of(&digest).is_some() {
+            discard(layout, &digest);
+        } else {
+            ledger.found(digest, size, last_use);
+        }
+    }
+    for victim in drop_stale(&mut ledger) {
+        if let Victim::Partial(digest, _) = victim {
+            discard(layout, &digest);
+        }
+    }
+    let space = disk::space(layout.root());
+    let space =
+        space.map_err(|error| StoreError::io("measure the disk of", layout.root(), error))?;
+    let used = ledger.totals().bytes;
+    ledger.limit(Limits::new(options.capacity, space, used));
+    Ok(Recovered { ledger, changes })
+}
+
+/// Drops the partials that are too many or too old.
+pub(super) fn drop_stale(ledger: &mut Ledger) -> Vec<Victim> {
+    let oldest = now_ms().saturating_sub(MAX_IDLE_AGE_MS);
+    ledger.drop_stale(oldest, MAX_IDLE_PARTIALS)
+}
+
+/// What the index is told of a blob that is gone.
+pub(super) fn forget(digest: &Digest, changes: &mut Vec<Change>) {
+    changes.push(Change::remove(Table::Blobs, digest.to_wire()));
+    changes.push(Change::remove(Table::PieceMaps, digest.to_wire()));
+}
+
+fn discard(layout: &Layout, digest: &Digest) {
+    layout::remove(&layout.partial(digest));
+    layout::remove(&layout.journal(digest));
+}
