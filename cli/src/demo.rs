@@ -34,6 +34,7 @@ use report::{NodeRow, Round};
 use upstream::Upstream;
 
 use crate::pull::{self, Choice};
+use crate::run::say;
 
 /// As shells report a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
@@ -258,11 +259,6 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 /// The result goes to standard output.
 fn show(text: fmt::Arguments<'_>) -> io::Result<()> {
     write!(io::stdout(), "{text}")
-}
-
-/// Everything else goes to standard error. That nobody may be there to read it is no reason to fail.
-fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -154,11 +154,13 @@ impl Base<'_> {
         let text = data_dir.to_str().context("TMPDIR is not UTF-8")?;
         // Nobody's file and variables: the demonstration is the same everywhere.
         let sources = Sources {
-            flags: vec![Flag::named("--data-dir", "data_dir", text)],
+            flags: vec![
+                Flag::named("--data-dir", "data_dir", text),
+                Flag::named("--node-id", "node.id", name),
+            ],
             ..Sources::default()
         };
         let mut settings = config::load(Command::Up, &sources)?;
-        settings.node.id = name.parse()?;
         settings.mirror.role = role;
         let registry = name_of_registry()?;
         settings.registry.listen = ANY_PORT;
