@@ -24,16 +24,19 @@ mod bars;
 mod cluster;
 mod counts;
 mod image;
+mod link;
+mod pace;
 mod report;
 mod upstream;
 
 use bars::{Bars, NodeBar};
-use cluster::{Cluster, Node};
+use cluster::{Base, Cluster, Node};
 use image::Image;
 use report::{NodeRow, Round};
 use upstream::Upstream;
 
 use crate::pull::{self, Choice};
+use crate::run::say;
 
 /// As shells report a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
@@ -60,6 +63,9 @@ pub(crate) struct Args {
     /// What the upstream registry sends in a second, all connections together; 0 is without limit
     #[arg(long, value_name = "BYTES", default_value = "50MB", value_parser = parse_rate)]
     upstream_rate: u64,
+    /// What each node sends to the others in a second; 0 is without limit
+    #[arg(long, value_name = "BYTES", default_value = "100MB", value_parser = parse_rate)]
+    link_rate: u64,
     /// Show the log of every part
     #[arg(long, short)]
     verbose: bool,
@@ -121,7 +127,8 @@ async fn play(args: &Args, dir: &Path, cluster: &mut Cluster) -> anyhow::Result<
     let upstream = upstream
         .await
         .context("the upstream registry cannot listen on loopback")?;
-    let started = cluster.start(dir, upstream.address(), args.nodes);
+    let base = Base::new(dir, upstream.address(), args.link_rate);
+    let started = cluster.start(base, args.nodes);
     let started = tokio::time::timeout(START_TIMEOUT, started).await;
     started
         .context("the parts of the cluster do not find each other; --verbose shows their log")??;
@@ -258,11 +265,6 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 /// The result goes to standard output.
 fn show(text: fmt::Arguments<'_>) -> io::Result<()> {
     write!(io::stdout(), "{text}")
-}
-
-/// Everything else goes to standard error. That nobody may be there to read it is no reason to fail.
-fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 #[cfg(test)]

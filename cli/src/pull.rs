@@ -35,6 +35,7 @@ pub(crate) use error::PullError;
 pub(crate) use image::Image;
 pub(crate) use platform::Platform;
 
+use crate::run::say;
 use client::Client;
 use layout::Layout;
 use manifests::{Blob, Content};
@@ -121,8 +122,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         Err(error) => {
-            // That nobody may be there to read it changes nothing.
-            let _ = writeln!(io::stderr(), "error: {}", error.in_full());
+            say(format_args!("error: {}", error.in_full()));
             ExitCode::from(error.exit_status())
         }
     }

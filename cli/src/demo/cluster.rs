@@ -19,6 +19,7 @@ use futures_util::future::join_all;
 
 use super::counts::{Fetched, sum};
 use super::image;
+use super::link::Link;
 
 /// Nothing is being served any more when the cluster stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -73,17 +74,7 @@ impl Cluster {
 
     /// Starts everything, in the order in which the parts need each other, and returns when the
     /// scheduler knows all nodes.
-    pub(super) async fn start(
-        &mut self,
-        dir: &Path,
-        upstream: SocketAddr,
-        mirrors: u16,
-    ) -> anyhow::Result<()> {
-        let mut base = Base {
-            dir,
-            upstream,
-            manager: None,
-        };
+    pub(super) async fn start(&mut self, mut base: Base<'_>, mirrors: u16) -> anyhow::Result<()> {
         let (settings, part) = (base.settings("manager", Role::Mirror)?, self.add());
         let manager = Manager::bind(&settings, &part.metrics, &part.health, &part.shutdown).await?;
         base.manager = Some(address_of("manager", manager.addresses())?);
@@ -114,9 +105,12 @@ impl Cluster {
     }
 
     async fn node(&mut self, base: &Base<'_>, name: &str, role: Role) -> anyhow::Result<Node> {
-        let (settings, part) = (base.settings(name, role)?, self.add());
+        let (mut settings, part) = (base.settings(name, role)?, self.add());
+        let link = Link::bind(base.link_rate).await?;
+        settings.pieces.advertise = Some(link.address().to_string());
         let mirror = Mirror::bind(&settings, &part.metrics, &part.health, &part.shutdown).await?;
         let address = address_of("registry", mirror.addresses())?;
+        link.serve(address_of("pieces", mirror.addresses())?, &part.shutdown);
         mirror.serve();
         Ok(Node {
             name: name.to_owned(),
@@ -139,14 +133,27 @@ impl Node {
     }
 }
 
-/// What the parts' settings have in common.
-struct Base<'a> {
+/// What the parts have in common.
+#[derive(Debug)]
+pub(super) struct Base<'a> {
     dir: &'a Path,
     upstream: SocketAddr,
+    /// Bytes a second that a node sends to its peers; 0 is without limit.
+    link_rate: u64,
     manager: Option<SocketAddr>,
 }
 
 impl Base<'_> {
+    /// Parts with their data below `dir`.
+    pub(super) fn new(dir: &Path, upstream: SocketAddr, link_rate: u64) -> Base<'_> {
+        Base {
+            dir,
+            upstream,
+            link_rate,
+            manager: None,
+        }
+    }
+
     /// The defaults of `darner up`, which is at home on loopback, with ports that are free.
     fn settings(&self, name: &str, role: Role) -> anyhow::Result<Settings> {
         let data_dir = self.dir.join(name);
@@ -154,11 +161,13 @@ impl Base<'_> {
         let text = data_dir.to_str().context("TMPDIR is not UTF-8")?;
         // Nobody's file and variables: the demonstration is the same everywhere.
         let sources = Sources {
-            flags: vec![Flag::named("--data-dir", "data_dir", text)],
+            flags: vec![
+                Flag::named("--data-dir", "data_dir", text),
+                Flag::named("--node-id", "node.id", name),
+            ],
             ..Sources::default()
         };
         let mut settings = config::load(Command::Up, &sources)?;
-        settings.node.id = name.parse()?;
         settings.mirror.role = role;
         let registry = name_of_registry()?;
         settings.registry.listen = ANY_PORT;

@@ -52,8 +52,7 @@ pub(super) fn sum(text: &str, metric: &str, (label, value): (&str, &str)) -> u64
                 .split(',')
                 .find_map(|pair| pair.strip_prefix(label))?;
             let found = found.strip_prefix("=\"")?.strip_suffix('"')?;
-            // Metric values are spelt in either case.
-            found.eq_ignore_ascii_case(value).then_some(sample)
+            (found == value).then_some(sample)
         })
         .filter_map(|sample| sample.split(' ').next()?.parse::<u64>().ok())
         .sum()
@@ -67,7 +66,7 @@ mod tests {
 # HELP darner_fetched_bytes_total Bytes
 # TYPE darner_fetched_bytes_total counter
 darner_fetched_bytes_total{source=\"peer\"} 5
-darner_fetched_bytes_total{source=\"Upstream\"} 70
+darner_fetched_bytes_total{source=\"upstream\"} 70
 darner_fetched_bytes_total_more{source=\"peer\"} 900
 darner_hosts{zone=\"a\",role=\"mirror\"} 2
 darner_hosts{zone=\"b\",role=\"mirror\"} 3

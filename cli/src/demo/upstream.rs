@@ -5,9 +5,8 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, Sub};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -20,15 +19,12 @@ use darner_service::shutdown::Shutdown;
 use futures_util::stream::{self, Stream};
 use oci_distribution::manifest::OCI_IMAGE_MEDIA_TYPE;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 use super::image::{Image, REPOSITORY, TAG};
+use super::pace::Pace;
 
 /// Bytes sent at a time; small enough for the rate to be even.
 const CHUNK: usize = 64 << 10;
-/// What was not sent in this time may be made up for: timers are not exact.
-const SLACK: Duration = Duration::from_millis(20);
-
 /// The registry, serving.
 #[derive(Debug)]
 pub(super) struct Upstream {
@@ -56,15 +52,6 @@ struct Registry {
     manifest_requests: AtomicU64,
 }
 
-/// One rate for all connections together.
-#[derive(Debug)]
-struct Pace {
-    /// Bytes a second; 0 is without limit.
-    rate: u64,
-    /// When what has been let go is through.
-    free: Mutex<Instant>,
-}
-
 impl Upstream {
     /// Serves `image` on a port of its own until `shutdown` drains.
     pub(super) async fn start(image: Image, rate: u64, shutdown: &Shutdown) -> io::Result<Self> {
@@ -72,10 +59,7 @@ impl Upstream {
         let address = listener.local_addr()?;
         let registry = Arc::new(Registry {
             image,
-            pace: Pace {
-                rate,
-                free: Mutex::new(Instant::now()),
-            },
+            pace: Pace::new(rate),
             blob_bytes: AtomicU64::new(0),
             blob_requests: AtomicU64::new(0),
             manifest_requests: AtomicU64::new(0),
@@ -126,20 +110,6 @@ impl Sub for Sent {
             blob_requests: self.blob_requests - before.blob_requests,
             manifest_requests: self.manifest_requests - before.manifest_requests,
         }
-    }
-}
-
-impl Pace {
-    /// When `bytes` may go.
-    fn admit(&self, bytes: usize, now: Instant) -> Instant {
-        if self.rate == 0 {
-            return now;
-        }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let earliest = now.checked_sub(SLACK).unwrap_or(now);
-        let begin = (*free).max(earliest);
-        *free = begin + Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        *free
     }
 }
 
@@ -211,8 +181,7 @@ fn paced(registry: Arc<Registry>, bytes: Bytes) -> impl Stream<Item = Result<Byt
             return None;
         }
         let chunk = left.split_to(CHUNK.min(left.len()));
-        let at = registry.pace.admit(chunk.len(), Instant::now());
-        tokio::time::sleep_until(at).await;
+        registry.pace.wait(chunk.len()).await;
         let sent = chunk.len() as u64;
         registry.blob_bytes.fetch_add(sent, Ordering::Relaxed);
         Some((Ok(chunk), (registry, left)))
@@ -240,6 +209,8 @@ fn refusal(code: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -257,23 +228,6 @@ mod tests {
         ] {
             assert_eq!(range(text, 10), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn connections_share_one_rate() {
-        let start = Instant::now() + SLACK;
-        let pace = Pace {
-            rate: 1000,
-            free: Mutex::new(start),
-        };
-        let ends: Vec<_> = (0..4).map(|_| pace.admit(500, start)).collect();
-        assert_eq!(ends[3], start + Duration::from_secs(2));
-        // What was not used long ago is gone.
-        let later = start + Duration::from_secs(10);
-        assert_eq!(
-            pace.admit(1000, later),
-            later + Duration::from_secs(1) - SLACK
-        );
     }
 
     #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::manifests::Blob;
 use super::{Image, PullError, Pulled};
+use crate::run::say;
 
 /// A blob that takes long has a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -257,11 +257,6 @@ fn done(pulled: &Pulled, began: Instant) -> String {
     let seconds = began.elapsed().as_secs_f64();
     let (fetched, bytes) = (BinaryBytes(pulled.fetched), BinaryBytes(pulled.bytes));
     format!("{fetched} of {bytes} fetched in {seconds:.1} s; every digest is right")
-}
-
-/// A line to standard error. That nobody may be there to read it is no reason to fail.
-fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
