@@ -1,6 +1,7 @@
 //! Parts of a cluster go away in the middle of a pull, and every surviving client is served.
 
 use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use darner_e2e::client::Client;
@@ -13,6 +14,8 @@ use futures_util::future::try_join_all;
 
 /// Slow enough that a pull lasts some seconds, fast enough that a test does not.
 const UPSTREAM_RATE: u64 = 8 << 20;
+/// A mirror that is alone has everything of a small image of 8 contents within this time.
+const ALONE_IN_TIME: Duration = Duration::from_secs(25);
 /// Bytes between a count and the kill that follows it.
 const SLACK: u64 = 2 << 20;
 
@@ -249,7 +252,12 @@ fn with_everything_else_dead_a_mirror_pulls_from_upstream() {
             Ok(())
         })
         .await?;
+        // Nor does a pull that begins now wait long for those who do not answer.
+        let started = Instant::now();
         let client = Client::new(&cluster.mirrors[0], NAME)?;
-        client.pull(&upstream.images.multi).await.map(drop)
+        client.pull(&upstream.images.multi).await?;
+        let took = started.elapsed();
+        ensure!(took < ALONE_IN_TIME, "alone, a small image took {took:?}");
+        Ok(())
     });
 }
