@@ -1,14 +1,17 @@
 //! `darner`: one program for every part of the cluster. Each subcommand has a file of its own; what
 //! the roles do is in their crates, and only put together here.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted a second time.
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 4 not reachable, 5 denied, 130
+//! interrupted a second time.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod demo;
 mod manager;
 mod mirror;
+mod pull;
 mod run;
 mod scheduler;
 mod setup;
@@ -26,7 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted twice."
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 4 not reachable, 5 denied, \
+                  130 interrupted twice."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -43,6 +47,10 @@ enum Command {
     Scheduler(run::Args),
     /// Run the manager, which knows who belongs to the cluster
     Manager(run::Args),
+    /// Try it: a whole cluster on this machine, for as long as one pull takes
+    Demo(demo::Args),
+    /// Pull an image through a mirror into an OCI image layout
+    Pull(pull::Args),
     /// Set a host up for its mirror
     Setup(setup::Setup),
 }
@@ -67,6 +75,8 @@ fn main() -> ExitCode {
             Command::Mirror(args) => mirror::run(args).await,
             Command::Scheduler(args) => scheduler::run(args).await,
             Command::Manager(args) => manager::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Pull(args) => pull::run(args).await,
             Command::Setup(setup) => match setup.run() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
