@@ -119,7 +119,7 @@ impl Directory {
 
     /// Registers `host` with the manager at `url`, keeps it alive and follows the configuration,
     /// until the process drains; then deregisters. Never gives up. The last good answer is kept in
-    /// `<data_dir>/membership.json`.
+    /// `<data_dir>/membership-<role>.json`.
     ///
     /// Returns at once with what that file knows; call it inside a tokio runtime.
     ///
@@ -133,7 +133,7 @@ impl Directory {
         shutdown: &Shutdown,
     ) -> Result<Self, DirectoryError> {
         let endpoint = manager_endpoint(url)?;
-        let (last_good, known) = LastGood::open(data_dir, url)?;
+        let (last_good, known) = LastGood::open(data_dir, host.role, url)?;
         let directory = Self::publishing(membership(&known));
         let session = session::Session::new(
             &endpoint,

@@ -1,7 +1,6 @@
 //! A real manager on loopback, with members that find each other through it by
 //! [`darner_service::directory`].
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,13 +10,11 @@ use darner_proto::PROTOCOL;
 use darner_proto::id::{Host, Role};
 use darner_proto::wire::manager_client::ManagerClient;
 use darner_proto::wire::{self, KeepAliveRequest, RegisterRequest, WatchRequest};
+use darner_service::config::{self, Flag, Sources};
 use darner_service::directory::{Directory, Membership};
 use darner_service::health::Health;
 use darner_service::metrics::Metrics;
-use darner_service::settings::{
-    Admin, Identity, Manager as ManagerSettings, Mirror, Node, Pieces, Registry, Scheduler,
-    Settings, Store,
-};
+use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,44 +32,18 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 fn settings(data_dir: &Path, listen: SocketAddr) -> Settings {
-    let any = loopback(0);
-    Settings {
-        data_dir: data_dir.to_owned(),
-        node: Node {
-            id: "manager".parse().unwrap(),
-            labels: BTreeMap::new(),
-        },
-        mirror: Mirror { role: Role::Mirror },
-        registry: Registry {
-            listen: any,
-            default_upstream: "docker.io".parse().unwrap(),
-            first_byte_timeout: Duration::from_secs(10),
-            max_requests: 1,
-        },
-        upstreams: Vec::new(),
-        pieces: Pieces {
-            listen: any,
-            advertise: None,
-            upload_slots: 1,
-        },
-        scheduler: Scheduler {
-            listen: any,
-            advertise: None,
-            addresses: Vec::new(),
-            settle: Duration::ZERO,
-        },
-        manager: ManagerSettings {
-            listen,
-            api_listen: any,
-            address: None,
-            database: None,
-        },
-        store: Store { capacity: None },
-        admin: Admin { listen: any },
-        identity: Identity { insecure: true },
-        shutdown: Default::default(),
-        log: Default::default(),
-    }
+    let flags = [
+        format!("data_dir={}", data_dir.display()),
+        "node.id=manager".to_owned(),
+        format!("manager.listen={listen}"),
+        "manager.api_listen=127.0.0.1:0".to_owned(),
+        "identity.insecure=true".to_owned(),
+    ];
+    let sources = Sources {
+        flags: flags.iter().map(|flag| Flag::set(flag)).collect(),
+        ..Sources::default()
+    };
+    config::load(config::Command::Manager, &sources).unwrap()
 }
 
 /// A manager that serves.

@@ -11,6 +11,7 @@
 //! When a scheduler comes up that ranks before a task's present one, the task moves to it, and its
 //! lease moves along as a claim.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use darner_proto::digest::Digest;
@@ -171,9 +172,9 @@ impl Sessions {
             self.down(&id, out);
         }
         for (id, url) in new {
-            if !self.schedulers.contains_key(&id) {
-                out.push(Output::Connect(id.clone(), url.clone()));
-                self.schedulers.insert(id, url);
+            if let Entry::Vacant(place) = self.schedulers.entry(id) {
+                out.push(Output::Connect(place.key().clone(), url.clone()));
+                place.insert(url);
             }
         }
     }

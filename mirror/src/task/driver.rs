@@ -63,13 +63,7 @@ impl Context {
     }
 
     /// A piece has been verified and written.
-    pub(super) async fn gained(
-        &self,
-        index: u32,
-        run: Arc<PieceRun>,
-        from: ServedFrom,
-        bytes: u64,
-    ) {
+    pub(super) fn gained(&self, index: u32, run: Arc<PieceRun>, from: ServedFrom, bytes: u64) {
         self.metrics.piece(from, bytes);
         self.shared.gain(index, run, from);
         if from != ServedFrom::Upstream {
@@ -223,37 +217,17 @@ async fn download(
         }),
     };
     let started = Instant::now();
-    let me = context.swarm.me().id.clone();
-    let mut driver = Driver {
-        task: Task::new(
-            Duration::ZERO,
-            shared.task,
-            me,
-            held,
-            shared.geometry,
-            beginning.sources,
-        ),
-        context: context.clone(),
-        links: HashMap::new(),
-        fetches: HashMap::new(),
-        reads: HashMap::new(),
-    };
+    let mut driver = Driver::new(context.clone(), held, beginning.sources);
     let mut heard = context.swarm.join(join).await;
     let mut tick = tokio::time::interval(TICK);
     let mut actions = driver.task.start(Duration::ZERO, beginning.clean);
     if let Some(lease) = beginning.lease {
-        actions.extend(
-            driver
-                .task
-                .apply(Duration::ZERO, Event::Scheduler(TaskEvent::Lease(lease))),
-        );
+        let leased = Event::Scheduler(TaskEvent::Lease(lease));
+        actions.extend(driver.task.apply(Duration::ZERO, leased));
     }
-    loop {
-        for action in actions {
-            if let Some(end) = driver.carry_out(action).await {
-                driver.cancel_all();
-                return end;
-            }
+    let ended = loop {
+        if let Some(end) = driver.carry_out_all(actions).await {
+            break end;
         }
         let event = tokio::select! {
             Some(event) = heard.recv() => {
@@ -261,28 +235,33 @@ async fn download(
                 Event::Scheduler(event)
             }
             Some(event) = events.recv() => event,
-            Some(ended) = stops.recv() => {
-                driver.cancel_all();
-                return Err(ended);
-            }
-            _ = tick.tick() => {
-                // What was received stays on disk for the next start.
-                if context.shutdown.is_draining() && !driver.task.has_readers() {
-                    driver.cancel_all();
-                    return Err(Ended::Stopping);
-                }
-                Event::Tick
-            }
-            () = context.shutdown.cancelled() => {
-                driver.cancel_all();
-                return Err(Ended::Stopping);
-            }
+            Some(ended) = stops.recv() => break Err(ended),
+            // What was received stays on disk for the next start.
+            _ = tick.tick() => match context.shutdown.is_draining() && !driver.task.has_readers() {
+                true => break Err(Ended::Stopping),
+                false => Event::Tick,
+            },
+            () = context.shutdown.cancelled() => break Err(Ended::Stopping),
         };
         actions = driver.task.apply(started.elapsed(), event);
-    }
+    };
+    driver.cancel_all();
+    ended
 }
 
 impl Driver {
+    fn new(context: Context, held: PieceSet, sources: Vec<Source>) -> Self {
+        let me = context.swarm.me().id.clone();
+        let (task, geometry) = (context.shared.task, context.shared.geometry);
+        Self {
+            task: Task::new(Duration::ZERO, task, me, held, geometry, sources),
+            context,
+            links: HashMap::new(),
+            fetches: HashMap::new(),
+            reads: HashMap::new(),
+        }
+    }
+
     /// Whoever the scheduler names as a signer counts; without a scheduler, whoever it named before
     /// and the seeds themselves.
     fn note_signers(&self, event: &TaskEvent) {
@@ -303,6 +282,16 @@ impl Driver {
             }
             _ => {}
         }
+    }
+
+    async fn carry_out_all(&mut self, actions: Vec<Action>) -> Option<Result<(), Ended>> {
+        for action in actions {
+            let end = self.carry_out(action).await;
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
     }
 
     /// Does what was decided. `Some` when that ends the download.

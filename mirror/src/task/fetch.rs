@@ -189,9 +189,7 @@ async fn run_of_pieces(
         if shared.partial.write(index, piece, run).await.is_err() {
             return Err(FetchError::Store);
         }
-        context
-            .gained(index, run.clone(), from, length as u64)
-            .await;
+        context.gained(index, run.clone(), from, length as u64);
         context.tell(Event::Arrived { index }).await;
     }
     incoming.end().await

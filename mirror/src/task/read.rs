@@ -24,7 +24,7 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
     let mut reader = Reader::new(context, read, pieces);
     let mut result = Err(ReturnReason::Unavailable);
     for source in &sources {
-        result = match reader.from_source(source).await {
+        result = match reader.read_source(source).await {
             Ok(()) => Ok(()),
             Err(ReadError::Store) => return reader.context.stop(Ended::Store).await,
             Err(ReadError::Upstream(error)) => {
@@ -78,7 +78,7 @@ impl Reader {
         }
     }
 
-    async fn from_source(&mut self, source: &Source) -> Result<(), ReadError> {
+    async fn read_source(&mut self, source: &Source) -> Result<(), ReadError> {
         let mut barren = 0;
         while self.offset < self.end {
             let before = self.offset;
@@ -175,8 +175,7 @@ impl Reader {
             return Err(ReadError::Store);
         }
         self.context
-            .gained(index, Arc::new(run), ServedFrom::Upstream, length)
-            .await;
+            .gained(index, Arc::new(run), ServedFrom::Upstream, length);
         self.context.tell(Event::ReadPiece { index }).await;
         Ok(())
     }

@@ -9,7 +9,7 @@ use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{Join, NodeMessage, SchedulerMessage};
 use darner_proto::wire;
 use darner_proto::wire::scheduler_client::SchedulerClient;
-use darner_service::settings;
+use darner_service::config::{self, Flag, Sources};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -24,42 +24,18 @@ fn id(name: &str) -> HostId {
 }
 
 fn settings(listen: &str) -> Settings {
-    let any = "127.0.0.1:0".parse().unwrap();
-    Settings {
-        data_dir: std::env::temp_dir(),
-        node: settings::Node {
-            id: id("scheduler-1"),
-            labels: BTreeMap::new(),
-        },
-        mirror: settings::Mirror { role: Role::Mirror },
-        registry: settings::Registry {
-            listen: any,
-            default_upstream: "docker.io".parse().unwrap(),
-            first_byte_timeout: PATIENCE,
-            max_requests: 1,
-        },
-        upstreams: Vec::new(),
-        pieces: settings::Pieces {
-            listen: any,
-            advertise: None,
-            upload_slots: 1,
-        },
-        scheduler: settings::Scheduler {
-            listen: listen.parse().unwrap(),
-            advertise: None,
-            addresses: Vec::new(),
-            settle: Duration::ZERO,
-        },
-        manager: settings::Manager {
-            listen: any,
-            api_listen: any,
-            address: None,
-            database: None,
-        },
-        store: settings::Store { capacity: None },
-        admin: settings::Admin { listen: any },
-        identity: settings::Identity { insecure: true },
-    }
+    let flags = [
+        format!("data_dir={}", std::env::temp_dir().display()),
+        "node.id=scheduler-1".to_owned(),
+        format!("scheduler.listen={listen}"),
+        "scheduler.settle=0s".to_owned(),
+        "identity.insecure=true".to_owned(),
+    ];
+    let sources = Sources {
+        flags: flags.iter().map(|flag| Flag::set(flag)).collect(),
+        ..Sources::default()
+    };
+    config::load(config::Command::Scheduler, &sources).unwrap()
 }
 
 /// A node's end of a session.

@@ -1,4 +1,5 @@
-//! The last good answer of the manager, on disk: `<data_dir>/membership.json`.
+//! The last good answer of the manager, on disk: `<data_dir>/membership-<role>.json`. Processes of
+//! different roles may share a data directory.
 //!
 //! It is a copy, so a damaged one is logged and done without; but one of a later format is somebody
 //! else's to read, and stops the start before anything is overwritten.
@@ -9,7 +10,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use darner_proto::id::Host;
+use darner_proto::id::{Host, Role};
 use darner_proto::invalid::Invalid;
 use darner_proto::manager::Configuration;
 use darner_proto::wire;
@@ -17,7 +18,6 @@ use serde::{Deserialize, Serialize};
 
 use super::DirectoryError;
 
-const FILE: &str = "membership.json";
 /// Raised when a reader of the format before could misread the file.
 const FORMAT: u32 = 1;
 
@@ -54,13 +54,14 @@ struct HostRecord {
 }
 
 impl LastGood {
-    /// The file in `data_dir` and what it knows of the manager at `manager`.
+    /// The file of `role` in `data_dir` and what it knows of the manager at `manager`.
     pub(super) fn open(
         data_dir: &Path,
+        role: Role,
         manager: &str,
     ) -> Result<(Self, Configuration), DirectoryError> {
         let last_good = Self {
-            path: data_dir.join(FILE),
+            path: data_dir.join(format!("membership-{role}.json")),
             manager: manager.to_owned(),
         };
         let configuration = last_good.read()?.unwrap_or_default();

@@ -92,7 +92,7 @@ async fn an_address_that_cannot_work_is_refused_at_once() {
 fn the_last_good_answer_is_kept_for_its_manager_only() {
     let dir = tempfile::tempdir().expect("a directory");
     let known = configuration(9, &["s1", "s2"], &["seed"]);
-    let (file, nothing) = LastGood::open(dir.path(), "http://m:1").expect("opened");
+    let (file, nothing) = LastGood::open(dir.path(), Role::Mirror, "http://m:1").expect("opened");
     assert_eq!(nothing, Configuration::default());
     file.write(&known).expect("written");
     let mode = fs::metadata(file.path())
@@ -101,24 +101,24 @@ fn the_last_good_answer_is_kept_for_its_manager_only() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
 
-    let (_, again) = LastGood::open(dir.path(), "http://m:1").expect("opened");
+    let (_, again) = LastGood::open(dir.path(), Role::Mirror, "http://m:1").expect("opened");
     assert_eq!(again, known);
-    let (_, other) = LastGood::open(dir.path(), "http://other:1").expect("opened");
+    let (_, other) = LastGood::open(dir.path(), Role::Mirror, "http://other:1").expect("opened");
     assert_eq!(other, Configuration::default());
 }
 
 #[test]
 fn a_damaged_answer_is_done_without_and_a_later_format_is_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("membership.json");
+    let path = dir.path().join("membership-mirror.json");
     for damaged in ["", "{", "[]", "{\"format\":1}", "\u{0}\u{0}"] {
         fs::write(&path, damaged).expect("written");
-        let (_, known) = LastGood::open(dir.path(), "http://m:1").expect("opened");
+        let (_, known) = LastGood::open(dir.path(), Role::Mirror, "http://m:1").expect("opened");
         assert_eq!(known, Configuration::default(), "{damaged:?}");
     }
     let later = "{\"format\":2,\"members\":\"elsewhere\"}";
     fs::write(&path, later).expect("written");
-    let refused = LastGood::open(dir.path(), "http://m:1").expect_err("refused");
+    let refused = LastGood::open(dir.path(), Role::Mirror, "http://m:1").expect_err("refused");
     assert!(matches!(
         refused,
         DirectoryError::NewerFormat { found: 2, .. }

@@ -220,6 +220,10 @@ impl Task {
                     retry_at: now + pause,
                 };
                 self.strike(now, parent, kind, out);
+                // Nothing is gained by waiting for an owner that cannot be reached.
+                if let Some(alone) = &mut self.alone {
+                    alone.next_step = now;
+                }
             }
         }
     }
