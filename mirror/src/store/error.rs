@@ -80,9 +80,7 @@ pub enum StoreError {
     #[error("{0} holds something that is not a store; give the store an empty directory")]
     NotAStore(PathBuf),
     /// Another process works on it.
-    #[error(
-        "{0} is in use by another process; stop that one or give this one its own [store] path"
-    )]
+    #[error("{0} is in use by another process; stop that one or give this one its own data_dir")]
     InUse(PathBuf),
     /// Somebody else could change what is in it.
     #[error("{0} belongs to another user; change its owner to the user that runs this process")]

@@ -34,6 +34,8 @@ pub(super) struct Journal {
     end: u64,
     /// The number of each run in the order of the file.
     numbers: HashMap<(u32, Vec<u8>), u32>,
+    /// Runs in the file.
+    runs: u32,
 }
 
 /// What a journal says.
@@ -51,6 +53,7 @@ impl Journal {
             file,
             end: 0,
             numbers: HashMap::new(),
+            runs: 0,
         };
         let mut payload = vec![VERSION];
         payload.put_u64(size);
@@ -76,14 +79,19 @@ impl Journal {
             .iter()
             .zip(0..)
             .map(|(run, number)| (key(run), number));
-        let numbers = numbers.collect();
-        Ok(Some((Self { file, end, numbers }, noted)))
+        let journal = Self {
+            file,
+            end,
+            numbers: numbers.collect(),
+            runs: u32::try_from(noted.runs.len()).unwrap_or(u32::MAX),
+        };
+        Ok(Some((journal, noted)))
     }
 
     /// Notes that a piece has been written and which statement is about it.
     pub(super) fn note(&mut self, index: u32, run: &PieceRun) -> io::Result<()> {
         let known = self.numbers.get(&key(run)).copied();
-        let number = known.unwrap_or(u32::try_from(self.numbers.len()).unwrap_or(u32::MAX));
+        let number = known.unwrap_or(self.runs);
         let mut records = Vec::new();
         if known.is_none() {
             records = record(RUN, &encode_runs(std::slice::from_ref(run)));
@@ -96,7 +104,10 @@ impl Journal {
             return Ok(());
         }
         self.add(&records)?;
-        self.numbers.insert(key(run), number);
+        if known.is_none() {
+            self.numbers.insert(key(run), number);
+            self.runs += 1;
+        }
         Ok(())
     }
 

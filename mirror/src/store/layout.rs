@@ -48,8 +48,9 @@ pub(super) struct Layout {
 impl Layout {
     /// Opens the directory, or makes it. A directory of another format is left as it is.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        make_directory(root)?;
+        // First, so that a store that is not for this version keeps even its permissions.
         let fresh = check_format(root)?;
+        make_directory(root)?;
         let lock = lock(root)?;
         // Whoever held the lock before may have written it.
         if fresh && check_format(root)? {
@@ -277,10 +278,15 @@ fn check_format(root: &Path) -> Result<bool, StoreError> {
     Ok(false)
 }
 
-/// Only what a start leaves that ended before it wrote the format, and what a fresh file system has.
+/// Nothing, or only what a start leaves that ended before it wrote the format, and what a fresh file
+/// system has.
 fn check_empty(root: &Path) -> Result<bool, StoreError> {
     let failed = |error| StoreError::io("list", root, error);
-    for entry in std::fs::read_dir(root).map_err(failed)? {
+    let entries = match std::fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         if !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")) {
             return Err(StoreError::NotAStore(root.to_owned()));

@@ -1,16 +1,19 @@
 //! Restarts after a process was killed or a disk lost something.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 
+/// Every file with its content and every directory with its mode.
 fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
+    let mode = std::fs::metadata(directory).unwrap().permissions().mode();
+    found.insert(directory.to_owned(), mode.to_string().into_bytes());
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(everything(&path));
-            found.insert(path, Vec::new());
         } else {
             let content = std::fs::read(&path).unwrap();
             found.insert(path, content);
@@ -31,6 +34,37 @@ async fn committed_content_is_there_at_once_after_a_crash() {
         read(&store.get(&sample.digest).unwrap()).await,
         sample.content
     );
+}
+
+#[tokio::test]
+async fn whenever_it_is_killed_the_store_has_verified_content_or_goes_on() {
+    let sample = Sample::new(2 * MIB + 5, 1);
+    for steps in 0..=5 {
+        let fixture = fixture(1 << 30);
+        let partial = fixture.store.begin(&sample.digest, sample.size());
+        let partial = partial.await.unwrap();
+        sample.write(&partial, 0..steps.min(3)).await;
+        if steps >= 4 {
+            partial.verify().await.unwrap();
+        }
+        if steps == 5 {
+            partial.clone().commit().await.unwrap();
+        }
+        let crashed = fixture.crash();
+        let store = open(&crashed).unwrap();
+        let visible = store.get(&sample.digest);
+        assert_eq!(visible.is_some(), steps == 5, "after {steps} steps");
+        let content = match visible {
+            Some(content) => content,
+            None => {
+                let left = store.begin(&sample.digest, sample.size()).await.unwrap();
+                assert_eq!(left.restored().0.len(), steps.min(3));
+                drop(left);
+                sample.download(&store).await
+            }
+        };
+        assert_eq!(read(&content).await, sample.content);
+    }
 }
 
 #[tokio::test]
@@ -134,6 +168,7 @@ fn a_newer_format_is_left_as_it_is() {
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("format"), "darner-store 2\n").unwrap();
     std::fs::write(path.join("index.redb"), b"of the future").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     let before = everything(&path);
     let refused = open(&path);
     assert!(

@@ -107,6 +107,28 @@ async fn downloads_take_room_and_those_left_alone_go_first() {
 }
 
 #[tokio::test]
+async fn a_disk_that_fails_again_and_again_is_left_alone() {
+    let fixture = fixture(10 * MIB);
+    let store = &fixture.store;
+    let held = put(store, 5000, 1).await;
+    let fault = || StoreError::io("write", Path::new("x"), std::io::Error::other("broken"));
+    for _ in 0..2 {
+        store.inner.write_failed(fault(), 1);
+    }
+    let second = put(store, 5000, 2).await;
+    store.inner.write_failed(fault(), 1);
+    let digest = Digest::sha256(b"x");
+    let refused = store.put(&digest, Bytes::from_static(b"x")).await;
+    assert!(matches!(refused, Err(StoreError::Failing)));
+    assert!(matches!(
+        store.begin(&digest, 1).await,
+        Err(StoreError::Failing)
+    ));
+    // What is there is served all the same.
+    assert!(store.get(&held).is_some() && store.get(&second).is_some());
+}
+
+#[tokio::test]
 async fn what_is_counted_is_what_happened() {
     let directory = tempfile::tempdir().unwrap();
     let metrics = Metrics::default();
