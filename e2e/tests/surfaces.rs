@@ -39,6 +39,7 @@ fn every_role_tells_its_health_and_metrics_that_promtool_accepts() {
             let metrics = process.metrics().await?;
             ensure!(metrics.require("darner_build_info")? == 1.0, "{name}");
             lint(&metrics.text).await.with_context(|| name.to_owned())?;
+            on_the_page(&metrics.text).with_context(|| name.to_owned())?;
         }
         for mirror in mirrors {
             let metrics = mirror.metrics().await?;
@@ -83,6 +84,22 @@ async fn lint(metrics: &str) -> Result<()> {
         output.status.success() && said.is_empty(),
         "promtool: {said}"
     );
+    Ok(())
+}
+
+/// Every metric is in the reference, with its type.
+fn on_the_page(metrics: &str) -> Result<()> {
+    let page = std::fs::read_to_string(place::workspace().join("docs/reference/metrics.md"))?;
+    for line in metrics.lines() {
+        let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|line| line.split_once(' '))
+        else {
+            continue;
+        };
+        let row = format!("| `{name}` | {kind} |");
+        ensure!(page.contains(&row), "{row} is not in docs/reference/metrics.md");
+    }
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+mod metrics;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
