@@ -1,32 +1,18 @@
 """Checks what `helm template` prints, from standard input: every document against the Kubernetes
-schemas (version: the first argument), the settings files against the keys that darner knows, and
-what no schema can tell: names that have to agree with each other.
+schemas (version: the first argument), the settings of every container by darner itself (the program:
+the second argument), and what no schema can tell: names that have to agree with each other.
 """
 
 import re
+import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import kubernetes_validate
 import yaml
 
-# Every key of service/src/settings.rs, as in a file.
-KEYS = {
-    "": {"data_dir"},
-    "node": {"id", "labels"},
-    "mirror": {"role"},
-    "registry": {"listen", "default_upstream", "first_byte_timeout", "max_requests"},
-    "upstream": {
-        "name", "url", "ca_file", "username", "password_file", "tag_ttl", "max_connections",
-    },
-    "pieces": {"listen", "advertise", "upload_slots"},
-    "scheduler": {"listen", "advertise", "addresses", "settle"},
-    "manager": {"listen", "api_listen", "address", "database"},
-    "store": {"capacity"},
-    "admin": {"listen"},
-    "identity": {"insecure"},
-}
 WORKLOADS = {"DaemonSet", "StatefulSet", "Deployment"}
 
 faults = []
@@ -51,35 +37,44 @@ def check_schema(document, version):
         faults.append(f"{name_of(document)}: {error}")
 
 
-def check_settings(file, text):
-    """Gives the settings, parsed."""
+def parsed(file, text):
     try:
-        settings = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         faults.append(f"{file}: {error}")
         return {}
-    for section, value in settings.items():
-        if not isinstance(value, (dict, list)):
-            must(section in KEYS[""], f"{file}: unknown key {section}")
-            continue
-        for table in value if isinstance(value, list) else [value]:
-            for key in table:
-                known = key in KEYS.get(section, ())
-                must(known, f"{file}: unknown key {section}.{key}")
-    return settings
 
 
-def check_environment(where, container):
+def environment(container):
+    """As the container has it, with an address or a name for what only a cluster can say."""
+    variables = {}
     for variable in container.get("env", []):
-        name = variable["name"]
-        if not name.startswith("DARNER_"):
-            continue
-        section, _, key = name.removeprefix("DARNER_").lower().partition("__")
-        must(key in KEYS.get(section, ()), f"{where}: {name} is no setting")
+        source = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+        value = variable.get("value", "10.0.0.5" if source.endswith("IP") else "some-name")
+        for name, known in variables.items():
+            value = value.replace(f"$({name})", known)
+        variables[variable["name"]] = value
+    return variables
+
+
+def check_settings(where, container, text, files):
+    """Lets darner read the settings, with `files` at the places where they name them."""
+    with tempfile.TemporaryDirectory() as directory:
+        for file in files:
+            place = Path(directory, file.lstrip("/"))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("-----BEGIN CERTIFICATE-----\n")
+            text = text.replace(f'"{file}"', f'"{place}"')
+        settings = Path(directory, "settings.toml")
+        settings.write_text(text)
+        command = [sys.argv[2], "config", "check", container["args"][0], "--config", settings]
+        checked = subprocess.run(
+            command, env=environment(container), capture_output=True, text=True, check=False
+        )
+        must(checked.returncode == 0, f"{where}: {checked.stderr.replace(directory, '')}")
 
 
 def check_container(where, container, volumes, settings, user):
-    check_environment(where, container)
     for mount in container.get("volumeMounts", []):
         must(mount["name"] in volumes, f"{where}: no volume {mount['name']}")
     args = container["args"]
@@ -88,7 +83,9 @@ def check_container(where, container, volumes, settings, user):
         must(path.parent == Path("/etc/darner"), f"{where}: {path} is not mounted")
         must(path.name in settings, f"{where}: no settings {path.name}")
         must(user == image_user(), f"{where}: runs as {user}, the image is for {image_user()}")
-        check_files(where, container, volumes, settings.get(path.name, {}))
+        text = settings.get(path.name, "")
+        files = check_files(where, container, volumes, parsed(path.name, text))
+        check_settings(where, container, text, files)
     context = container["securityContext"]
     must(context["readOnlyRootFilesystem"], f"{where}: can write to its image")
     must(context["capabilities"]["drop"] == ["ALL"], f"{where}: keeps capabilities")
@@ -96,7 +93,7 @@ def check_container(where, container, volumes, settings, user):
 
 
 def check_files(where, container, volumes, settings):
-    """Every file that the settings name is in a volume."""
+    """Every file that the settings name is in a volume. Gives the files in that volume."""
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     there = set()
     for source in volumes.get("upstreams", {}).get("projected", {}).get("sources", []):
@@ -107,6 +104,7 @@ def check_files(where, container, volumes, settings):
             if key in upstream:
                 must(upstream[key] in there, f"{where}: no file {upstream[key]}")
     must(settings.get("data_dir") in mounts.values(), f"{where}: data_dir is not a volume")
+    return there
 
 
 def check_workload(document, settings):
@@ -160,8 +158,7 @@ def main():
     for document in documents:
         check_schema(document, version)
         if document["kind"] == "ConfigMap":
-            for file, text in document["data"].items():
-                settings[file] = check_settings(file, text)
+            settings |= document["data"]
     workloads = [document for document in documents if document["kind"] in WORKLOADS]
     for workload in workloads:
         check_workload(workload, settings)

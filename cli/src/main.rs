@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod config;
 mod demo;
 mod manager;
 mod mirror;
@@ -53,6 +54,8 @@ enum Command {
     Pull(pull::Args),
     /// Set a host up for its mirror
     Setup(setup::Setup),
+    /// Check settings without starting anything
+    Config(config::Config),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
             Command::Manager(args) => manager::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
+            Command::Config(config) => config.run(),
             Command::Setup(setup) => match setup.run() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

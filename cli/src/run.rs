@@ -87,10 +87,7 @@ impl Process {
         args: Args,
         start_log: impl FnOnce(&Log) -> Result<(), TelemetryError>,
     ) -> Result<Self, ExitCode> {
-        let settings = config::load(command, &args.sources()).map_err(|error| {
-            say(format_args!("{error}"));
-            ExitCode::from(USAGE)
-        })?;
+        let settings = settings(command, args)?;
         start_log(&settings.log).map_err(|error| {
             say(format_args!("error: {:#}", anyhow::Error::new(error)));
             ExitCode::FAILURE
@@ -186,6 +183,14 @@ impl Process {
         self.shutdown.finish(FAILED_GRACE).await;
         ExitCode::FAILURE
     }
+}
+
+/// The settings of `command`. What is wrong with them has been said when this returns an exit status.
+pub(crate) fn settings(command: config::Command, args: Args) -> Result<Settings, ExitCode> {
+    config::load(command, &args.sources()).map_err(|error| {
+        say(format_args!("{error}"));
+        ExitCode::from(USAGE)
+    })
 }
 
 /// The signals that ask a process to end. Held from before anything is started, so that none kills

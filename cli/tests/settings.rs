@@ -72,3 +72,31 @@ fn wrong_usage_is_status_2_and_help_is_not() {
         darner(state.path()).arg(right).assert().code(0).stderr("");
     }
 }
+
+#[test]
+fn settings_are_checked_without_starting_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("darner.toml");
+    let data_dir = directory.path().join("data");
+    let text = format!("data_dir = {data_dir:?}\nidentity.insecure = true\n");
+    let check = |text: &str, role: &str| {
+        fs::write(&file, text).unwrap();
+        darner(directory.path())
+            .args(["config", "check", role, "--config"])
+            .arg(&file)
+            .assert()
+    };
+    for role in ["up", "scheduler", "manager"] {
+        check(&text, role).code(0).stderr("");
+    }
+    let refused = check(&text, "mirror").code(2).stdout("");
+    let errors = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(errors.contains("[pieces] advertise"), "{errors}");
+    let refused = check(&format!("{text}registry.lisen = 1\n"), "up").code(2);
+    let errors = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(
+        errors.contains("darner.toml:3: [registry] lisen"),
+        "{errors}"
+    );
+    assert!(!data_dir.exists());
+}
