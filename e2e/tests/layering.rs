@@ -49,8 +49,8 @@ const OWNERS: [(&str, &[&str]); 6] = [
             "mirror/src/registry",
             "mirror/src/pieces",
             "manager/src/api",
-            "manager/src/listener",
             "service/src/admin",
+            "service/src/listener",
         ],
     ),
     (
@@ -58,12 +58,11 @@ const OWNERS: [(&str, &[&str]); 6] = [
         &[
             "proto/",
             "service/src/directory",
+            "service/src/listener",
             "mirror/src/swarm/link",
             "scheduler/src/driver",
-            "scheduler/src/listener",
             "scheduler/src/server",
             "manager/src/rpc",
-            "manager/src/listener",
             "manager/src/server",
         ],
     ),

@@ -12,10 +12,10 @@ use axum::http::{Method, Uri};
 use axum::routing::get;
 use axum::{Json, Router};
 use darner_proto::id::{Host, HostId, Role};
+use darner_service::listener::Listener;
 use darner_service::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 
-use crate::listener::Listener;
 use crate::members::Members;
 use crate::membership::{MemberKey, Membership, Record};
 

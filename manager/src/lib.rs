@@ -10,7 +10,6 @@
 
 pub mod api;
 pub mod database;
-pub mod listener;
 pub mod members;
 pub mod membership;
 pub mod metrics;

@@ -10,6 +10,7 @@ use darner_proto::id::{Host, HostId};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
 use darner_proto::wire;
 use darner_proto::wire::manager_server::{Manager, ManagerServer};
+use darner_service::listener::Listener;
 use darner_service::shutdown::Shutdown;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -18,7 +19,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use crate::listener::Listener;
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
 use crate::metrics::ManagerMetrics;
@@ -66,7 +66,7 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(PROBE_INTERVAL))
         .http2_keepalive_timeout(Some(PROBE_INTERVAL))
         .add_service(service)
-        .serve_with_incoming_shutdown(listener.into_stream(), async {
+        .serve_with_incoming_shutdown(listener.into_stream(&shutdown), async {
             shutdown.draining().await;
         });
     let ended = shutdown.cancellation().run_until_cancelled_owned(serving);

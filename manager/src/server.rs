@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use darner_service::health::{Health, Part};
+use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
@@ -11,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::database::keeper::Keeper;
 use crate::database::{Database, DatabaseError};
-use crate::listener::Listener;
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
@@ -80,11 +80,11 @@ impl Manager {
         let default = || settings.data_dir.join(DATABASE);
         let path = manager.database.clone().unwrap_or_else(default);
         let (listen, api_listen) = (manager.listen, manager.api_listen);
-        let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS)
+        let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS, WhenFull::Wait)
             .await
             .map_err(|source| StartError::Listen { listen, source })?;
         let listen = api_listen;
-        let api = Listener::bind(listen, api::MAX_CONNECTIONS)
+        let api = Listener::bind(listen, api::MAX_CONNECTIONS, WhenFull::Wait)
             .await
             .map_err(|source| StartError::Api { listen, source })?;
         let database = Database::open(&path).await.map_err(StartError::Database)?;

@@ -8,7 +8,6 @@
 //! that was started anew is told everything again by the nodes that attend it.
 
 pub mod driver;
-mod listener;
 mod metrics;
 pub mod server;
 pub mod swarm;

@@ -9,17 +9,18 @@ use darner_proto::invalid::Invalid;
 use darner_proto::wire::scheduler_server::SchedulerServer;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
+use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
-use tokio::net::TcpListener;
 use tonic::transport::Server;
 
 use crate::driver::Attendance;
-use crate::listener;
 use crate::metrics::SchedulerMetrics;
 use crate::swarm::{Options, Swarm};
 
+/// Every node has one, and a second while it replaces the first.
+const MAX_CONNECTIONS: usize = 40_000;
 /// An inventory part of 4096 keys takes 300 KiB; a task's sources and pieces take less.
 const MAX_MESSAGE: usize = 1 << 20;
 /// Sessions on one connection: a node has one, and another while it replaces that.
@@ -32,8 +33,7 @@ const MAX_HEADER_LIST: u32 = 16 << 10;
 /// A scheduler that listens.
 #[derive(Debug)]
 pub struct Scheduler {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     attendance: Attendance,
     directory: Option<Directory>,
     part: Part,
@@ -77,10 +77,10 @@ impl Scheduler {
     ) -> Result<Self, StartError> {
         let part = health.part("scheduler");
         let listen = settings.scheduler.listen;
-        let failed = |source| StartError::Listen { listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let directory = directory(settings, address, shutdown)?;
+        // A node that waits would not look for another scheduler.
+        let listener = Listener::bind(listen, MAX_CONNECTIONS, WhenFull::Refuse).await;
+        let listener = listener.map_err(|source| StartError::Listen { listen, source })?;
+        let directory = directory(settings, listener.address(), shutdown)?;
         let options = Options {
             scheduler: settings.node.id.clone(),
             settle: settings.scheduler.settle,
@@ -90,7 +90,6 @@ impl Scheduler {
         let attendance = Attendance::start(Swarm::new(Duration::ZERO, options), metrics, shutdown);
         Ok(Self {
             listener,
-            address,
             attendance,
             directory,
             part,
@@ -100,14 +99,13 @@ impl Scheduler {
 
     /// What it listens on, by name.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![("scheduler", self.address)]
+        vec![("scheduler", self.listener.address())]
     }
 
     /// Serves until the process ends.
     pub fn serve(self) {
         let Self {
             listener,
-            address,
             attendance,
             directory,
             part,
@@ -120,7 +118,8 @@ impl Scheduler {
             .http2_max_header_list_size(MAX_HEADER_LIST)
             .max_concurrent_streams(MAX_STREAMS)
             .add_service(service);
-        let connections = listener::accept(listener, &shutdown);
+        let address = listener.address();
+        let connections = listener.into_stream(&shutdown);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             part.ready();

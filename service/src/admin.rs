@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,11 +18,10 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::health::Health;
+use crate::listener::{Connection, Listener, WhenFull};
 use crate::metrics::Metrics;
 use crate::settings::Admin as Settings;
 
@@ -31,14 +29,11 @@ use crate::settings::Admin as Settings;
 const MAX_CONNECTIONS: usize = 32;
 /// A connection is for one request, which takes milliseconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a failure to accept (no file descriptor left, mostly): one may be free by then.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The admin listener, bound.
 #[derive(Debug)]
 pub struct Admin {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     pages: Pages,
 }
 
@@ -72,11 +67,9 @@ impl Admin {
         health: &Health,
     ) -> Result<Self, AdminError> {
         let listen = settings.listen;
-        let failed = |source| AdminError { listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let listener = Listener::bind(listen, MAX_CONNECTIONS, WhenFull::Wait).await;
         Ok(Self {
-            address: listener.local_addr().map_err(failed)?,
-            listener,
+            listener: listener.map_err(|source| AdminError { listen, source })?,
             pages: Pages {
                 metrics: metrics.clone(),
                 health: health.clone(),
@@ -86,32 +79,18 @@ impl Admin {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
     /// Serves until dropped. The caller does that last of all: what happens while a process ends
     /// should be seen too.
     pub async fn serve(self) -> Infallible {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let router = router(self.pages);
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let slot = slots.clone().acquire_owned().await;
-            let accepted = self.listener.accept().await;
-            match accepted {
-                Ok((tcp, _)) => {
-                    let router = router.clone();
-                    connections.spawn(async move {
-                        answer(tcp, router).await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(address = %self.address, %error, "a connection was not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            let (connection, _) = self.listener.next().await;
+            connections.spawn(answer(connection, router.clone()));
         }
     }
 }
@@ -124,12 +103,12 @@ fn router(pages: Pages) -> Router {
         .with_state(pages)
 }
 
-async fn answer(tcp: TcpStream, router: Router) {
+async fn answer(connection: Connection, router: Router) {
     let connection = http1::Builder::new()
         .keep_alive(false)
         // The whole connection has a timeout.
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
     match tokio::time::timeout(REQUEST_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a request to the admin listener failed"),
@@ -165,6 +144,7 @@ async fn metrics(State(pages): State<Pages>) -> Response {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
 

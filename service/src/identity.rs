@@ -1,13 +1,14 @@
 //! Who this node is: the key it signs piece maps with, made once and kept in the data directory.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use darner_proto::id::HostId;
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
+
+use crate::replace::replace;
 
 const KEY_FILE: &str = "piece-signing.key";
 
@@ -51,19 +52,8 @@ pub fn piece_signer(data_dir: &Path, host: HostId) -> Result<PieceSigner, Identi
         .map_err(|source| IdentityError::Damaged { path, source })
 }
 
-/// Written beside its final place, synced and renamed, so that a crash leaves a whole key or none.
 fn create_key(path: &Path) -> io::Result<Vec<u8>> {
     let document = PieceSigner::generate().map_err(io::Error::other)?;
-    let partial = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(&document)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
+    replace(path, &document)?;
     Ok(document)
 }

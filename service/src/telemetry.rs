@@ -5,6 +5,7 @@
 //! them. What is logged, and that no credential is, is up to who logs.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::error::Error;
 use std::io;
 use std::panic::PanicHookInfo;
 
@@ -39,6 +40,12 @@ pub enum TelemetryError {
 /// What is wrong with it.
 pub fn check_filter(filter: &str) -> Result<(), ParseError> {
     EnvFilter::builder().parse(filter).map(|_| ())
+}
+
+/// An error with everything that led to it, in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Logs to standard error from here on.
@@ -143,6 +150,15 @@ mod tests {
         tracing::subscriber::with_default(subscriber, log);
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn an_error_is_told_with_what_led_to_it() {
+        let source = check_filter("=no=level=").unwrap_err();
+        let cause = source.to_string();
+        let filter = "=no=level=".to_owned();
+        let error = TelemetryError::Filter { filter, source };
+        assert_eq!(with_causes(&error), format!("{error}: {cause}"));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Why a pull fails: what, why, and what to do about it.
 
-use std::error::Error as _;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use darner_proto::digest::Digest;
+use darner_service::telemetry::with_causes;
 use reqwest::StatusCode;
 
 /// The mirror is not there, or not in time.
@@ -213,13 +212,6 @@ impl PullError {
 
     /// The message with everything that led to it.
     pub(crate) fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            // Writing to a string cannot fail.
-            let _ = write!(text, ": {error}");
-            cause = error.source();
-        }
-        text
+        with_causes(self)
     }
 }

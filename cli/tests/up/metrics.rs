@@ -105,7 +105,8 @@ fn declared(code: &str, field: &str) -> String {
         let declared = rest.split(" = ").next()?;
         (whole && !declared.contains("::")).then_some(declared)
     });
-    let mut types = declarations.filter(|declared| KINDS.iter().any(|kind| declared.contains(kind)));
+    let mut types =
+        declarations.filter(|declared| KINDS.iter().any(|kind| declared.contains(kind)));
     types.next().unwrap_or_default().to_owned()
 }
 
@@ -128,7 +129,9 @@ fn labels(code: &str, declared: &str) -> String {
 fn told(text: &str) -> Metrics {
     let mut metrics = Metrics::new();
     for line in text.lines() {
-        let Some((what, rest)) = line.strip_prefix("# ").and_then(|line| line.split_once(' '))
+        let Some((what, rest)) = line
+            .strip_prefix("# ")
+            .and_then(|line| line.split_once(' '))
         else {
             continue;
         };
@@ -198,7 +201,8 @@ fn the_page_is_what_the_code_registers_and_a_process_tells() {
         for (name, metric) in &told {
             let named = format!("| `{name}` | {} | ", metric.kind);
             let row = page.lines().find(|line| line.starts_with(&named));
-            let row = row.unwrap_or_else(|| panic!("{name}, a {}, is not on the page", metric.kind));
+            let row =
+                row.unwrap_or_else(|| panic!("{name}, a {}, is not on the page", metric.kind));
             assert!(row.ends_with(&format!(" | {} |", metric.help)), "{row}");
         }
     });

@@ -3,12 +3,12 @@
 //! Nobody waits for it: a database that is locked, full or gone costs what would be known after a
 //! restart, shows in the process's health, and is tried again.
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use darner_service::health::Part;
 use darner_service::shutdown::Shutdown;
+use darner_service::telemetry::with_causes;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -136,7 +136,7 @@ impl Keeper {
     }
 
     fn fails(&mut self, error: &DatabaseError) -> bool {
-        let error = Chain(error).to_string();
+        let error = with_causes(error);
         self.errors.inc();
         if !self.failing {
             tracing::error!(error, "database fails; going on from memory");
@@ -149,21 +149,6 @@ impl Keeper {
 
 async fn close(database: Database) {
     if let Err(error) = database.close().await {
-        tracing::warn!(error = Chain(&error).to_string(), "database not closed");
-    }
-}
-
-/// An error with its causes.
-struct Chain<'a>(&'a DatabaseError);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        tracing::warn!(error = with_causes(&error), "database not closed");
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use darner_proto::digest::Digest;
 use darner_proto::name::{Reference, Source, Tag};
 use darner_proto::peer::Target;
+use darner_service::telemetry::with_causes;
 
 use super::Resolver;
 use super::answer::{Answer, Found};
@@ -235,14 +236,4 @@ impl Asking<'_> {
     fn public(&self, asked_ms: u64) {
         self.resolver.keep_public(self.source, asked_ms);
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@ use darner_proto::id::{Host, HostId};
 use darner_proto::scheduler::{NodeMessage, SchedulerMessage};
 use darner_proto::wire;
 use darner_proto::wire::scheduler_client::SchedulerClient;
+use darner_service::telemetry::with_causes;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -59,7 +60,7 @@ pub(super) async fn run(
                 pause = BACKOFF.0;
             }
             Err(error) => {
-                tracing::debug!(%scheduler, %url, error = %chain(&error), "the scheduler cannot be attended");
+                tracing::debug!(%scheduler, %url, error = %with_causes(&error), "the scheduler cannot be attended");
                 pause = (pause * 2).min(BACKOFF.1);
             }
         }
@@ -156,15 +157,4 @@ async fn attend(
             return Ok(());
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

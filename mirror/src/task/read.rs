@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use darner_proto::name::Source;
 use darner_proto::piece_map;
 use darner_proto::scheduler::ReturnReason;
+use darner_service::telemetry::with_causes;
 use futures_util::StreamExt as _;
 
 use super::driver::Context;
@@ -186,14 +187,4 @@ fn reason_of(error: &UpstreamError) -> ReturnReason {
         UpstreamErrorKind::Denied | UpstreamErrorKind::NotFound => ReturnReason::Refused,
         UpstreamErrorKind::Unavailable | UpstreamErrorKind::Invalid => ReturnReason::Unavailable,
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

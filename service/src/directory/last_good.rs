@@ -5,9 +5,8 @@
 //! else's to read, and stops the start before anything is overwritten.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use darner_proto::id::{Host, Role};
@@ -17,6 +16,7 @@ use darner_proto::wire;
 use serde::{Deserialize, Serialize};
 
 use super::DirectoryError;
+use crate::replace::replace;
 
 /// Raised when a reader of the format before could misread the file.
 const FORMAT: u32 = 1;
@@ -71,21 +71,7 @@ impl LastGood {
     /// Replaces the file as one step: a crash leaves the old answer or the new one.
     pub(super) fn write(&self, configuration: &Configuration) -> io::Result<()> {
         let record = Record::new(&self.manager, configuration);
-        let partial = self.path.with_extension("json.new");
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)?;
-        file.write_all(&serde_json::to_vec_pretty(&record)?)?;
-        file.sync_all()?;
-        fs::rename(&partial, &self.path)?;
-        match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+        replace(&self.path, &serde_json::to_vec_pretty(&record)?)
     }
 
     pub(super) fn path(&self) -> &Path {
