@@ -1,0 +1,335 @@
+//! Settings that keep a process from starting, and what is said about them.
+
+use super::*;
+
+#[test]
+fn all_faults_come_at_once_with_their_lines() {
+    let faults = given(
+        r#"data_dir = 7
+[registry]
+listen = "localhost:7420"
+lisen = "127.0.0.1:1"
+[[upstream]]
+name = "docker.io"
+[[upstream]]
+name = "docker.io"
+url = "ftp://x"
+ca_file = "/nowhere/ca.pem"
+tag_ttl = "soon"
+[store]
+capacity = "much"
+[colour]
+red = true
+[manager]
+address = "https://10.0.0.2:7423"
+"#,
+    )
+    .variable("DARNER_ADMIN__LISTEN", "here")
+    .set("pieces.upload_slots=0")
+    .faults(Command::Up);
+    let expected = [
+        "darner.toml:1: data_dir: is an integer, not a string",
+        "darner.toml:3: [registry] listen: \"localhost:7420\" is not an IP address and port",
+        "darner.toml:4: [registry] lisen: no such setting; did you mean [registry] listen?",
+        "darner.toml:7: [[upstream]] name: docker.io is listed before already",
+        "darner.toml:9: [[upstream]] url: is not a URL",
+        "darner.toml:10: [[upstream]] ca_file: /nowhere/ca.pem cannot be read: No such file",
+        "darner.toml:11: [[upstream]] tag_ttl: \"soon\" is not a span of time",
+        "darner.toml:13: [store] capacity: \"much\" is not a size",
+        "darner.toml:14: colour: no such setting",
+        "darner.toml:17: [manager] address: needs certificates",
+        "DARNER_ADMIN__LISTEN: \"here\" is not an IP address and port",
+        "--set pieces.upload_slots: 0 is not a whole number from 1 to 1024",
+    ];
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    for (fault, expected) in faults.iter().zip(expected) {
+        assert!(fault.starts_with(expected), "{fault} is not {expected}");
+    }
+}
+
+#[test]
+fn wrong_toml_is_told_line_by_line_and_does_not_hide_the_rest() {
+    let faults = given("data_dir = \n[node]\nid = \"a b\"\nid = \"c\"\n[registry\n[store]\n")
+        .faults(Command::Manager);
+    let starts = [
+        "darner.toml:1: is not TOML",
+        "darner.toml:3: [node] id: \"a b\"",
+        "darner.toml:4: is not TOML: duplicate key",
+        "darner.toml:5: is not TOML",
+    ];
+    assert_eq!(faults.len(), starts.len(), "{faults:#?}");
+    for (fault, start) in faults.iter().zip(starts) {
+        assert!(fault.starts_with(start), "{fault} is not {start}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_said_so() {
+    let mut given = given("");
+    given.sources.file = Some(given.directory.path().join("other.toml"));
+    given.refused(
+        Command::Mirror,
+        "other.toml: ",
+        "cannot be read: No such file",
+    );
+}
+
+#[test]
+fn slips_in_variables_and_flags_are_found_and_strangers_are_let_be() {
+    let given_up = || given("");
+    given_up()
+        .variable("DARNER_REGISTRY_LISTEN", "127.0.0.1:1")
+        .refused(
+            Command::Up,
+            "DARNER_REGISTRY_LISTEN: ",
+            "did you mean DARNER_REGISTRY__LISTEN?",
+        );
+    given_up().variable("DARNER_STORE__CAPACTY", "1").refused(
+        Command::Up,
+        "DARNER_STORE__CAPACTY: ",
+        "did you mean DARNER_STORE__CAPACITY?",
+    );
+    given_up().set("registry.capacity=1").refused(
+        Command::Up,
+        "--set registry.capacity: ",
+        "did you mean store.capacity?",
+    );
+    given_up().set("registry.listen").refused(
+        Command::Up,
+        "--set registry.listen: ",
+        "has no value",
+    );
+    given_up().set("registry..listen=1").refused(
+        Command::Up,
+        "--set registry..listen: ",
+        "names no setting",
+    );
+    // Kubernetes sets these next to a service called darner-manager.
+    given_up()
+        .variable("DARNER_MANAGER_SERVICE_HOST", "10.0.0.1")
+        .variable("DARNER_MANAGER_PORT", "tcp://10.0.0.1:7423")
+        .variable("DARNER_MANAGER_PORT_7423_TCP_ADDR", "10.0.0.1")
+        .variable("DARNER_PORT", "tcp://10.0.0.1:7423")
+        .load(Command::Up);
+}
+
+#[test]
+fn separate_roles_need_plain_text_to_be_meant() {
+    let file = "[pieces]\nadvertise = \"10.0.0.5:7421\"\n";
+    for command in [Command::Manager, Command::Scheduler, Command::Mirror] {
+        given(file).refused(
+            command,
+            "darner.toml: ",
+            "[identity] insecure: must be set to true",
+        );
+        given(file).set(INSECURE).load(command);
+    }
+    let given = given("[identity]\ninsecure = \"yes\"\n");
+    given.refused(
+        Command::Manager,
+        "darner.toml:2: ",
+        "is a string, not true or false",
+    );
+}
+
+#[test]
+fn up_may_listen_beyond_this_host_only_when_plain_text_is_meant() {
+    for key in [
+        "pieces.listen",
+        "scheduler.listen",
+        "manager.listen",
+        "manager.api_listen",
+    ] {
+        let listen = format!("{key}=10.0.0.5:7000");
+        let origin = format!("--set {key}: ");
+        given("")
+            .set(&listen)
+            .refused(Command::Up, &origin, "[identity] insecure = true");
+        given("").set(&listen).set(INSECURE).load(Command::Up);
+    }
+    given("")
+        .set("registry.listen=0.0.0.0:7420")
+        .load(Command::Up);
+}
+
+#[test]
+fn a_wildcard_needs_an_address_for_others() {
+    given("").set(INSECURE).refused(
+        Command::Mirror,
+        "darner.toml: ",
+        "[pieces] advertise: must be set to host:port",
+    );
+    given("")
+        .set(INSECURE)
+        .set("manager.address=http://m:1")
+        .refused(
+            Command::Scheduler,
+            "darner.toml: ",
+            "[scheduler] advertise: must be set",
+        );
+    given("").set(INSECURE).load(Command::Scheduler);
+    for wrong in [
+        "0.0.0.0:7421",
+        "[::]:7421",
+        "10.0.0.5:0",
+        "10.0.0.5",
+        "a b:1",
+    ] {
+        given("")
+            .set(INSECURE)
+            .set(&format!("pieces.advertise={wrong}"))
+            .refused(Command::Mirror, "--set pieces.advertise: ", "");
+    }
+}
+
+#[test]
+fn the_default_upstream_must_be_known() {
+    let file = "[registry]\n\ndefault_upstream = \"r.example\"\n";
+    given(file).refused(
+        Command::Up,
+        "darner.toml:3: [registry] default_upstream: ",
+        "not known",
+    );
+}
+
+#[test]
+fn upstreams_are_refused_for_what_is_wrong_with_them() {
+    let wrong = [
+        ("url = \"https://x\"", 1, "[[upstream]] name: is missing"),
+        ("name = \"r.example\"", 1, "[[upstream]] url: is missing"),
+        (
+            "name = \"R.example\"\nurl = \"https://x\"",
+            2,
+            "not a host name in lower case",
+        ),
+        (
+            "name = \"r\"\nurl = \"https://me:hunter2@x\"",
+            3,
+            "has a user or password in it",
+        ),
+        ("name = \"r\"\nurl = \"https://x/?a=b\"", 3, "has a query"),
+        ("name = \"r\"\nurl = \"x.example\"", 3, "is not a URL"),
+        (
+            "name = \"docker.io\"\nusername = \"me\"",
+            1,
+            "password_file: is missing",
+        ),
+        (
+            "name = \"docker.io\"\npassword_file = \"secret\"",
+            1,
+            "username: is missing",
+        ),
+        (
+            "name = \"docker.io\"\nusername = \"me\"\npassword_file = \"empty\"",
+            4,
+            "is empty",
+        ),
+        (
+            "name = \"docker.io\"\nusername = \"me\"\npassword_file = \"none\"",
+            4,
+            "cannot be read",
+        ),
+        (
+            "name = \"docker.io\"\nca_file = \"secret\"",
+            3,
+            "has no certificate",
+        ),
+        (
+            "name = \"docker.io\"\nmax_connections = 0",
+            3,
+            "is not a whole number",
+        ),
+        (
+            "name = \"docker.io\"\ntag_ttl = 60",
+            3,
+            "is an integer, not a span of time",
+        ),
+    ];
+    for (text, line, message) in wrong {
+        let given = given(&format!("[[upstream]]\n{text}\n"))
+            .with_file("secret", "hunter2")
+            .with_file("empty", "\n");
+        let origin = format!("darner.toml:{line}: ");
+        given.refused(Command::Up, &origin, message);
+        assert!(!given.faults(Command::Up).concat().contains("hunter2"));
+    }
+    given("[upstream]\nname = \"r\"\n").refused(Command::Up, "darner.toml:1: ", "two brackets");
+}
+
+#[test]
+fn values_of_another_kind_or_out_of_range_are_refused() {
+    let wrong = [
+        ("registry = 5", 1, "registry: is an integer, not a table"),
+        ("[store]\ncapacity = 0", 2, "more than zero"),
+        ("[store]\ncapacity = -5", 2, "is not a size"),
+        ("[store]\ncapacity = 1.5", 2, "a number with a fraction"),
+        (
+            "[registry]\nmax_requests = 99999999999999999999999",
+            2,
+            "65536",
+        ),
+        (
+            "[registry]\nfirst_byte_timeout = \"0s\"",
+            2,
+            "more than zero",
+        ),
+        ("[shutdown]\ngrace = \"9000 years\"", 2, "more than a year"),
+        ("[node]\nlabels = \"zone\"", 2, "not labels"),
+        (
+            "[node]\nlabels = { zone = 5 }",
+            2,
+            "label \"zone\" is an integer",
+        ),
+        (
+            "[mirror]\nrole = \"seeds\"",
+            2,
+            "neither \"mirror\" nor \"seed\"",
+        ),
+        ("[log]\nfilter = \"a=b=c\"", 2, "is not a filter"),
+        ("[log]\nformat = \"xml\"", 2, "is not \"auto\""),
+        (
+            "[scheduler]\naddresses = [5]",
+            2,
+            "is an integer, not a string",
+        ),
+        (
+            "[scheduler]\naddresses = [\"http://a:1/b\"]",
+            2,
+            "has a path",
+        ),
+        (
+            "[scheduler]\naddresses = [\"https://a:1\"]",
+            2,
+            "needs certificates",
+        ),
+    ];
+    for (text, line, message) in wrong {
+        given(text).refused(Command::Up, &format!("darner.toml:{line}: "), message);
+    }
+}
+
+#[test]
+fn what_has_no_default_here_is_asked_for() {
+    let mut given = given("");
+    given.sources.environment.clear();
+    given.sources.machine.host_name = None;
+    let faults = given.faults(Command::Up);
+    assert_eq!(
+        faults,
+        [
+            "darner.toml: [node] id: must be set: this host has no name",
+            "darner.toml: data_dir: must be set: neither XDG_STATE_HOME nor HOME is",
+        ]
+    );
+    given
+        .set("node.id=a")
+        .variable("XDG_STATE_HOME", "/state")
+        .load(Command::Up);
+}
+
+#[test]
+fn a_file_of_another_kind_does_not_flood() {
+    let faults = given(&"what is this?\n".repeat(500)).faults(Command::Up);
+    assert!(faults.len() <= 51, "{}", faults.len());
+    assert!(faults.last().unwrap().ends_with("more"));
+}
