@@ -121,13 +121,6 @@ impl Darner {
         self.wait_ready().await
     }
 
-    /// Starts it again with other settings.
-    pub async fn restart_with(&mut self, settings: &Settings) -> Result<()> {
-        let path = self.directory.join(format!("{}.toml", self.name));
-        std::fs::write(path, settings.text())?;
-        self.restart().await
-    }
-
     async fn wait_ready(&mut self) -> Result<()> {
         self.process
             .wait_output("message \"ready\"", |output| {

@@ -88,15 +88,6 @@ impl Scene {
         Ok(path)
     }
 
-    /// Everything that the processes of the scene have logged.
-    pub fn logs(&self) -> Result<String> {
-        let mut all = String::new();
-        for path in self.log_files()? {
-            all += &String::from_utf8_lossy(&fs::read(path)?);
-        }
-        Ok(all)
-    }
-
     fn log_files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.directory)? {

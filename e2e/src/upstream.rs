@@ -33,6 +33,8 @@ use body::Link;
 /// The registry's name, as clients call it. No such host exists, so that whoever goes past the
 /// mirror fails.
 pub const NAME: &str = "registry.test";
+/// What entitles whoever has it to read where a redirect leads, as storage services sign addresses.
+pub const SIGNATURE: &str = "canary-signature-of-an-address";
 
 /// A registry with a proxy in front of it.
 #[derive(Debug)]
@@ -219,7 +221,13 @@ async fn front(
             Ok(response)
         }
         Some(Fault::Redirect) => {
-            let location = format!("http://{}{}", state.other, request.uri());
+            let separator = if request.uri().query().is_some() {
+                '&'
+            } else {
+                '?'
+            };
+            let (other, asked) = (state.other, request.uri());
+            let location = format!("http://{other}{asked}{separator}signature={SIGNATURE}");
             Ok(Response::builder()
                 .status(StatusCode::TEMPORARY_REDIRECT)
                 .header(header::LOCATION, location)

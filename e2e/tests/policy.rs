@@ -1,13 +1,9 @@
 //! Holds `deny.toml` against what Cargo.lock brings in: licences, banned crates, where they come
 //! from. Needs nothing but cargo.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("a workspace").to_owned()
-}
+use darner_e2e::place::workspace as root;
 
 fn policy() -> toml::Table {
     let text = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml");

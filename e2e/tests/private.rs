@@ -1,24 +1,50 @@
 //! Content that an anonymous reader may not have, and tokens: who gets what, and what is kept.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::{start_up, up_settings};
+use darner_e2e::cluster::up_settings;
 use darner_e2e::darner::Darner;
-use darner_e2e::scene;
-use darner_e2e::upstream::{Fault, Guard, NAME, Rule, TOKEN, Upstream};
+use darner_e2e::scene::{self, Scene};
+use darner_e2e::upstream::{Fault, Guard, NAME, Rule, SIGNATURE, TOKEN, Upstream};
 
 const USER: &str = "alice";
 const PASSWORD: &str = "canary-password-of-a-caller";
 /// `alice:canary-password-of-a-caller`.
 const BASIC: &str = "Basic YWxpY2U6Y2FuYXJ5LXBhc3N3b3JkLW9mLWEtY2FsbGVy";
 
-/// What must be in no log and no metric.
-async fn check_secrecy(scene: &scene::Scene, up: &Darner, secrets: &[&str]) -> Result<()> {
+/// `darner up` that logs all it can.
+async fn start_talkative(scene: &Scene, upstream: &Upstream) -> Result<Darner> {
+    let settings = up_settings(scene, upstream)?.set("log.filter", "trace");
+    Darner::start(scene, "up", "up", &settings).await
+}
+
+/// What must be in no log, however much is logged, no metric and no file.
+async fn check_secrecy(scene: &Scene, up: &Darner, secrets: &[&str]) -> Result<()> {
     let metrics = up.metrics().await?.text;
-    let logs = scene.logs()?;
+    let logs = up.output();
     for secret in secrets {
         ensure!(!logs.contains(secret), "{secret} is in a log");
         ensure!(!metrics.contains(secret), "{secret} is in the metrics");
+    }
+    ensure!(logs.contains("\"TRACE\""), "not everything was logged");
+    check_files(&scene.path("data-up"), secrets)
+}
+
+fn check_files(directory: &Path, secrets: &[&str]) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            check_files(&path, secrets)?;
+            continue;
+        }
+        let bytes = std::fs::read(&path)?;
+        for secret in secrets {
+            let mut places = bytes.windows(secret.len());
+            let there = places.any(|place| place == secret.as_bytes());
+            ensure!(!there, "{secret} is in {}", path.display());
+        }
     }
     Ok(())
 }
@@ -28,7 +54,7 @@ fn private_content_passes_through_with_the_callers_own_password_and_is_not_kept(
     scene::run("private_basic", async |scene| {
         let upstream = Upstream::start(scene).await?;
         upstream.guard(Guard::Basic(BASIC.to_owned()));
-        let up = start_up(scene, &upstream).await?;
+        let up = start_talkative(scene, &upstream).await?;
         let stranger = Client::new(&up, NAME)?;
         let alice = stranger.with_credentials(USER, PASSWORD);
         let image = &upstream.images.multi;
@@ -62,9 +88,10 @@ fn credentials_are_not_carried_to_the_host_a_redirect_names() {
         let upstream = Upstream::start(scene).await?;
         upstream.guard(Guard::Basic(BASIC.to_owned()));
         upstream.rule(Rule::new("/blobs/", Fault::Redirect));
-        let up = start_up(scene, &upstream).await?;
+        let up = start_talkative(scene, &upstream).await?;
         let alice = Client::new(&up, NAME)?.with_credentials(USER, PASSWORD);
         alice.pull(&upstream.images.multi).await?;
+        check_secrecy(scene, &up, &[PASSWORD, &BASIC[6..], SIGNATURE]).await?;
         let requests = upstream.ledger().requests();
         let redirected = requests.iter().filter(|request| request.redirected);
         let mut count = 0;
@@ -82,7 +109,7 @@ fn what_an_anonymous_token_opens_is_public_and_kept() {
     scene::run("private_anonymous_token", async |scene| {
         let upstream = Upstream::start(scene).await?;
         upstream.guard(Guard::Bearer(None));
-        let up = start_up(scene, &upstream).await?;
+        let up = start_talkative(scene, &upstream).await?;
         let client = Client::new(&up, NAME)?;
         let image = &upstream.images.middle;
         client.pull(image).await?;
@@ -105,6 +132,7 @@ fn the_operators_credentials_do_not_open_private_content_to_callers() {
         let file = scene.path("password");
         std::fs::write(&file, format!("{PASSWORD}\n"))?;
         let settings = up_settings(scene, &upstream)?
+            .set("log.filter", "trace")
             .of_upstream("username", USER)
             .of_upstream("password_file", file.display().to_string());
         let up = Darner::start(scene, "up", "up", &settings).await?;
@@ -124,7 +152,7 @@ fn a_token_challenge_reaches_the_client_as_upstream_sent_it() {
     scene::run("private_bearer", async |scene| {
         let upstream = Upstream::start(scene).await?;
         upstream.guard(Guard::Bearer(Some(BASIC.to_owned())));
-        let up = start_up(scene, &upstream).await?;
+        let up = start_talkative(scene, &upstream).await?;
         let image = &upstream.images.tiny;
         let path = format!("{}/manifests/{}", image.repository, image.tag);
         let refused = Client::new(&up, NAME)?.get(&path).await?;

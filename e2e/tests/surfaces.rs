@@ -98,7 +98,10 @@ fn on_the_page(metrics: &str) -> Result<()> {
             continue;
         };
         let row = format!("| `{name}` | {kind} |");
-        ensure!(page.contains(&row), "{row} is not in docs/reference/metrics.md");
+        ensure!(
+            page.contains(&row),
+            "{row} is not in docs/reference/metrics.md"
+        );
     }
     Ok(())
 }
