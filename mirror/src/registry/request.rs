@@ -3,6 +3,8 @@
 //! Nothing beyond this parser sees a path. Names that pass are of the specification's grammar, and
 //! the registry is one that may be contacted.
 
+use std::fmt;
+
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use darner_proto::digest::Digest;
 use darner_proto::name::{Reference, RegistryName, RepositoryName, Source};
@@ -42,6 +44,18 @@ pub(super) enum Object {
     Blob(Digest),
     Tags,
     Referrers(Digest),
+}
+
+/// As in a path.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manifest(reference) => write!(f, "manifests/{reference}"),
+            Self::Blob(digest) => write!(f, "blobs/{digest}"),
+            Self::Tags => f.write_str("tags/list"),
+            Self::Referrers(digest) => write!(f, "referrers/{digest}"),
+        }
+    }
 }
 
 /// The registries that requests can mean.

@@ -182,7 +182,7 @@ impl Front {
             Ok(Answer::Unavailable { detail }) => detail,
             Err(_) => "the look-up takes too long".to_owned(),
         };
-        tracing::warn!(%source, object = ?call.question.object, detail, "nobody can say what a name means");
+        tracing::warn!(%source, object = %call.question.object, detail, "nobody can say what a name means");
         self.metrics.trouble(Trouble::Resolve);
         Err(call.unavailable("the registry cannot be reached, and nothing is held here"))
     }

@@ -1,3 +1,5 @@
+use prost::Message as _;
+
 use super::*;
 use crate::id::Role;
 
@@ -115,6 +117,27 @@ fn every_message_survives_the_wire() {
             Ok(message)
         );
     }
+}
+
+/// A field that no version has yet, as a later one would write it: number 1000, some bytes.
+const LATER_FIELD: [u8; 6] = [0xc2, 0x3e, 0x03, b'n', b'e', b'w'];
+
+#[test]
+fn fields_of_a_later_version_are_ignored() {
+    for message in node_messages() {
+        let mut bytes = wire::NodeMessage::from(&message).encode_to_vec();
+        bytes.extend(LATER_FIELD);
+        let read = wire::NodeMessage::decode(bytes.as_slice()).expect("still a message");
+        assert_eq!(NodeMessage::try_from(read), Ok(message));
+    }
+    let mut bytes = wire::Host::from(&host()).encode_to_vec();
+    bytes.extend(LATER_FIELD);
+    let read = wire::Host::decode(bytes.as_slice()).expect("still a host");
+    assert_eq!(Host::try_from(read), Ok(host()));
+    // A kind of message that only a later version has: it can be told from damage, and skipped.
+    let read = wire::SchedulerMessage::decode(LATER_FIELD.as_slice()).expect("still a message");
+    let refusal = SchedulerMessage::try_from(read).expect_err("unknown");
+    assert!(refusal.to_string().contains("does not know"), "{refusal}");
 }
 
 #[test]
