@@ -20,7 +20,7 @@ const BLOCK: u64 = 4096;
 /// The most the store takes when nothing is configured: what an operator who did not think of it
 /// will not be surprised by.
 const DEFAULT_CAPACITY: u64 = 100 << 30;
-/// What is left free on the disk where that is much less than a tenth of it.
+/// What is left free on the disk where a twentieth of it would be less.
 const LEAST_RESERVE: u64 = 2 << 30;
 /// Victims named at once. The ledger is locked while they are moved out of the way.
 const VICTIMS: usize = 256;
