@@ -9,10 +9,6 @@ use crate::run::{self, Args, Process};
 
 /// Runs until a signal.
 pub(crate) async fn run(args: Args) -> ExitCode {
-    let process = match Process::new(Command::Mirror, args, run::plain_log) {
-        Ok(process) => process,
-        Err(ended) => return ended,
-    };
     let start = async |process: &mut Process| {
         let Process {
             settings,
@@ -25,5 +21,5 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         mirror.serve();
         Ok(bound)
     };
-    process.run(start, async |_, _| {}).await
+    run::role(Command::Mirror, args, start).await
 }

@@ -37,7 +37,8 @@ pub(crate) struct Args {
     /// Settings file (TOML)
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where all state is kept
+    /// Where all state is kept [default: ~/.local/state/darner; /var/lib/darner for a role that root
+    /// runs by itself]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// What is logged, such as info or info,darner_mirror=debug
@@ -182,6 +183,18 @@ impl Process {
         tracing::error!(error = format!("{error:#}"), "the process cannot start");
         self.shutdown.finish(FAILED_GRACE).await;
         ExitCode::FAILURE
+    }
+}
+
+/// Runs the role of `command` by itself, from its settings to its end.
+pub(crate) async fn role(
+    command: config::Command,
+    args: Args,
+    start: impl AsyncFnOnce(&mut Process) -> anyhow::Result<Vec<Bound>>,
+) -> ExitCode {
+    match Process::new(command, args, plain_log) {
+        Ok(process) => process.run(start, async |_, _| {}).await,
+        Err(ended) => ended,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the manager remembers: one SQLite file, in WAL mode, that only its owner can read.
+//! What the manager remembers: one SQLite file that only its owner can read.
 //!
 //! The file follows [`Snapshot`]s: [`Database::write`] makes it hold what it is given, by writing
 //! what differs from what it held. So a failed write is simply tried again with whatever is true by
@@ -233,15 +233,16 @@ fn is_as_good(stored: &Record, wanted: &Record) -> bool {
 async fn pool(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
+        // Unlike a write-ahead log, opened on a full disk too.
+        .journal_mode(SqliteJournalMode::Delete)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT);
     let pool = SqlitePoolOptions::new().max_connections(1);
     pool.connect_with(options).await
 }
 
-/// Looks at the version before anything that could change the file is done to it: even the switch
-/// to WAL is a write.
+/// Looks at the version before anything that could change the file is done to it: even a change of
+/// the journal's kind is a write.
 async fn refuse_newer(path: &Path) -> Result<(), DatabaseError> {
     if !matches!(fs::metadata(path).await, Ok(file) if file.len() > 0) {
         return Ok(());
@@ -264,9 +265,13 @@ async fn refuse_newer(path: &Path) -> Result<(), DatabaseError> {
 }
 
 async fn found_version(path: &Path) -> Result<Option<i64>, sqlx::Error> {
+    // A crash in the middle of a write leaves its journal, which has to be rolled back to read.
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-journal");
+    let crashed = fs::try_exists(journal).await.unwrap_or(true);
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .read_only(true)
+        .read_only(!crashed)
         .busy_timeout(BUSY_TIMEOUT);
     let mut connection = options.connect().await?;
     let version = row::schema_version(&mut connection).await;

@@ -68,11 +68,31 @@ async fn only_its_owner_can_read_it() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir.path().join("new")), 0o700);
     assert_eq!(mode(&path), 0o600);
-    assert_eq!(
-        mode(&dir.path().join("new/manager.db-wal")),
-        0o600,
-        "WAL mode"
-    );
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_a_write_leaves_what_was_there_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("manager.db");
+    let mut database = Database::open(&path).await.unwrap();
+    let before = snapshot(7, &[record("node", Role::Mirror, 5)]);
+    database.write(&before).await.unwrap();
+    database.close().await.unwrap();
+
+    let options = SqliteConnectOptions::new().filename(&path);
+    let mut writer = options.connect().await.unwrap();
+    let mut write = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let sql = "UPDATE configuration SET version = 8";
+    sqlx::query(sql).execute(&mut *write).await.unwrap();
+    let crashed = dir.path().join("crashed");
+    std::fs::create_dir(&crashed).unwrap();
+    for name in ["manager.db", "manager.db-journal"] {
+        std::fs::copy(dir.path().join(name), crashed.join(name)).unwrap();
+    }
+    write.rollback().await.unwrap();
+
+    let database = Database::open(&crashed.join("manager.db")).await.unwrap();
+    assert_eq!(*database.stored(), before);
 }
 
 #[tokio::test]
