@@ -82,8 +82,10 @@ async fn a_crash_in_the_middle_of_a_write_leaves_what_was_there_before() {
     let options = SqliteConnectOptions::new().filename(&path);
     let mut writer = options.connect().await.unwrap();
     let mut write = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let sql = "UPDATE configuration SET version = 8";
-    sqlx::query(sql).execute(&mut *write).await.unwrap();
+    // More than it keeps in memory, so that part of it is in the file.
+    let sql = "PRAGMA cache_size = 1; UPDATE configuration SET version = 8;
+        CREATE TABLE much (bytes); INSERT INTO much VALUES (zeroblob(1000000))";
+    sqlx::raw_sql(sql).execute(&mut *write).await.unwrap();
     let crashed = dir.path().join("crashed");
     std::fs::create_dir(&crashed).unwrap();
     for name in ["manager.db", "manager.db-journal"] {
