@@ -17,27 +17,32 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Extension, Path, RawQuery, State};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::Role;
+use darner_proto::invalid::Invalid;
 use darner_proto::peer::{CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest};
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::wire;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tower::ServiceExt as _;
 
+use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
-use crate::store::{Content, Store};
+use crate::store::{Content, Span, Store};
 use crate::swarm::peers::MAX_RUN;
 use crate::task::Tasks;
 use crate::task::shared::Shared;
@@ -47,6 +52,8 @@ use crate::task::shared::Shared;
 const SLOT_PATIENCE: Duration = Duration::from_millis(50);
 /// A look-up names one repository and one reference.
 const MAX_REQUEST: usize = 16 << 10;
+/// It is one packet.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The listener and what it serves from.
 #[derive(Debug)]
@@ -127,7 +134,7 @@ impl Pieces {
     }
 
     /// Serves until the process drains and running transfers are done.
-    pub async fn serve(self) {
+    pub async fn serve(self, metrics: ListenMetrics) {
         let shutdown = self.serving.shutdown.clone();
         let routes = Router::new()
             .route(
@@ -140,28 +147,45 @@ impl Pieces {
             )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
-            .layer(DefaultBodyLimit::max(MAX_REQUEST))
             .with_state(self.serving);
-        let ended = axum::serve(self.listener, routes)
-            .with_graceful_shutdown(async move { shutdown.draining().await })
-            .await;
-        if let Err(error) = ended {
-            tracing::error!(%error, "the pieces listener ended");
-        }
+        let front = Front { routes };
+        listen::accept(self.listener, front, metrics, shutdown).await;
+    }
+}
+
+/// Answers peers.
+struct Front {
+    routes: Router,
+}
+
+impl listen::Front for Front {
+    type Body = Body;
+
+    const NAME: &'static str = "pieces";
+    /// A peer has an availability stream and a few requests open for each content it gets from here.
+    const MAX_CONNECTIONS: usize = 8192;
+    /// A child that takes nothing for so long holds a slot that others wait for.
+    const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+    async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(outlet);
+        let Ok(response) = self.routes.clone().oneshot(request).await;
+        response
     }
 }
 
 /// Why a peer is refused.
 #[derive(Debug)]
 enum Refusal {
-    Invalid(darner_proto::invalid::Invalid),
+    Invalid(Invalid),
     NotHeld,
     Busy,
     Unreadable,
 }
 
-impl From<darner_proto::invalid::Invalid> for Refusal {
-    fn from(invalid: darner_proto::invalid::Invalid) -> Self {
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
     }
 }
@@ -183,6 +207,7 @@ async fn send_run(
     State(serving): State<Serving>,
     Path(task): Path<String>,
     RawQuery(query): RawQuery,
+    Extension(outlet): Extension<Outlet>,
 ) -> Result<Response, Refusal> {
     let task: Digest = task.parse()?;
     let query = query.unwrap_or_default();
@@ -190,7 +215,7 @@ async fn send_run(
     let held = serving.held(&task).ok_or(Refusal::NotHeld)?;
     let pieces = held.choose(&want).ok_or(Refusal::NotHeld)?;
     let Ok(Ok(slot)) =
-        tokio::time::timeout(SLOT_PATIENCE, serving.slots.clone().acquire_owned()).await
+        timeout(SLOT_PATIENCE, serving.slots.clone().acquire_owned()).await
     else {
         serving.metrics.busy.inc();
         return Err(Refusal::Busy);
@@ -198,7 +223,7 @@ async fn send_run(
     let geometry = held.geometry();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let body = Upload::new(held.stream(bytes), slot, serving.metrics.clone());
+    let body = Upload::new(outlet.body(held.spans(bytes)), slot, serving.metrics.clone());
     Response::builder()
         .header(header::CONTENT_LENGTH, length)
         .header(FIRST_PIECE, pieces.start)
@@ -221,9 +246,13 @@ async fn doubt(
     Ok(StatusCode::OK)
 }
 
-async fn resolve(State(serving): State<Serving>, body: Bytes) -> Result<Response, Refusal> {
+async fn resolve(State(serving): State<Serving>, body: Body) -> Result<Response, Refusal> {
+    let body = timeout(REQUEST_TIMEOUT, axum::body::to_bytes(body, MAX_REQUEST)).await;
+    let Ok(Ok(body)) = body else {
+        return Err(Invalid::new("look-up", "does not come, or is too long").into());
+    };
     let invalid = |error: prost::DecodeError| {
-        darner_proto::invalid::Invalid::new("look-up", error.to_string())
+        Invalid::new("look-up", error.to_string())
     };
     let request = wire::ResolveRequest::decode(body).map_err(invalid)?;
     let reply = serving
@@ -269,38 +298,12 @@ impl Held {
         Some(first.start..first.end.min(first.start + MAX_RUN))
     }
 
-    fn stream(
-        self,
-        bytes: Range<u64>,
-    ) -> futures_util::stream::BoxStream<'static, io::Result<Bytes>> {
+    fn spans(self, bytes: Range<u64>) -> BoxStream<'static, io::Result<Span>> {
         match self {
-            Self::Stored(content) => content.stream(bytes).boxed(),
-            Self::Running(shared) => written(shared, bytes).boxed(),
+            Self::Stored(content) => content.spans(bytes).boxed(),
+            Self::Running(shared) => shared.partial.clone().spans(bytes).boxed(),
         }
     }
-}
-
-/// Pieces of a growing file, one at a time.
-fn written(shared: Arc<Shared>, bytes: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    futures_util::stream::try_unfold((shared, bytes), |(shared, left)| async move {
-        if left.is_empty() {
-            return Ok(None);
-        }
-        let piece = shared
-            .geometry
-            .bytes_of(shared.geometry.piece_at(left.start));
-        let now = left.start..left.end.min(piece.end);
-        let read = shared
-            .partial
-            .read(now.clone())
-            .await
-            .map_err(io::Error::other)?;
-        if read.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let rest = left.start + read.len() as u64..left.end;
-        Ok(Some((read, (shared, rest))))
-    })
 }
 
 /// A run being sent: holds its slot until the last byte has been taken, or the child has hung up.

@@ -17,6 +17,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::listen::ListenMetrics;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::registry::{Registry, RegistryError};
 use crate::resolve::Resolver;
@@ -37,6 +38,7 @@ pub struct Mirror {
     leases: tokio::sync::mpsc::Receiver<darner_proto::scheduler::Lease>,
     store: Store,
     swarm: Swarm,
+    listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
 }
@@ -152,6 +154,7 @@ impl Mirror {
             leases,
             store,
             swarm,
+            listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
         })
@@ -174,12 +177,13 @@ impl Mirror {
             leases,
             store,
             swarm,
+            listening,
             part,
             shutdown,
             ..
         } = self;
-        shutdown.spawn(registry.serve());
-        shutdown.spawn(pieces.serve());
+        shutdown.spawn(registry.serve(listening.clone()));
+        shutdown.spawn(pieces.serve(listening));
         let (leased, ending) = (tasks.clone(), shutdown.clone());
         shutdown.spawn(async move {
             tokio::select! {

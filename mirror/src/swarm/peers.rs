@@ -28,6 +28,9 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
 const SILENCE: Duration = Duration::from_secs(5);
 /// Kept-alive connections to one peer.
 const IDLE_PER_PEER: usize = 8;
+/// Given up before the other side does, so that no request is sent into a connection that is just
+/// being closed.
+const IDLE_FOR: Duration = Duration::from_secs(50);
 /// A reply to a look-up carries a manifest of up to 4 MiB and little else.
 const MAX_REPLY: usize = (4 << 20) + (64 << 10);
 
@@ -89,6 +92,7 @@ impl Peers {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(IDLE_PER_PEER)
+            .pool_idle_timeout(IDLE_FOR)
             .tcp_nodelay(true)
             .build()
             .map_err(PeerError::Client)?;
