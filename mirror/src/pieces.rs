@@ -7,6 +7,7 @@
 //! in this version nothing else is stored.
 
 mod availability;
+pub mod uploads;
 mod want;
 
 use std::io;
