@@ -89,6 +89,8 @@ pub enum Event<'a> {
         /// Which pieces would do, in the child's order of preference.
         want: &'a [Range<u32>],
     },
+    /// This is here now.
+    Has(Holding<'a>),
     /// A further piece is here.
     Gained {
         /// The content.
@@ -189,6 +191,9 @@ impl Uploads {
         let mut out = Vec::new();
         match event {
             Event::Watched { child, holding } => self.spread(now, &holding).watched(child),
+            Event::Has(holding) => {
+                self.spread(now, &holding);
+            }
             Event::Unwatched { child, task } => {
                 if let Some(spread) = self.tasks.get_mut(&task) {
                     spread.unwatched(child);
@@ -282,11 +287,12 @@ impl Uploads {
                 self.tasks.remove(&idlest);
             }
         }
+        let exclusive = self.pace.exclusive();
         let spread = self
             .tasks
             .entry(holding.task)
-            .or_insert_with(|| Spread::new(holding.geometry));
-        spread.update(now, holding);
+            .or_insert_with(|| Spread::new(holding.geometry, holding.held.clone()));
+        spread.update(now, holding, exclusive);
         spread
     }
 

@@ -110,9 +110,7 @@ impl Pace {
         if lasted < WINDOW || self.window.runs < WINDOW_RUNS {
             return;
         }
-        let millis = u64::try_from(lasted.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
+        let millis = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = self.window.bytes.saturating_mul(1000) / millis;
         self.window = Window::default();
         self.decide(rate);

@@ -56,11 +56,11 @@ pub(super) struct Choice {
 }
 
 impl Spread {
-    pub(super) fn new(geometry: Geometry) -> Self {
+    pub(super) fn new(geometry: Geometry, held: PieceSet) -> Self {
         Self {
             geometry,
             source: false,
-            held: PieceSet::empty(geometry.pieces()),
+            held,
             pieces: vec![Piece::default(); geometry.pieces() as usize],
             closed: BTreeSet::new(),
             watchers: BTreeMap::new(),
@@ -68,11 +68,18 @@ impl Spread {
         }
     }
 
-    pub(super) fn update(&mut self, now: Duration, holding: &Holding<'_>) {
+    /// Takes in what is here now; what is new is given out as [`Spread::gained`] says.
+    pub(super) fn update(&mut self, now: Duration, holding: &Holding<'_>, exclusive: Duration) {
         self.used_at = now;
         self.source |= holding.source;
-        if self.held.len() < holding.held.len() {
-            self.held.union(holding.held);
+        if self.held == *holding.held {
+            return;
+        }
+        self.held.intersect(holding.held);
+        let mut new = holding.held.clone();
+        new.subtract(&self.held);
+        for index in new.iter() {
+            self.gained(now, index, exclusive);
         }
     }
 
