@@ -83,7 +83,8 @@ impl<S> Patient<S> {
     }
 
     fn read_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.busy.is() {
+        // The last of an answer may be on its way for as long as the client keeps taking it.
+        if self.busy.is() || self.writing.is_some() {
             self.waiting = Waiting::Nothing;
             return Poll::Pending;
         }
