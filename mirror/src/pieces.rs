@@ -2,11 +2,12 @@
 //! content as that grows, and answers from the repositories it owns. Paths are in
 //! [`darner_proto::peer`].
 //!
-//! Slots bound how many runs are sent at once; a few more wait shortly, everybody else is told
-//! "busy" at once and asks another parent. What is public is decided when content enters the store:
+//! What is sent to whom, and when, [`uploads`] decides and [`desk`] waits for. What is public is decided when content enters the store:
 //! in this version nothing else is stored.
 
 mod availability;
+pub mod desk;
+pub mod uploads;
 mod want;
 
 use std::io;
@@ -17,36 +18,43 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Extension, Path, RawQuery, State};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::Role;
-use darner_proto::peer::{CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest};
+use darner_proto::invalid::Invalid;
+use darner_proto::peer::{
+    BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest,
+};
 use darner_proto::piece_map::PieceSigner;
+use darner_proto::piece_set::PieceSet;
 use darner_proto::wire;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tower::ServiceExt as _;
 
+use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
-use crate::store::{Content, Store};
-use crate::swarm::peers::MAX_RUN;
+use crate::store::{Content, Span, Store};
 use crate::task::Tasks;
 use crate::task::shared::Shared;
+use desk::{Desk, Slot, Turned};
+use uploads::{Child, Holding};
 
-/// A request waits this long for a slot before it is told "busy": the time of a run or two, so that
-/// a slot that frees is used at once.
-const SLOT_PATIENCE: Duration = Duration::from_millis(50);
 /// A look-up names one repository and one reference.
 const MAX_REQUEST: usize = 16 << 10;
+/// It is one packet.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The listener and what it serves from.
 #[derive(Debug)]
@@ -68,8 +76,8 @@ pub struct Serving {
     pub signer: Arc<PieceSigner>,
     /// A seed begins what it is asked for and does not have.
     pub role: Role,
-    /// Runs sent at once.
-    pub slots: Arc<Semaphore>,
+    /// Where requests for pieces wait for their turn.
+    pub desk: Desk,
     /// What is counted.
     pub metrics: PiecesMetrics,
     /// The process's end.
@@ -127,7 +135,7 @@ impl Pieces {
     }
 
     /// Serves until the process drains and running transfers are done.
-    pub async fn serve(self) {
+    pub async fn serve(self, metrics: ListenMetrics) {
         let shutdown = self.serving.shutdown.clone();
         let routes = Router::new()
             .route(
@@ -140,28 +148,55 @@ impl Pieces {
             )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
-            .layer(DefaultBodyLimit::max(MAX_REQUEST))
             .with_state(self.serving);
-        let ended = axum::serve(self.listener, routes)
-            .with_graceful_shutdown(async move { shutdown.draining().await })
-            .await;
-        if let Err(error) = ended {
-            tracing::error!(%error, "the pieces listener ended");
-        }
+        let front = Front { routes };
+        listen::accept(self.listener, front, metrics, shutdown).await;
+    }
+}
+
+/// Answers peers.
+struct Front {
+    routes: Router,
+}
+
+impl listen::Front for Front {
+    type Body = Body;
+
+    const NAME: &'static str = "pieces";
+    /// A peer has an availability stream and a few requests open for each content it gets from here.
+    const MAX_CONNECTIONS: usize = 8192;
+    /// A child that takes nothing for so long holds a slot that others wait for.
+    const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+    async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(outlet);
+        let Ok(response) = self.routes.clone().oneshot(request).await;
+        response
     }
 }
 
 /// Why a peer is refused.
 #[derive(Debug)]
 enum Refusal {
-    Invalid(darner_proto::invalid::Invalid),
+    Invalid(Invalid),
     NotHeld,
-    Busy,
+    /// Until then.
+    Busy(Duration),
     Unreadable,
 }
 
-impl From<darner_proto::invalid::Invalid> for Refusal {
-    fn from(invalid: darner_proto::invalid::Invalid) -> Self {
+impl From<Turned> for Refusal {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Busy(again) => Self::Busy(again),
+            Turned::NotHeld => Self::NotHeld,
+        }
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
     }
 }
@@ -173,7 +208,10 @@ impl axum::response::IntoResponse for Refusal {
                 (StatusCode::BAD_REQUEST, invalid.to_string()).into_response()
             }
             Self::NotHeld => StatusCode::NOT_FOUND.into_response(),
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            Self::Busy(again) => {
+                let again = [(BUSY_FOR, again.as_millis().to_string())];
+                (StatusCode::SERVICE_UNAVAILABLE, again).into_response()
+            }
             Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }
@@ -183,22 +221,35 @@ async fn send_run(
     State(serving): State<Serving>,
     Path(task): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    Extension(outlet): Extension<Outlet>,
 ) -> Result<Response, Refusal> {
     let task: Digest = task.parse()?;
     let query = query.unwrap_or_default();
     let want = want::parse(query.strip_prefix("want=").unwrap_or_default())?;
     let held = serving.held(&task).ok_or(Refusal::NotHeld)?;
-    let pieces = held.choose(&want).ok_or(Refusal::NotHeld)?;
-    let Ok(Ok(slot)) =
-        tokio::time::timeout(SLOT_PATIENCE, serving.slots.clone().acquire_owned()).await
-    else {
-        serving.metrics.busy.inc();
-        return Err(Refusal::Busy);
-    };
+    let (here, source) = held.here(serving.role);
     let geometry = held.geometry();
+    let holding = Holding {
+        task,
+        geometry,
+        held: &here,
+        source,
+    };
+    let asked = serving.desk.ask(child(&headers), holding, &want).await;
+    let slot = asked.inspect_err(|turned| {
+        if matches!(turned, Turned::Busy(_)) {
+            serving.metrics.busy.inc();
+        }
+    })?;
+    let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let body = Upload::new(held.stream(bytes), slot, serving.metrics.clone());
+    let body = Upload::new(
+        outlet.body(held.spans(bytes)),
+        slot,
+        serving.metrics.clone(),
+    );
     Response::builder()
         .header(header::CONTENT_LENGTH, length)
         .header(FIRST_PIECE, pieces.start)
@@ -206,6 +257,12 @@ async fn send_run(
         .header(CONTENT_SIZE, geometry.size())
         .body(Body::from_stream(body.into_stream()))
         .map_err(|_| Refusal::Unreadable)
+}
+
+/// Who asks, by its own word: it only takes places in a queue with it.
+fn child(headers: &HeaderMap) -> Child {
+    let name = headers.get(CHILD).map(|value| value.as_bytes());
+    Child::named(name.unwrap_or_default())
 }
 
 async fn doubt(
@@ -221,10 +278,12 @@ async fn doubt(
     Ok(StatusCode::OK)
 }
 
-async fn resolve(State(serving): State<Serving>, body: Bytes) -> Result<Response, Refusal> {
-    let invalid = |error: prost::DecodeError| {
-        darner_proto::invalid::Invalid::new("look-up", error.to_string())
+async fn resolve(State(serving): State<Serving>, body: Body) -> Result<Response, Refusal> {
+    let body = timeout(REQUEST_TIMEOUT, axum::body::to_bytes(body, MAX_REQUEST)).await;
+    let Ok(Ok(body)) = body else {
+        return Err(Invalid::new("look-up", "does not come, or is too long").into());
     };
+    let invalid = |error: prost::DecodeError| Invalid::new("look-up", error.to_string());
     let request = wire::ResolveRequest::decode(body).map_err(invalid)?;
     let reply = serving
         .resolver
@@ -258,49 +317,23 @@ impl Held {
         }
     }
 
-    /// Which of the wanted pieces to send. Of content on its way, what has been sent least often;
-    /// of complete content, what the child named first.
-    fn choose(&self, want: &[Range<u32>]) -> Option<Range<u32>> {
-        let pieces = self.geometry().pieces();
-        if let Self::Running(shared) = self {
-            return shared.choose(&want::within(want, pieces), MAX_RUN);
-        }
-        let first = want.first().filter(|first| first.end <= pieces)?;
-        Some(first.start..first.end.min(first.start + MAX_RUN))
-    }
-
-    fn stream(
-        self,
-        bytes: Range<u64>,
-    ) -> futures_util::stream::BoxStream<'static, io::Result<Bytes>> {
+    /// What is here of it, and whether pieces enter the swarm here.
+    fn here(&self, role: Role) -> (PieceSet, bool) {
         match self {
-            Self::Stored(content) => content.stream(bytes).boxed(),
-            Self::Running(shared) => written(shared, bytes).boxed(),
+            Self::Stored(_) => (PieceSet::full(self.geometry().pieces()), role == Role::Seed),
+            Self::Running(shared) => {
+                let view = shared.view();
+                (view.held.clone(), role == Role::Seed || view.reads)
+            }
         }
     }
-}
 
-/// Pieces of a growing file, one at a time.
-fn written(shared: Arc<Shared>, bytes: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    futures_util::stream::try_unfold((shared, bytes), |(shared, left)| async move {
-        if left.is_empty() {
-            return Ok(None);
+    fn spans(self, bytes: Range<u64>) -> BoxStream<'static, io::Result<Span>> {
+        match self {
+            Self::Stored(content) => content.spans(bytes).boxed(),
+            Self::Running(shared) => shared.partial.clone().spans(bytes).boxed(),
         }
-        let piece = shared
-            .geometry
-            .bytes_of(shared.geometry.piece_at(left.start));
-        let now = left.start..left.end.min(piece.end);
-        let read = shared
-            .partial
-            .read(now.clone())
-            .await
-            .map_err(io::Error::other)?;
-        if read.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let rest = left.start + read.len() as u64..left.end;
-        Ok(Some((read, (shared, rest))))
-    })
+    }
 }
 
 /// A run being sent: holds its slot until the last byte has been taken, or the child has hung up.
@@ -311,7 +344,7 @@ struct Upload<S> {
 
 struct Counted {
     metrics: PiecesMetrics,
-    _slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 impl Drop for Counted {
@@ -321,20 +354,18 @@ impl Drop for Counted {
 }
 
 impl<S: Stream<Item = io::Result<Bytes>>> Upload<S> {
-    fn new(stream: S, slot: OwnedSemaphorePermit, metrics: PiecesMetrics) -> Self {
+    fn new(stream: S, slot: Slot, metrics: PiecesMetrics) -> Self {
         metrics.uploads.inc();
         metrics.uploading.inc();
-        let counted = Counted {
-            metrics,
-            _slot: slot,
-        };
+        let counted = Counted { metrics, slot };
         Self { stream, counted }
     }
 
     fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
-        let counted = self.counted;
+        let mut counted = self.counted;
         self.stream.inspect(move |chunk| {
             if let Ok(bytes) = chunk {
+                counted.slot.took(bytes.len() as u64);
                 counted.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
             }
         })

@@ -1,6 +1,6 @@
 //! The registry front end: speaks the OCI distribution API to the container runtimes of this node.
 //!
-//! In the order of a request: [`listener`] accepts the connection, [`request`] parses what is asked
+//! In the order of a request: [`crate::listen`] accepts the connection, [`request`] parses what is asked
 //! for, [`serve`] lets it in and has the resolver say what the name means, [`blobs`] opens the
 //! content; [`relay`] lets upstream answer what is not public. What a name means is
 //! [`crate::resolve`]'s business, how content gets here [`crate::task`]'s.
@@ -13,7 +13,6 @@
 mod admission;
 mod blobs;
 mod link;
-mod listener;
 mod metrics;
 mod outgoing;
 mod range;
@@ -21,20 +20,19 @@ mod refusal;
 mod relay;
 mod request;
 mod serve;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod through;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
+use crate::listen::{self, ListenMetrics};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
@@ -47,7 +45,7 @@ use serve::Front;
 pub struct Registry {
     listener: TcpListener,
     address: SocketAddr,
-    front: Arc<Front>,
+    front: Front,
     shutdown: Shutdown,
 }
 
@@ -98,7 +96,7 @@ impl Registry {
         Ok(Self {
             listener,
             address,
-            front: Arc::new(front),
+            front,
             shutdown: shutdown.clone(),
         })
     }
@@ -110,7 +108,7 @@ impl Registry {
 
     /// Serves until the process drains; requests that are being answered go on as tasks of the
     /// process.
-    pub async fn serve(self) {
-        listener::accept(self.listener, self.front, self.shutdown).await;
+    pub async fn serve(self, metrics: ListenMetrics) {
+        listen::accept(self.listener, self.front, metrics, self.shutdown).await;
     }
 }

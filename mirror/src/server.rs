@@ -14,9 +14,10 @@ use darner_service::identity::{IdentityError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::listen::ListenMetrics;
+use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::registry::{Registry, RegistryError};
 use crate::resolve::Resolver;
@@ -37,6 +38,7 @@ pub struct Mirror {
     leases: tokio::sync::mpsc::Receiver<darner_proto::scheduler::Lease>,
     store: Store,
     swarm: Swarm,
+    listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
 }
@@ -112,7 +114,7 @@ impl Mirror {
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, shutdown)?;
         let (swarm, leases) = Swarm::start(me, directory.watch(), inventory(&store), shutdown);
-        let peers = Peers::new().map_err(StartError::Peers)?;
+        let peers = Peers::new(&settings.node.id).map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
             upstreams: upstreams.clone(),
@@ -139,7 +141,7 @@ impl Mirror {
             resolver,
             signer,
             role: settings.mirror.role,
-            slots: Arc::new(Semaphore::new(settings.pieces.upload_slots as usize)),
+            desk: Desk::open(settings.pieces.upload_slots, shutdown),
             metrics: PiecesMetrics::new(metrics),
             shutdown: shutdown.clone(),
         };
@@ -152,6 +154,7 @@ impl Mirror {
             leases,
             store,
             swarm,
+            listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
         })
@@ -174,12 +177,13 @@ impl Mirror {
             leases,
             store,
             swarm,
+            listening,
             part,
             shutdown,
             ..
         } = self;
-        shutdown.spawn(registry.serve());
-        shutdown.spawn(pieces.serve());
+        shutdown.spawn(registry.serve(listening.clone()));
+        shutdown.spawn(pieces.serve(listening));
         let (leased, ending) = (tasks.clone(), shutdown.clone());
         shutdown.spawn(async move {
             tokio::select! {

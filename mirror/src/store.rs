@@ -27,6 +27,7 @@ mod partial;
 mod publish;
 mod records;
 mod recover;
+mod span;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,7 @@ use index::{Change, Table};
 use inner::Inner;
 pub use partial::Partial;
 use publish::Durability;
+pub use span::{MAX_SPAN, Span};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]

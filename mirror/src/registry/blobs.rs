@@ -1,12 +1,13 @@
 //! Blobs: whole or in part, out of the store, behind a download, or past a store that has no room.
 
+use std::io;
 use std::ops::Range;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use darner_proto::digest::Digest;
 use darner_proto::peer::Target;
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::timeout_at;
 
 use super::metrics::Trouble;
@@ -14,6 +15,7 @@ use super::range::{Wanted, wanted};
 use super::refusal::Refusal;
 use super::serve::{CONTENT_DIGEST, Call, Front, Reply, Verdict, insert};
 use super::through;
+use crate::store::Span;
 use crate::task::{Arriving, Ended, Reading, ServedFrom, TaskError};
 
 /// Content whose first byte can be sent.
@@ -65,7 +67,7 @@ impl Front {
         let reading = timeout_at(call.deadline, self.tasks.open(digest, size, source)).await;
         match reading {
             Ok(Ok(Reading::Stored(content))) if content.size() == size => Ok(Opened {
-                body: Body::from_stream(content.stream(range)),
+                body: call.content(content.spans(range)),
                 from: ServedFrom::Store,
             }),
             Ok(Ok(Reading::Arriving(arriving))) if arriving.size() == size => {
@@ -93,7 +95,7 @@ impl Front {
         let first = timeout_at(call.deadline, arriving.first_source(range.clone())).await;
         match first {
             Ok(Ok(from)) => Ok(Opened {
-                body: Body::from_stream(arriving.stream(range)),
+                body: call.content(arriving.spans(range)),
                 from,
             }),
             // The disk is at fault, not the content.
@@ -128,18 +130,18 @@ impl Front {
             let body = upstream
                 .blob(&source.repository, digest, range.clone(), size)
                 .await
-                .map_err(std::io::Error::other)?;
+                .map_err(io::Error::other)?;
             let chunks = body
                 .stream
-                .map(|chunk| chunk.map_err(std::io::Error::other));
+                .map(|chunk| chunk.map_err(io::Error::other));
             let cut = through::cut(chunks, body.range.start, range.clone());
-            let mut bytes: BoxStream<'static, std::io::Result<Bytes>> = if range == (0..size) {
+            let mut bytes: BoxStream<'static, io::Result<Bytes>> = if range == (0..size) {
                 through::checked(cut, *digest).boxed()
             } else {
                 cut.boxed()
             };
             let first = bytes.next().await.transpose()?;
-            Ok::<_, std::io::Error>(stream::iter(first.map(Ok)).chain(bytes))
+            Ok::<_, io::Error>(stream::iter(first.map(Ok)).chain(bytes))
         };
         match timeout_at(call.deadline, first).await {
             Ok(Ok(bytes)) => Ok(Opened {
@@ -152,6 +154,13 @@ impl Front {
             }
             Err(_) => Err(call.unavailable("the registry does not deliver the blob in time")),
         }
+    }
+}
+
+impl Call<'_> {
+    /// Content as the body of the answer.
+    fn content(&self, spans: impl Stream<Item = io::Result<Span>> + Send + 'static) -> Body {
+        Body::from_stream(self.outlet.clone().body(spans))
     }
 }
 

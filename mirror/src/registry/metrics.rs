@@ -7,7 +7,6 @@ use darner_service::metrics::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::task::ServedFrom;
@@ -44,12 +43,6 @@ pub(super) enum Trouble {
     Cut,
     /// Upstream could not be asked on the caller's behalf.
     Relay,
-    /// A connection could not be accepted.
-    Accept,
-    /// More connections than are allowed.
-    Connections,
-    /// TLS on the plain port.
-    Tls,
 }
 
 impl Kind {
@@ -74,9 +67,6 @@ impl Trouble {
             Self::Source => "source",
             Self::Cut => "cut",
             Self::Relay => "relay",
-            Self::Accept => "accept",
-            Self::Connections => "connections",
-            Self::Tls => "tls",
         }
     }
 }
@@ -105,7 +95,6 @@ pub(super) struct RegistryMetrics {
     served_requests: Family<RequestLabels, Counter>,
     errors: Family<TroubleLabel, Counter>,
     first_byte: Family<SourceLabel, Histogram>,
-    connections: Gauge,
 }
 
 impl RegistryMetrics {
@@ -115,7 +104,6 @@ impl RegistryMetrics {
             served_requests: Family::default(),
             errors: Family::default(),
             first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_BUCKETS)),
-            connections: Gauge::default(),
         };
         metrics.register(|registry| {
             registry.register(
@@ -137,11 +125,6 @@ impl RegistryMetrics {
                 "first_byte_seconds",
                 "Time from a client's request to the first byte of content, by where that came from",
                 new.first_byte.clone(),
-            );
-            registry.register(
-                "registry_connections",
-                "Connections of clients that are open",
-                new.connections.clone(),
             );
         });
         new
@@ -183,22 +166,6 @@ impl RegistryMetrics {
         let kind = trouble.as_str();
         self.errors.get_or_create(&TroubleLabel { kind }).inc();
     }
-
-    /// Counts a connection for as long as what is returned lives.
-    pub(super) fn connection(&self) -> Connected {
-        self.connections.inc();
-        Connected(self.connections.clone())
-    }
-}
-
-/// A connection that counts as open.
-#[derive(Debug)]
-pub(super) struct Connected(Gauge);
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 #[cfg(test)]
@@ -217,7 +184,6 @@ mod tests {
         counted.bytes(ServedFrom::Peer).inc_by(5);
         counted.first_byte(ServedFrom::Peer, Duration::from_millis(2));
         counted.trouble(Trouble::Cut);
-        let open = counted.connection();
         let text = || {
             let mut text = String::new();
             metrics
@@ -231,11 +197,8 @@ mod tests {
             r#"darner_served_bytes_total{source="peer"} 5"#,
             r#"darner_first_byte_seconds_bucket{le="0.0025",source="peer"} 1"#,
             r#"darner_request_errors_total{kind="cut"} 1"#,
-            "darner_registry_connections 1",
         ] {
             assert!(now.contains(line), "{line} is not in\n{now}");
         }
-        drop(open);
-        assert!(text().contains("darner_registry_connections 0"));
     }
 }

@@ -10,7 +10,6 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::metrics::{RegistryMetrics, Trouble};
-use super::stream::Answering;
 
 /// A body that is being sent.
 #[derive(Debug)]
@@ -19,7 +18,6 @@ pub(super) struct Outgoing {
     sent: Option<Counter>,
     metrics: RegistryMetrics,
     _place: Option<OwnedSemaphorePermit>,
-    _answering: Answering,
 }
 
 impl Outgoing {
@@ -29,14 +27,12 @@ impl Outgoing {
         sent: Option<Counter>,
         metrics: RegistryMetrics,
         place: Option<OwnedSemaphorePermit>,
-        answering: Answering,
     ) -> Self {
         Self {
             body,
             sent,
             metrics,
             _place: place,
-            _answering: answering,
         }
     }
 }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+};
 use darner_proto::name::{Reference, RegistryName};
 use darner_proto::peer::Target;
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
@@ -14,7 +17,7 @@ use super::metrics::{Kind, RegistryMetrics, Trouble};
 use super::outgoing::Outgoing;
 use super::refusal::{Code, Refusal};
 use super::request::{self, Asked, Object, Question, Registries};
-use super::stream::Answering;
+use crate::listen::{self, Outlet};
 use crate::resolve::{Answer, Found, Resolver};
 use crate::task::{ServedFrom, Tasks};
 use crate::upstream::Upstreams;
@@ -48,6 +51,8 @@ pub(super) struct Call<'a> {
     pub(super) headers: &'a HeaderMap,
     /// There is an answer by then, of one kind or the other.
     pub(super) deadline: Instant,
+    /// Where content goes.
+    pub(super) outlet: &'a Outlet,
 }
 
 /// An answer, before what every answer has is added.
@@ -67,9 +72,23 @@ pub(super) enum Verdict {
     Relay,
 }
 
+impl listen::Front for Front {
+    type Body = Outgoing;
+
+    const NAME: &'static str = "registry";
+    /// More than any node's runtimes open.
+    const MAX_CONNECTIONS: usize = 8192;
+    const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+    async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response<Outgoing> {
+        // No request that is answered here has a body.
+        let (parts, _body) = request.into_parts();
+        self.respond(parts, &outlet).await
+    }
+}
+
 impl Front {
-    /// Answers one request.
-    pub(super) async fn answer(&self, parts: Parts, answering: Answering) -> Response<Outgoing> {
+    async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
         let started = Instant::now();
         let deadline = started + self.first_byte_timeout;
         let asked = request::check_method(&parts.method, &parts.headers)
@@ -93,6 +112,7 @@ impl Front {
                     path: parts.uri.path(),
                     headers: &parts.headers,
                     deadline,
+                    outlet,
                 };
                 place = self.admission.enter(deadline).await;
                 match place {
@@ -115,7 +135,7 @@ impl Front {
         }
         let sent = source.map(|source| self.metrics.bytes(source));
         let metrics = self.metrics.clone();
-        response.map(|body| Outgoing::new(body, sent, metrics, place, answering))
+        response.map(|body| Outgoing::new(body, sent, metrics, place))
     }
 
     fn registries(&self) -> Registries<'_, impl Fn(&RegistryName) -> bool> {

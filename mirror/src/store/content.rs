@@ -9,10 +9,10 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use darner_proto::digest::Digest;
 use futures_util::Stream;
-use tokio::task::JoinHandle;
 
-use super::disk::{self, CHUNK};
+use super::disk;
 use super::error::StoreError;
+use super::span::{self, Span};
 use super::{Inner, blocking};
 
 /// Content in the store. Clones share one open file.
@@ -59,19 +59,24 @@ impl Content {
     }
 
     fn read_now(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
-        if range.start > range.end || range.end > self.size {
-            return Err(StoreError::Missing {
-                digest: self.digest,
-                start: range.start,
-                end: range.end,
-            });
-        }
+        self.check(&range)?;
         disk::read(&self.file, range)
             .map(Bytes::from)
             .map_err(|source| self.unreadable(source))
     }
 
-    fn unreadable(&self, source: io::Error) -> StoreError {
+    fn check(&self, range: &Range<u64>) -> Result<(), StoreError> {
+        if range.start <= range.end && range.end <= self.size {
+            return Ok(());
+        }
+        Err(StoreError::Missing {
+            digest: self.digest,
+            start: range.start,
+            end: range.end,
+        })
+    }
+
+    pub(super) fn unreadable(&self, source: io::Error) -> StoreError {
         let Some(store) = self.store.upgrade() else {
             return StoreError::Stopping;
         };
@@ -82,44 +87,20 @@ impl Content {
         error
     }
 
-    /// The bytes of `range` in chunks of at most a mebibyte; the next one is read while the last is
-    /// being sent.
-    pub fn stream(
-        self,
-        range: Range<u64>,
-    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        let ahead = self.read_ahead(range);
-        futures_util::stream::try_unfold((self, ahead), |(content, ahead)| async move {
-            let Some(Ahead { rest, reading }) = ahead else {
-                return Ok(None);
-            };
-            let chunk = match reading.await {
-                Ok(read) => read.map_err(io::Error::other)?,
-                Err(_) => return Err(io::Error::other(StoreError::Stopping)),
-            };
-            let ahead = content.read_ahead(rest);
-            Ok(Some((chunk, (content, ahead))))
-        })
+    /// The bytes of `range` in spans of at most [`super::MAX_SPAN`], each in memory when it is given
+    /// out.
+    pub fn spans(self, range: Range<u64>) -> impl Stream<Item = io::Result<Span>> + Send + 'static {
+        span::in_order(range, move |range| self.span(range))
     }
 
-    fn read_ahead(&self, range: Range<u64>) -> Option<Ahead> {
-        if range.is_empty() {
-            return None;
-        }
-        let end = range.end.min(range.start + CHUNK);
-        let (content, now) = (self.clone(), range.start..end);
-        let reading = tokio::task::spawn_blocking(move || content.read_now(now));
-        Some(Ahead {
-            rest: end..range.end,
-            reading,
-        })
+    /// The bytes of `range` as a part of the open file.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] past the end.
+    pub fn span(&self, range: Range<u64>) -> Result<Span, StoreError> {
+        self.check(&range)?;
+        Ok(Span::of_content(self.clone(), range))
     }
-}
-
-/// A chunk being read, and what follows it.
-struct Ahead {
-    rest: Range<u64>,
-    reading: JoinHandle<Result<Bytes, StoreError>>,
 }
 
 impl std::fmt::Debug for Content {

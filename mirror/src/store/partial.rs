@@ -19,10 +19,12 @@ use darner_proto::digest::{Digest, Hasher};
 use darner_proto::geometry::Geometry;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
+use futures_util::Stream;
 
 use super::content::Content;
 use super::error::StoreError;
 use super::journal::{Journal, Noted};
+use super::span::{self, Span};
 use super::{Durability, Inner, blocking, disk, lock};
 
 /// A download that is kept on disk while it grows. Clones share it.
@@ -184,18 +186,24 @@ impl Shared {
         }
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
+    /// Whether every piece of the range is held.
+    fn check(&self, range: &Range<u64>) -> Result<(), StoreError> {
         if range.start > range.end || range.end > self.size() {
-            return Err(self.missing(range));
+            return Err(self.missing(range.clone()));
         }
         if range.is_empty() {
-            return Ok(Bytes::new());
+            return Ok(());
         }
         let first = self.geometry.piece_at(range.start);
         let last = self.geometry.piece_at(range.end - 1);
         if self.state().held.end_of_run(first) <= last {
-            return Err(self.missing(range));
+            return Err(self.missing(range.clone()));
         }
+        Ok(())
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.check(&range)?;
         disk::read(&self.file, range)
             .map(Bytes::from)
             .map_err(|error| self.failed("read from", error))
@@ -339,6 +347,32 @@ impl Partial {
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
         let shared = self.shared.clone();
         blocking(move || shared.read(range)).await?
+    }
+
+    /// The bytes of `range` as a part of the open file.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] unless every piece of the range is held.
+    pub fn span(&self, range: Range<u64>) -> Result<Span, StoreError> {
+        self.shared.check(&range)?;
+        Ok(Span::of_partial(self.clone(), range))
+    }
+
+    /// The bytes of `range` in spans of at most [`super::MAX_SPAN`], each in memory when it is given
+    /// out. One with a piece that is not held is an error.
+    pub fn spans(
+        self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = std::io::Result<Span>> + Send + 'static {
+        span::in_order(range, move |range| self.span(range))
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.shared.file
+    }
+
+    pub(super) fn unreadable(&self, error: std::io::Error) -> StoreError {
+        self.shared.failed("read from", error)
     }
 
     /// Carries the digest of the whole on to the pieces before `piece`, read back from the file.

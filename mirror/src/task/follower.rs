@@ -9,19 +9,17 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
 use super::shared::{Ended, Phase, Shared};
 use super::state::Event;
 use super::{ServedFrom, TaskError};
+use crate::store::{MAX_SPAN, Span};
 
 /// Held back until the whole digest has matched, so that a client can see a broken connection but
 /// never a complete wrong blob.
 pub const HELD_BACK: u64 = 64 << 10;
-/// Read from the growing file at once.
-const CHUNK: u64 = 256 << 10;
 /// Headers may go out before the first byte once a reader is seen to move and this much time is
 /// gone: a slow upstream is not a dead one.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -114,45 +112,43 @@ impl Arriving {
         }
     }
 
-    /// The bytes of `range`. An error item ends the stream.
-    pub fn stream(
+    /// The bytes of `range`, as parts of the open file. An error item ends the stream.
+    pub fn spans(
         self,
         range: Range<u64>,
-    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    ) -> impl Stream<Item = io::Result<Span>> + Send + 'static {
         futures_util::stream::unfold(Some((self, range)), |state| async move {
             let (mut arriving, range) = state?;
             if range.is_empty() {
                 return None;
             }
-            match arriving.chunk(range.clone()).await {
-                Ok(bytes) => {
-                    let rest = range.start + bytes.len() as u64..range.end;
-                    Some((Ok(bytes), Some((arriving, rest))))
+            match arriving.span(range.clone()).await {
+                Ok(span) => {
+                    let rest = range.start + span.len()..range.end;
+                    Some((Ok(span), Some((arriving, rest))))
                 }
                 Err(error) => Some((Err(error), None)),
             }
         })
     }
 
-    async fn chunk(&mut self, range: Range<u64>) -> io::Result<Bytes> {
+    async fn span(&mut self, range: Range<u64>) -> io::Result<Span> {
         self.cursor
             .move_to(self.shared.geometry.piece_at(range.start));
         loop {
             self.changes.mark_unchanged();
-            let read = match self.next(range.clone()) {
-                Next::Written(bytes, _) => self.shared.partial.read(bytes).await,
-                Next::Stored(content) => content.read(first_chunk(range.clone())).await,
+            let span = match self.next(range.clone()) {
+                Next::Written(bytes, _) => self.shared.partial.span(bytes),
+                Next::Stored(content) => content.span(first_span(range.clone())),
                 Next::NotYet { .. } => {
                     let _ = self.changes.changed().await;
                     continue;
                 }
                 Next::Failed(ended) => return Err(io::Error::other(TaskError::Ended(ended))),
             };
-            return match read {
-                Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(bytes) => Ok(bytes),
-                Err(error) => Err(io::Error::other(error)),
-            };
+            let span = span.map_err(io::Error::other)?;
+            span.warm().await.map_err(io::Error::other)?;
+            return Ok(span);
         }
     }
 
@@ -179,11 +175,11 @@ impl Arriving {
             .end
             .min(shown)
             .min(range.end);
-        let bytes = first_chunk(range.start..end);
+        let bytes = first_span(range.start..end);
         Next::Written(bytes, view.from[piece as usize])
     }
 }
 
-fn first_chunk(range: Range<u64>) -> Range<u64> {
-    range.start..range.end.min(range.start + CHUNK)
+fn first_span(range: Range<u64>) -> Range<u64> {
+    range.start..range.end.min(range.start + MAX_SPAN)
 }

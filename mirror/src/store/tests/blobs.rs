@@ -40,7 +40,7 @@ async fn what_is_put_is_there_until_and_after_a_restart() {
     assert_eq!(read(&store.get(&short).unwrap()).await, content);
     assert_eq!(read(&store.get(&long).unwrap()).await, content);
     assert_eq!(read(&store.get(&empty).unwrap()).await, Bytes::new());
-    assert_eq!(store.get(&empty).unwrap().stream(0..0).count().await, 0);
+    assert_eq!(store.get(&empty).unwrap().spans(0..0).count().await, 0);
     assert_eq!(store.size_of(&Digest::sha256(b"other")), None);
 }
 
@@ -82,12 +82,12 @@ async fn ranges_are_streamed_whole_and_in_order() {
     let whole = bytes(3 * MIB + 77, 1);
     let content = fixture.store.get(&digest).unwrap();
     for range in [0..3 * MIB + 77, 5..6, MIB - 1..2 * MIB + 1, 9..9] {
-        let chunks: Vec<_> = content.clone().stream(range.clone()).collect().await;
+        let spans: Vec<_> = content.clone().spans(range.clone()).collect().await;
         let mut got = Vec::new();
-        for chunk in chunks {
-            let chunk = chunk.unwrap();
-            assert!(chunk.len() as u64 <= MIB);
-            got.extend_from_slice(&chunk);
+        for span in spans {
+            let span = span.unwrap();
+            assert!(!span.is_empty() && span.len() <= MAX_SPAN);
+            got.extend_from_slice(&span.read().await.unwrap());
         }
         let expected =
             &whole[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()];
@@ -95,7 +95,7 @@ async fn ranges_are_streamed_whole_and_in_order() {
     }
     let past = content.read(0..3 * MIB + 78).await;
     assert!(matches!(past, Err(StoreError::Missing { .. })));
-    let mut past = std::pin::pin!(content.stream(3 * MIB..3 * MIB + 78));
+    let mut past = std::pin::pin!(content.spans(3 * MIB..3 * MIB + 78));
     assert!(past.next().await.unwrap().is_err());
     assert!(past.next().await.is_none());
 }

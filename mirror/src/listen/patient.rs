@@ -1,5 +1,5 @@
-//! A client's connection with the patience of the front end built in: how long it may be idle, take
-//! for a request's head, and stand still while it is sent something.
+//! A connection with the patience of a listener built in: how long it may be idle, take for a
+//! request's head, and stand still while it is sent something.
 
 use std::io;
 use std::pin::Pin;
@@ -13,10 +13,8 @@ use tokio::time::{Instant, Sleep};
 
 /// A head is one packet; who takes longer is not in earnest.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between requests.
+/// Between requests. Peers give up their idle connections before that.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A client that takes no byte for this long has gone without saying so.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether a request is being answered. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -58,17 +56,20 @@ pub(super) struct Patient<S> {
     busy: Busy,
     waiting: Waiting,
     reading: Pin<Box<Sleep>>,
+    /// How long a write may stand still.
+    stall_timeout: Duration,
     /// Set while a write stands still.
     writing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(inner: S, busy: Busy) -> Self {
+    pub(super) fn new(inner: S, busy: Busy, stall_timeout: Duration) -> Self {
         Self {
             inner,
             busy,
             waiting: Waiting::Head,
             reading: Box::pin(tokio::time::sleep(HEAD_TIMEOUT)),
+            stall_timeout,
             writing: None,
         }
     }
@@ -82,7 +83,8 @@ impl<S> Patient<S> {
     }
 
     fn read_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.busy.is() {
+        // The last of an answer may be on its way for as long as the client keeps taking it.
+        if self.busy.is() || self.writing.is_some() {
             self.waiting = Waiting::Nothing;
             return Poll::Pending;
         }
@@ -103,9 +105,10 @@ impl<S> Patient<S> {
             self.writing = None;
             return written;
         }
+        let time = self.stall_timeout;
         let stalled = self
             .writing
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_TIMEOUT)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -167,10 +170,12 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
     #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_is_cut_after_its_time() {
         let (mut client, server) = tokio::io::duplex(64);
-        let mut server = Patient::new(server, Busy::default());
+        let mut server = Patient::new(server, Busy::default(), STALL_TIMEOUT);
         let started = Instant::now();
         let trickle = async {
             while client.write_all(b"G").await.is_ok() {
@@ -193,7 +198,7 @@ mod tests {
     async fn between_requests_it_may_be_idle_longer_and_while_answering_for_ever() {
         let (mut client, server) = tokio::io::duplex(64);
         let busy = Busy::default();
-        let mut server = Patient::new(server, busy.clone());
+        let mut server = Patient::new(server, busy.clone(), STALL_TIMEOUT);
         client.write_all(b"x").await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), b'x');
         let answering = busy.begin();
@@ -209,7 +214,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_cut() {
         let (_client, server) = tokio::io::duplex(8);
-        let mut server = Patient::new(server, Busy::default());
+        let mut server = Patient::new(server, Busy::default(), STALL_TIMEOUT);
         let started = Instant::now();
         let error = server.write_all(&[0; 64]).await.expect_err("cut");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

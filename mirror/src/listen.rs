@@ -1,12 +1,24 @@
-//! Connections of clients: accepts them for as long as the process lives, and speaks HTTP/1.1.
+//! Listeners for HTTP/1.1: accepts connections for as long as the process lives, and bounds what each
+//! may take and how long. What is answered is the business of a [`Front`]; how the bytes of files go
+//! out is in [`sendfile`].
+
+mod metrics;
+mod patient;
+mod sendfile;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::Request;
+use bytes::Bytes;
 use darner_service::shutdown::Shutdown;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,16 +28,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::metrics::Trouble;
-use super::serve::Front;
-use super::stream::{Busy, HEAD_TIMEOUT, Patient};
+pub use metrics::ListenMetrics;
+use metrics::Trouble;
+use patient::{Answering, Busy, HEAD_TIMEOUT, Patient};
+pub(crate) use sendfile::Outlet;
+use sendfile::Plain;
 
-/// More clients than any node's runtimes open. Beyond it a client is sent away at once, and turns
-/// to the registry.
-const MAX_CONNECTIONS: usize = 8192;
 /// When the process is out of file descriptors, one may soon be free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What clients send is far below these.
+/// What clients and peers send is far below these.
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD: usize = 16 << 10;
 /// The first byte of a TLS record that carries a handshake (RFC 8446, section 5.1).
@@ -36,9 +47,38 @@ const NOT_TLS: &[u8] =
 /// A client that was told so hangs up; who does not is hung up on.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// Answers the requests of one listener.
+pub(crate) trait Front: Send + Sync + 'static {
+    /// The body of an answer.
+    type Body: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>
+        + Send
+        + 'static;
+
+    /// The listener's name in metrics and logs.
+    const NAME: &'static str;
+    /// Connections at once. Beyond it a client is sent away at once, and turns elsewhere.
+    const MAX_CONNECTIONS: usize;
+    /// A client that takes no byte for this long has gone without saying so.
+    const STALL_TIMEOUT: Duration;
+
+    /// Answers one request; content from files goes to `outlet`. Nothing bounds how long the
+    /// request's own body may take: that is for the front to do.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        outlet: Outlet,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
 /// Accepts until the process drains. Connections end by themselves, as tasks of `shutdown`.
-pub(super) async fn accept(listener: TcpListener, front: Arc<Front>, shutdown: Shutdown) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(crate) async fn accept<F: Front>(
+    listener: TcpListener,
+    front: F,
+    metrics: ListenMetrics,
+    shutdown: Shutdown,
+) {
+    let front = Arc::new(front);
+    let places = Arc::new(Semaphore::new(F::MAX_CONNECTIONS));
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -48,13 +88,13 @@ pub(super) async fn accept(listener: TcpListener, front: Arc<Front>, shutdown: S
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                front.metrics.trouble(Trouble::Accept);
+                metrics.trouble(F::NAME, Trouble::Accept);
                 if is_the_clients(&error) {
                     continue;
                 }
                 // Once per spell, not ten times a second.
                 if !failing {
-                    tracing::error!(%error, "connections cannot be accepted; trying again until they can");
+                    tracing::error!(listener = F::NAME, %error, "connections cannot be accepted; trying again until they can");
                 }
                 failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -63,13 +103,13 @@ pub(super) async fn accept(listener: TcpListener, front: Arc<Front>, shutdown: S
         };
         failing = false;
         let Ok(place) = places.clone().try_acquire_owned() else {
-            front.metrics.trouble(Trouble::Connections);
+            metrics.trouble(F::NAME, Trouble::TooMany);
             continue;
         };
-        let (front, ending) = (front.clone(), shutdown.clone());
+        let (front, metrics, ending) = (front.clone(), metrics.clone(), shutdown.clone());
         shutdown.spawn(async move {
             let _place = place;
-            connection(stream, front, ending).await;
+            connection(stream, front, metrics, ending).await;
         });
     }
 }
@@ -82,8 +122,13 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(stream: TcpStream, front: Arc<Front>, shutdown: Shutdown) {
-    let _connected = front.metrics.connection();
+async fn connection<F: Front>(
+    stream: TcpStream,
+    front: Arc<F>,
+    metrics: ListenMetrics,
+    shutdown: Shutdown,
+) {
+    let _connected = metrics.connection(F::NAME);
     tune(&stream);
     let mut first = [0];
     let begun = tokio::select! {
@@ -92,21 +137,29 @@ async fn connection(stream: TcpStream, front: Arc<Front>, shutdown: Shutdown) {
     };
     match begun {
         Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
-            front.metrics.trouble(Trouble::Tls);
+            metrics.trouble(F::NAME, Trouble::Tls);
             return refuse_tls(stream).await;
         }
         Ok(Ok(1)) => {}
         // Nothing, an end, or too late.
         Ok(_) | Err(_) => return,
     }
+    serve(Plain::new(stream), front, shutdown).await;
+}
+
+async fn serve<F: Front>(stream: Plain, front: Arc<F>, shutdown: Shutdown) {
     let busy = Busy::default();
-    let stream = TokioIo::new(Patient::new(stream, busy.clone()));
+    let outlet = stream.outlet();
+    let stream = TokioIo::new(Patient::new(stream, busy.clone(), F::STALL_TIMEOUT));
     let service = service_fn(move |request: Request<Incoming>| {
         let answering = busy.begin();
-        let front = front.clone();
+        let (front, outlet) = (front.clone(), outlet.clone());
         async move {
-            let (parts, _body) = request.into_parts();
-            Ok::<_, Infallible>(front.answer(parts, answering).await)
+            let response = front.answer(request, outlet).await;
+            Ok::<_, Infallible>(response.map(|body| Answer {
+                body: Box::pin(body),
+                _answering: answering,
+            }))
         }
     });
     let serving = http1::Builder::new()
@@ -128,7 +181,7 @@ async fn connection(stream: TcpStream, front: Arc<Front>, shutdown: Shutdown) {
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "a client's connection ended early");
+        tracing::debug!(listener = F::NAME, %error, "a connection ended early");
     }
 }
 
@@ -136,7 +189,7 @@ async fn connection(stream: TcpStream, front: Arc<Front>, shutdown: Shutdown) {
 /// only costs time.
 fn tune(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a client's connection keeps its delay");
+        tracing::debug!(%error, "a connection keeps its delay");
     }
     if stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()) {
         // Not every kernel has it.
@@ -157,4 +210,30 @@ async fn refuse_tls(mut stream: TcpStream) {
     };
     // Whatever becomes of it, the connection is closed.
     let _ = timeout(LINGER, exchange).await;
+}
+
+/// A body that keeps its connection from counting as idle while it is being sent.
+struct Answer<B> {
+    body: Pin<Box<B>>,
+    _answering: Answering,
+}
+
+impl<B: http_body::Body<Data = Bytes>> http_body::Body for Answer<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.body.as_mut().poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
