@@ -139,6 +139,8 @@ pub struct Census {
     pub tasks: usize,
     /// Nodes taking part, over all tasks.
     pub participants: usize,
+    /// Pairs of a node and what it holds complete.
+    pub holdings: usize,
     /// Leases running.
     pub leases: usize,
 }
@@ -210,6 +212,7 @@ impl Swarm {
                 .values()
                 .map(|task| task.participants.len())
                 .sum(),
+            holdings: self.inventory.len(),
             leases: self.tasks.values().map(|task| task.leases.len()).sum(),
         }
     }

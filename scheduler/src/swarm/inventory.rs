@@ -93,6 +93,11 @@ impl Inventory {
         }
     }
 
+    /// Pairs of key and holder.
+    pub(super) fn len(&self) -> usize {
+        self.entries
+    }
+
     pub(super) fn count(&self, key: &Digest) -> usize {
         self.holders(key).len()
     }
