@@ -257,6 +257,7 @@ impl Swarm {
             return self.no_source(session, &id, ReturnReason::Refused);
         }
         let shunned = self.is_useless(&id, session);
+        let moved = !self.tasks.contains_key(&id) && !join.held.is_empty();
         // Who still misses pieces does not hold it, whatever was announced before.
         if !join.held.is_full() {
             self.inventory.remove(session, &id);
@@ -281,6 +282,10 @@ impl Swarm {
         task.set_held(session, join.held);
         if let Some(attendant) = self.hosts.get_mut(session) {
             attendant.joined(task.number);
+        }
+        if moved {
+            // It was another scheduler's, and the others who take part are on their way here too.
+            self.wait_for_return(&id);
         }
         self.claim(&id, session, join.lease);
         self.searches.answered(session, &id);
