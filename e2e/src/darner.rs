@@ -98,9 +98,22 @@ impl Darner {
         subcommand: &str,
         settings: &Settings,
     ) -> Result<Self> {
+        Self::start_in(scene, name, subcommand, settings, &[]).await
+    }
+
+    /// As [`Darner::start`], with these variables in its environment, at this start only.
+    pub async fn start_in(
+        scene: &Scene,
+        name: &str,
+        subcommand: &str,
+        settings: &Settings,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let directory = scene.path("");
         std::fs::write(directory.join(format!("{name}.toml")), settings.text())?;
-        let process = spawn(&directory, name, subcommand, 1)?;
+        let mut command = command()?;
+        command.envs(environment.iter().copied());
+        let process = spawn(command, &directory, name, subcommand, 1)?;
         let mut new = Self {
             name: name.to_owned(),
             subcommand: subcommand.to_owned(),
@@ -117,7 +130,13 @@ impl Darner {
     pub async fn restart(&mut self) -> Result<()> {
         ensure!(!self.process.is_running(), "{} still runs", self.name);
         self.starts += 1;
-        self.process = spawn(&self.directory, &self.name, &self.subcommand, self.starts)?;
+        self.process = spawn(
+            command()?,
+            &self.directory,
+            &self.name,
+            &self.subcommand,
+            self.starts,
+        )?;
         self.wait_ready().await
     }
 
@@ -153,6 +172,11 @@ impl Darner {
     /// `http://` and the bound address.
     pub fn url(&self, what: &str) -> Result<String> {
         Ok(format!("http://{}", self.address(what)?))
+    }
+
+    /// The number of the running process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What the running process has written so far.
@@ -203,8 +227,13 @@ impl Darner {
     }
 }
 
-fn spawn(directory: &Path, name: &str, subcommand: &str, start: u32) -> Result<Process> {
-    let mut command = command()?;
+fn spawn(
+    mut command: Command,
+    directory: &Path,
+    name: &str,
+    subcommand: &str,
+    start: u32,
+) -> Result<Process> {
     command.arg(subcommand).arg("--config");
     command.arg(directory.join(format!("{name}.toml")));
     let log = directory.join(format!("{name}-{start}.log"));

@@ -28,6 +28,18 @@ pub struct Scene {
 /// When the test fails or takes longer than a minute; what the scene's processes wrote is printed
 /// first.
 pub fn run<T>(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<T>) -> T {
+    run_for(name, LIMIT, test)
+}
+
+/// As [`run`], with a time limit of its own: for what measures.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_for<T>(
+    name: &str,
+    limit: Duration,
+    test: impl AsyncFnOnce(&Scene) -> Result<T>,
+) -> T {
     static CRYPTO: Once = Once::new();
     CRYPTO.call_once(|| {
         // Fails only when somebody else has installed a provider, which serves as well.
@@ -42,8 +54,8 @@ pub fn run<T>(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<T>) -> T {
         let images = runtime.block_on(images())?;
         let scene = Scene { directory, images };
         let ended = runtime.block_on(async {
-            let limited = tokio::time::timeout(LIMIT, test(&scene)).await;
-            limited.unwrap_or_else(|_| Err(anyhow!("not done after {LIMIT:?}")))
+            let limited = tokio::time::timeout(limit, test(&scene)).await;
+            limited.unwrap_or_else(|_| Err(anyhow!("not done after {limit:?}")))
         });
         runtime.shutdown_background();
         match ended {

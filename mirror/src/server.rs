@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use darner_proto::id::{Host, repository_key};
+use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
@@ -225,11 +225,15 @@ fn host(
         None if bound.ip().is_unspecified() => return Err(StartError::Advertise(bound)),
         None => bound.to_string(),
     };
+    let mut labels = settings.node.labels.clone();
+    if settings.mirror.weight != DEFAULT_WEIGHT {
+        labels.insert(WEIGHT_LABEL.to_owned(), settings.mirror.weight.to_string());
+    }
     Ok(Host {
         id: settings.node.id.clone(),
         address: darner_proto::id::parse_address(address).map_err(StartError::BadAdvertise)?,
         role: settings.mirror.role,
-        labels: settings.node.labels.clone(),
+        labels,
         signing_key: Some(signer.public()),
         upload_slots: settings.pieces.upload_slots,
     })

@@ -21,6 +21,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use darner_proto::rendezvous;
 use link::LinkEvent;
 pub use peers::{PeerError, Peers};
 use sessions::{Input, Output, Sessions, TaskEvent};
@@ -32,6 +33,11 @@ const INPUTS: usize = 4096;
 const TASK_EVENTS: usize = 256;
 /// Leases for tasks that this node does not have yet.
 const BEGINNINGS: usize = 1024;
+/// Parts of what the node holds go out at this pace.
+const TURN: Duration = Duration::from_millis(100);
+/// Nodes tell a scheduler that comes back what they hold spread over so many turns, two seconds: as
+/// long as it waits before it grants a lease. What it needs earlier it asks for.
+const PATIENCE: u32 = 20;
 /// A search that has no answer by then has none.
 const FIND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -80,7 +86,7 @@ impl Swarm {
         };
         let driver = Driver {
             swarm: swarm.clone(),
-            sessions: Sessions::default(),
+            sessions: Sessions::with_patience(patience(&swarm.me)),
             links: HashMap::new(),
             owners,
             begin,
@@ -167,6 +173,8 @@ impl Driver {
     ) {
         let (events, mut heard) = mpsc::channel(INPUTS);
         membership.mark_changed();
+        let mut turns = tokio::time::interval(TURN);
+        turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A fixed list has nobody behind it who could change it: what it said holds.
         let mut may_change = true;
         loop {
@@ -183,6 +191,7 @@ impl Driver {
                 }
                 Some(event) = heard.recv() => self.link_event(event),
                 Some(input) = inputs.recv() => input,
+                _ = turns.tick() => Input::Turn,
             };
             for output in self.sessions.apply(input) {
                 self.carry_out(output, &events);
@@ -263,12 +272,15 @@ impl Driver {
                 self.owners.send_replace(owners);
             }
             Output::Check(scheduler, key) => {
-                let keys = if (self.inventory.holds)(&key) {
-                    vec![key]
+                let answer = if (self.inventory.holds)(&key) {
+                    NodeMessage::Inventory {
+                        keys: vec![key],
+                        listed: false,
+                    }
                 } else {
-                    Vec::new()
+                    NodeMessage::Withdraw(vec![key])
                 };
-                self.send(&scheduler, NodeMessage::Inventory { keys, listed: true });
+                self.send(&scheduler, answer);
             }
             Output::Found(request, holders) => {
                 if let Some(answer) = lock(&self.swarm.finds).remove(&request) {
@@ -299,6 +311,13 @@ impl Driver {
             tracing::warn!(%task, "a task does not take what its scheduler says");
         }
     }
+}
+
+/// This node's place among those that come back to a scheduler at the same moment.
+fn patience(me: &Host) -> u32 {
+    // Any fixed key will do.
+    let rank = rendezvous::rank(&Digest::Sha256([0; 32]), &me.id);
+    u32::try_from(rank % u64::from(PATIENCE)).unwrap_or(0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

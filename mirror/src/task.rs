@@ -213,12 +213,13 @@ impl Tasks {
         }
         let beginning = Beginning {
             sources: lease.sources.clone(),
-            lease: Some(lease.clone()),
+            // Without ranges it is an invitation.
+            lease: (!lease.ranges.is_empty()).then(|| lease.clone()),
             clean: false,
         };
         let fresh = !lock(&self.inner.live).contains_key(&lease.task);
         match self.live(&lease.task, lease.size, beginning).await {
-            Ok(live) if !fresh => {
+            Ok(live) if !fresh && !lease.ranges.is_empty() => {
                 let _ = live
                     .events
                     .send(Event::Scheduler(TaskEvent::Lease(lease)))

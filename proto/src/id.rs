@@ -54,6 +54,24 @@ pub struct Host {
     pub upload_slots: u32,
 }
 
+/// The label that carries a seed's weight.
+pub const WEIGHT_LABEL: &str = "weight";
+/// The weight of a host that tells none, and the bounds of what one can tell: a seed of the least
+/// weight reads a hundredth of what a usual one does, one of the greatest a hundred times as much.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// See [`DEFAULT_WEIGHT`].
+pub const MAX_WEIGHT: u32 = 10_000;
+
+impl Host {
+    /// Its share of what is divided among hosts, in relation to the others' weights. It travels as a
+    /// label, so that every part that knows labels passes it on.
+    pub fn weight(&self) -> u32 {
+        let told = self.labels.get(WEIGHT_LABEL);
+        let told = told.and_then(|weight| weight.parse::<u32>().ok());
+        told.map_or(DEFAULT_WEIGHT, |weight| weight.clamp(1, MAX_WEIGHT))
+    }
+}
+
 impl HostId {
     /// The id as written.
     pub fn as_str(&self) -> &str {

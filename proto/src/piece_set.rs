@@ -80,8 +80,15 @@ impl PieceSet {
 
     /// Adds every index of `range`.
     pub fn insert_range(&mut self, range: Range<u32>) {
-        for index in range.start..range.end.min(self.pieces) {
-            self.insert(index);
+        let end = range.end.min(self.pieces);
+        let mut at = range.start;
+        while at < end {
+            let stop = (at / WORD + 1).saturating_mul(WORD).min(end);
+            let ones = u64::MAX >> (WORD - (stop - at)) << (at % WORD);
+            let word = &mut self.words[(at / WORD) as usize];
+            self.len += (ones & !*word).count_ones();
+            *word |= ones;
+            at = stop;
         }
     }
 
@@ -118,6 +125,16 @@ impl PieceSet {
         {
             *last &= bit(used) - 1;
         }
+    }
+
+    /// How many of its indexes are not in `other`, and so what one who has `other` would gain.
+    pub fn len_beyond(&self, other: &Self) -> u32 {
+        let mut others = other.words.iter();
+        let beyond = self.words.iter().map(|word| {
+            let known = others.next().copied().unwrap_or(0);
+            (word & !known).count_ones()
+        });
+        beyond.sum()
     }
 
     /// What is not in the set.
@@ -262,12 +279,28 @@ mod tests {
             let mut difference = a.clone();
             difference.subtract(&b);
             check(&difference, left.difference(&right).copied().collect());
+            prop_assert_eq!(a.len_beyond(&b) as usize, left.difference(&right).count());
             let mut both = a.clone();
             both.intersect(&b);
             check(&both, left.intersection(&right).copied().collect());
             check(&a.complement(), (0..pieces).filter(|n| !left.contains(n)).collect());
             prop_assert_eq!(PieceSet::from_wire(&a.to_wire(), pieces), Ok(a.clone()));
             prop_assert_eq!(a.end_of_run(0), (0..pieces).find(|n| !left.contains(n)).unwrap_or(pieces));
+        }
+
+        #[test]
+        fn a_range_is_its_indexes(pieces in 1u32..300, first in 0u32..300, count in 0u32..300, odd in any::<bool>()) {
+            let mut by_range = PieceSet::empty(pieces);
+            let mut one_by_one = PieceSet::empty(pieces);
+            for index in (0..pieces).step_by(3).filter(|_| odd) {
+                by_range.insert(index);
+                one_by_one.insert(index);
+            }
+            by_range.insert_range(first..first + count);
+            for index in first..first + count {
+                one_by_one.insert(index);
+            }
+            prop_assert_eq!(by_range, one_by_one);
         }
 
         #[test]

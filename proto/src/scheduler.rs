@@ -22,6 +22,8 @@ pub enum NodeMessage {
     Hello(Host),
     /// The node lives.
     Heartbeat,
+    /// The node lives, and sends pieces to others.
+    Load(Load),
     /// The node holds these complete. `listed` once everything it holds has been told.
     Inventory {
         /// Digests of content, and keys of repository records.
@@ -104,6 +106,15 @@ pub struct Progress {
     pub upstream_bytes: u64,
     /// Whether the upstream takes ranges, once that is known.
     pub upstream_ranges: Option<bool>,
+}
+
+/// How busy a node is with sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Upload slots taken at this moment.
+    pub busy: u32,
+    /// Bytes of pieces sent since this was last told.
+    pub sent_bytes: u64,
 }
 
 /// How a task ended for a node.
@@ -207,7 +218,8 @@ pub struct Lease {
     pub size: u64,
     /// Its number: grows with every lease of a task, so that an old holder is told from a new one.
     pub lease: u64,
-    /// The pieces to read.
+    /// The pieces to read. None at all makes it an invitation: the node is to become a further
+    /// holder, from its peers.
     pub ranges: Vec<Range<u32>>,
     /// The lease lapses when this long passes without progress.
     pub expires_ms: u32,

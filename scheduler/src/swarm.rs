@@ -13,19 +13,23 @@
 //! ```
 //! The parts: [`hosts`] who attends, [`inventory`] who holds what, [`tasks`] who takes part in what,
 //! [`leases`] who reads upstream, [`parents`] who is told to fetch from whom (scored in
-//! [`selection`]), [`search`] questions to nodes that have not told everything yet, [`reputation`]
-//! who failed whom.
+//! [`selection`], in the order of [`turns`]), [`search`] questions to nodes that have not told
+//! everything yet, [`reputation`] who failed whom, [`numbers`] short names for hosts and tasks.
+//!
+//! No decision takes long, however many nodes there are: what concerns a crowd is done in portions.
 
 mod hosts;
 mod inventory;
 mod leases;
+mod numbers;
 mod parents;
 mod reputation;
 mod search;
 mod selection;
 mod tasks;
+mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use darner_proto::id::{HostId, Role, TaskId};
@@ -33,16 +37,19 @@ use darner_proto::scheduler::{NodeMessage, SchedulerMessage};
 
 use hosts::{Attendant, Hosts};
 use inventory::Inventory;
+use numbers::Digests;
 use reputation::Reputation;
 use search::Searches;
 use tasks::Task;
+use turns::Turns;
 
 /// The state is told this often that time has passed: the grain of its timers.
 pub const TICK: Duration = Duration::from_millis(100);
 /// More nodes than this are refused: the bound of everything that is kept per node.
 const MAX_HOSTS: usize = 20_000;
-/// A node says it lives every second; after this silence it is gone.
-const SILENCE: Duration = Duration::from_secs(5);
+/// A node says it lives every second; after this silence it is gone. With the grain of the ticks and
+/// the last message's way, a host that vanishes is out of every answer within five seconds.
+const SILENCE: Duration = Duration::from_millis(4700);
 /// When ticks were this far apart, this process was not running, and no node's silence counts.
 const OWN_PAUSE: Duration = Duration::from_secs(2);
 
@@ -132,6 +139,8 @@ pub struct Census {
     pub tasks: usize,
     /// Nodes taking part, over all tasks.
     pub participants: usize,
+    /// Pairs of a node and what it holds complete.
+    pub holdings: usize,
     /// Leases running.
     pub leases: usize,
 }
@@ -148,10 +157,10 @@ pub struct Swarm {
     owners: Vec<SessionId>,
     inventory: Inventory,
     tasks: BTreeMap<TaskId, Task>,
+    numbers: Digests,
     searches: Searches,
     reputation: Reputation,
-    /// The task whose children had their turn last.
-    parents_cursor: Option<TaskId>,
+    turns: Turns,
     next_lease: u64,
     out: Vec<Action>,
 }
@@ -167,9 +176,10 @@ impl Swarm {
             owners: Vec::new(),
             inventory: Inventory::default(),
             tasks: BTreeMap::new(),
+            numbers: Digests::default(),
             searches: Searches::default(),
             reputation: Reputation::default(),
-            parents_cursor: None,
+            turns: Turns::default(),
             next_lease: options.first_lease,
             options,
             out: Vec::new(),
@@ -179,18 +189,20 @@ impl Swarm {
     /// Takes in what happened and says what is to be done about it.
     pub fn apply(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
+        let is_tick = event == Event::Tick;
         match event {
             Event::Message(session, NodeMessage::Hello(host)) => self.hello(session, host),
             Event::Message(session, message) => self.heard(session, message),
             Event::Closed(session) => self.gone(session),
             Event::Tick => self.tick(),
         }
+        self.take_turns(is_tick);
         std::mem::take(&mut self.out)
     }
 
     /// How much there is of everything.
     pub fn census(&self) -> Census {
-        let seeds = self.hosts.seeds().count();
+        let seeds = self.hosts.seed_count();
         Census {
             seeds,
             mirrors: self.hosts.len() - seeds,
@@ -200,6 +212,7 @@ impl Swarm {
                 .values()
                 .map(|task| task.participants.len())
                 .sum(),
+            holdings: self.inventory.len(),
             leases: self.tasks.values().map(|task| task.leases.len()).sum(),
         }
     }
@@ -217,7 +230,10 @@ impl Swarm {
         if self.hosts.len() >= MAX_HOSTS {
             return self.close(session, CloseReason::Full);
         }
-        self.hosts.insert(session, Attendant::new(host, self.now));
+        let reputation = &self.reputation;
+        let number = self.hosts.number(&host.id, |one| reputation.knows(one));
+        let attendant = Attendant::new(session, host, number, self.now);
+        self.hosts.insert(attendant);
         let scheduler = self.options.scheduler.clone();
         self.send(session, SchedulerMessage::Welcome { scheduler });
         if !self.members_changed() {
@@ -237,6 +253,7 @@ impl Swarm {
         match message {
             // Taken by `apply`.
             NodeMessage::Hello(_) | NodeMessage::Heartbeat => {}
+            NodeMessage::Load(load) => self.hosts.loaded(session, now, load),
             NodeMessage::Inventory { keys, listed } => self.holds(session, &keys, listed),
             NodeMessage::Withdraw(keys) => self.withdrawn(session, &keys),
             NodeMessage::Join(join) => self.join(session, join),
@@ -259,22 +276,26 @@ impl Swarm {
             return;
         };
         self.searches.forget(session);
-        let held = self.inventory.forget(session);
-        let mut touched = attendant.tasks.clone();
-        for task in &attendant.tasks {
+        let tasks = &self.tasks;
+        let held = self
+            .inventory
+            .forget(session, |key| tasks.contains_key(key));
+        let part = self.numbers.of(attendant.tasks.iter().copied());
+        let serves = attendant.serves().iter().map(|(task, _)| *task);
+        let serves = self.numbers.of(serves);
+        for task in &part {
             self.drop_participant(task, session);
         }
         for task in &attendant.leases {
             self.orphan(task, session);
         }
+        for task in &serves {
+            self.parent_lost(task, session);
+        }
+        let mut touched: BTreeSet<_> = part.into_iter().chain(serves).chain(held).collect();
         touched.extend(attendant.leases);
-        touched.extend(attendant.serves.keys().copied());
-        touched.extend(held.into_iter().filter(|key| self.tasks.contains_key(key)));
         for task in &touched {
             self.wait_for_return(task);
-        }
-        for task in attendant.serves.keys() {
-            self.parent_lost(task, session);
         }
         for task in touched {
             self.look_after(&task);
@@ -299,11 +320,7 @@ impl Swarm {
         self.reputation.prune(self.now);
         self.tick_searches();
         self.tick_leases();
-        let tasks: Vec<_> = self.tasks.keys().copied().collect();
-        for task in &tasks {
-            self.look_after(task);
-        }
-        self.tick_parents();
+        self.look_after_all();
     }
 
     /// Tells everybody of the hosts that own repositories, if they are not those told before.

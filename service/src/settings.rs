@@ -59,6 +59,8 @@ pub struct Node {
 pub struct Mirror {
     /// [`Role::Mirror`] or [`Role::Seed`].
     pub role: Role,
+    /// A seed's share of what seeds read, in relation to the others'. Default 100.
+    pub weight: u32,
 }
 
 /// `[registry]`

@@ -22,7 +22,7 @@ pub(super) enum Step {
 /// The repository's owners in rendezvous order up to this node, which always comes last.
 pub(super) fn owners(source: &Source, owners: &[Host], me: &HostId) -> Vec<Step> {
     let key = repository_key(source);
-    let mut steps: Vec<_> = rendezvous::order(&key, owners, |host| &host.id)
+    let mut steps: Vec<_> = rendezvous::order_by_weight(&key, owners, |host| host)
         .into_iter()
         .take(MAX_OWNERS)
         .take_while(|host| host.id != *me)

@@ -1,7 +1,8 @@
 //! What this node has told which scheduler, and what follows from what it hears: pure.
 //!
-//! Every scheduler is told what the node holds, so that the loss of one costs no announcement. A
-//! task is registered with one scheduler only: the first in rendezvous order among those connected.
+//! What belongs to whom follows from rendezvous order among the schedulers that are connected. The
+//! first for a task keeps it. The first two for a key are told that the node holds it ([`holdings`]):
+//! so the loss of one costs no announcement, and no scheduler needs memory for all.
 //!
 //! ```text
 //! task:   alone --(a scheduler is up)--> attended --(it goes down, another is up)--> attended
@@ -9,7 +10,13 @@
 //!           +-------(none is up)------------+
 //! ```
 //! When a scheduler comes up that ranks before a task's present one, the task moves to it, and its
-//! lease moves along as a claim.
+//! lease moves along as a claim. The download goes on meanwhile with the parents it knows.
+//!
+//! Nodes may see different schedulers for a while, and so two of them may keep the same task. Only
+//! the word of the one that this node attends for the task counts: under the lease of another nobody
+//! reads a second time, it is told of what comes anyway (*also*), which its nodes can fetch.
+
+mod holdings;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,9 +25,14 @@ use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
 use darner_proto::rendezvous;
 use darner_proto::scheduler::{
-    FailureKind, Join, Lease, LeaseClaim, MAX_KEYS_PER_MESSAGE, NodeMessage, Outcome, Parent,
-    Progress, ReturnReason, SchedulerMessage,
+    FailureKind, Join, Lease, LeaseClaim, NodeMessage, Outcome, Parent, Progress, ReturnReason,
+    SchedulerMessage,
 };
+
+use holdings::Holdings;
+
+/// Leases for tasks that are just beginning. A node begins as many at once as its disk bears.
+const MAX_BEGINNING: usize = 1024;
 
 /// What happens to the sessions.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +64,8 @@ pub enum Input {
     Held(Vec<Digest>),
     /// The node no longer holds these.
     Withdrawn(Vec<Digest>),
+    /// A tenth of a second has passed: the next part of what is still to be told may go out.
+    Turn,
     /// Who holds this?
     Find {
         /// Chosen by the asker.
@@ -78,7 +92,7 @@ pub enum Output {
     Owners(Vec<Host>),
     /// A scheduler asks whether the node holds this.
     Check(HostId, Digest),
-    /// The answer to [`Input::Find`]; `None` when there is nobody to ask.
+    /// The answer to [`Input::Find`]; empty when there is nobody to ask.
     Found(u64, Vec<Host>),
 }
 
@@ -115,6 +129,9 @@ pub struct Sessions {
     schedulers: BTreeMap<HostId, String>,
     connected: BTreeSet<HostId>,
     tasks: HashMap<TaskId, Registration>,
+    /// Whose lease begins a task, until that has joined.
+    beginning: BTreeMap<TaskId, (HostId, LeaseClaim)>,
+    holdings: Holdings,
     finds: HashMap<u64, HostId>,
     owners: Vec<Host>,
 }
@@ -123,15 +140,26 @@ pub struct Sessions {
 struct Registration {
     join: Join,
     scheduler: Option<HostId>,
+    /// Further schedulers that wait for this node's pieces, and the leases they gave.
+    also: BTreeMap<HostId, LeaseClaim>,
 }
 
 impl Sessions {
+    /// Sessions of a node that tells a scheduler that comes back what it holds only after so many
+    /// turns: a number that differs from node to node, so that not all tell at once.
+    pub fn with_patience(turns: u32) -> Self {
+        Self {
+            holdings: Holdings::with_patience(turns),
+            ..Self::default()
+        }
+    }
+
     /// Takes in what happened and says what is to be done about it.
     pub fn apply(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         match input {
             Input::Schedulers(schedulers) => self.set_schedulers(schedulers, &mut out),
-            Input::Up { scheduler, keys } => self.up(scheduler, &keys, &mut out),
+            Input::Up { scheduler, keys } => self.up(scheduler, keys, &mut out),
             Input::Down(scheduler) => self.down(&scheduler, &mut out),
             Input::Received(scheduler, message) => self.received(scheduler, message, &mut out),
             Input::Join(join) => self.join(join, &mut out),
@@ -147,12 +175,9 @@ impl Sessions {
             Input::LeaseReturn(task, lease, reason) => {
                 self.lease_return(task, lease, reason, &mut out);
             }
-            Input::Held(keys) => self.announce(
-                &keys,
-                |keys| NodeMessage::Inventory { keys, listed: true },
-                &mut out,
-            ),
-            Input::Withdrawn(keys) => self.announce(&keys, NodeMessage::Withdraw, &mut out),
+            Input::Held(keys) => self.holdings.held(&self.connected, keys, &mut out),
+            Input::Withdrawn(keys) => self.holdings.withdrawn(&self.connected, keys, &mut out),
+            Input::Turn => self.holdings.turn(&mut out),
             Input::Find { request, key } => self.find(request, key, &mut out),
         }
         out
@@ -179,26 +204,11 @@ impl Sessions {
         }
     }
 
-    fn up(&mut self, scheduler: HostId, keys: &[Digest], out: &mut Vec<Output>) {
+    fn up(&mut self, scheduler: HostId, keys: Vec<Digest>, out: &mut Vec<Output>) {
         if !self.schedulers.contains_key(&scheduler) {
             return;
         }
-        let mut parts = keys.chunks(MAX_KEYS_PER_MESSAGE).peekable();
-        if parts.peek().is_none() {
-            let nothing = NodeMessage::Inventory {
-                keys: Vec::new(),
-                listed: true,
-            };
-            out.push(Output::Send(scheduler.clone(), nothing));
-        }
-        while let Some(part) = parts.next() {
-            let listed = parts.peek().is_none();
-            let inventory = NodeMessage::Inventory {
-                keys: part.to_vec(),
-                listed,
-            };
-            out.push(Output::Send(scheduler.clone(), inventory));
-        }
+        self.holdings.up(&self.connected, &scheduler, keys, out);
         self.connected.insert(scheduler);
         self.place_tasks(out);
     }
@@ -213,7 +223,10 @@ impl Sessions {
             }
             asked != scheduler
         });
+        self.holdings.down(&self.connected, scheduler);
+        self.beginning.retain(|_, (from, _)| from != scheduler);
         for registration in self.tasks.values_mut() {
+            registration.also.remove(scheduler);
             if registration.scheduler.as_ref() == Some(scheduler) {
                 registration.scheduler = None;
             }
@@ -231,6 +244,7 @@ impl Sessions {
                 .map(|id| (*id).clone());
             match first {
                 Some(first) if registration.scheduler.as_ref() != Some(&first) => {
+                    registration.also.remove(&first);
                     if let Some(old) = registration.scheduler.replace(first.clone()) {
                         let leave = NodeMessage::Leave {
                             task: *task,
@@ -262,30 +276,22 @@ impl Sessions {
                 parents,
                 signers,
             } => {
-                out.push(Output::Notify(
-                    task,
-                    TaskEvent::Parents { parents, signers },
-                ));
+                if self.keeps(&scheduler, &task) {
+                    let event = TaskEvent::Parents { parents, signers };
+                    out.push(Output::Notify(task, event));
+                }
             }
             SchedulerMessage::Lease(lease) => self.lease(scheduler, lease, out),
             SchedulerMessage::LeaseRevoked { task, lease } => {
-                if let Some(registration) = self.tasks.get_mut(&task)
-                    && registration
-                        .join
-                        .lease
-                        .as_ref()
-                        .is_some_and(|claim| claim.lease == lease)
-                {
-                    registration.join.lease = None;
-                }
-                out.push(Output::Notify(task, TaskEvent::LeaseRevoked(lease)));
+                self.revoked(&scheduler, task, lease, out);
             }
             SchedulerMessage::Ask(key) => match self.tasks.get(&key) {
                 Some(registration) => {
-                    out.push(Output::Send(
-                        scheduler,
-                        NodeMessage::Join(registration.join.clone()),
-                    ));
+                    let mut join = registration.join.clone();
+                    if registration.scheduler.as_ref() != Some(&scheduler) {
+                        join.lease = registration.also.get(&scheduler).cloned();
+                    }
+                    out.push(Output::Send(scheduler, NodeMessage::Join(join)));
                 }
                 None => out.push(Output::Check(scheduler, key)),
             },
@@ -295,22 +301,55 @@ impl Sessions {
                 }
             }
             SchedulerMessage::NoSource { task, reason } => {
-                out.push(Output::Notify(task, TaskEvent::NoSource(reason)));
+                if self.keeps(&scheduler, &task) {
+                    out.push(Output::Notify(task, TaskEvent::NoSource(reason)));
+                }
             }
         }
     }
 
+    /// Whether this scheduler's word on the task counts here.
+    fn keeps(&self, scheduler: &HostId, task: &TaskId) -> bool {
+        let registration = self.tasks.get(task);
+        registration.is_some_and(|one| one.scheduler.as_ref() == Some(scheduler))
+    }
+
     fn lease(&mut self, scheduler: HostId, lease: Lease, out: &mut Vec<Output>) {
-        let Some(registration) = self.tasks.get_mut(&lease.task) else {
-            out.push(Output::Begin(lease));
-            return;
-        };
-        registration.join.lease = Some(LeaseClaim {
+        let claim = LeaseClaim {
             lease: lease.lease,
             ranges: lease.ranges.clone(),
-        });
-        registration.scheduler = Some(scheduler);
-        out.push(Output::Notify(lease.task, TaskEvent::Lease(lease)));
+        };
+        let Some(registration) = self.tasks.get_mut(&lease.task) else {
+            // An invitation is no claim.
+            if !claim.ranges.is_empty() && self.beginning.len() < MAX_BEGINNING {
+                self.beginning.insert(lease.task, (scheduler, claim));
+            }
+            return out.push(Output::Begin(lease));
+        };
+        if claim.ranges.is_empty() {
+            return;
+        }
+        if registration.scheduler.as_ref() == Some(&scheduler) {
+            registration.join.lease = Some(claim);
+            out.push(Output::Notify(lease.task, TaskEvent::Lease(lease)));
+        } else {
+            registration.attend_also(scheduler, claim, out);
+        }
+    }
+
+    fn revoked(&mut self, scheduler: &HostId, task: TaskId, lease: u64, out: &mut Vec<Output>) {
+        let Some(registration) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        if registration.scheduler.as_ref() != Some(scheduler) {
+            // It is still told of what comes.
+            return;
+        }
+        let claim = registration.join.lease.as_ref();
+        if claim.is_some_and(|claim| claim.lease == lease) {
+            registration.join.lease = None;
+        }
+        out.push(Output::Notify(task, TaskEvent::LeaseRevoked(lease)));
     }
 
     fn join(&mut self, join: Join, out: &mut Vec<Output>) {
@@ -328,13 +367,17 @@ impl Sessions {
                 out.push(Output::Notify(task, alone(&task, &self.owners, expected)));
             }
         }
-        self.tasks.insert(
-            task,
-            Registration {
-                join,
-                scheduler: first,
-            },
-        );
+        let mut registration = Registration {
+            join,
+            scheduler: first,
+            also: BTreeMap::new(),
+        };
+        if let Some((from, claim)) = self.beginning.remove(&task)
+            && registration.scheduler.as_ref() != Some(&from)
+        {
+            registration.attend_also(from, claim, out);
+        }
+        self.tasks.insert(task, registration);
     }
 
     fn gained(&mut self, progress: Progress, out: &mut Vec<Output>) {
@@ -343,12 +386,24 @@ impl Sessions {
                 registration.join.held.insert_range(range.clone());
             }
         }
+        let also = self.tasks.get(&progress.task).map(|one| one.also.keys());
+        for scheduler in also.into_iter().flatten() {
+            let message = NodeMessage::Progress(progress.clone());
+            out.push(Output::Send(scheduler.clone(), message));
+        }
         self.to_scheduler(&progress.task.clone(), NodeMessage::Progress(progress), out);
     }
 
     fn leave(&mut self, task: TaskId, outcome: Outcome, out: &mut Vec<Output>) {
-        self.to_scheduler(&task, NodeMessage::Leave { task, outcome }, out);
-        self.tasks.remove(&task);
+        self.beginning.remove(&task);
+        let Some(registration) = self.tasks.remove(&task) else {
+            return;
+        };
+        let also = registration.also.into_keys();
+        for scheduler in registration.scheduler.into_iter().chain(also) {
+            let message = NodeMessage::Leave { task, outcome };
+            out.push(Output::Send(scheduler, message));
+        }
     }
 
     /// A lease can come back for a task that could not even begin: then its owner is told.
@@ -369,9 +424,7 @@ impl Sessions {
                 registration.join.lease = None;
                 registration.scheduler.clone()
             }
-            None => rendezvous::order(&task, &self.connected, |id| id)
-                .first()
-                .map(|id| (*id).clone()),
+            None => self.beginning.remove(&task).map(|(scheduler, _)| scheduler),
         };
         out.extend(scheduler.map(|scheduler| Output::Send(scheduler, returned)));
     }
@@ -392,23 +445,22 @@ impl Sessions {
             out.push(Output::Send(scheduler, message));
         }
     }
+}
 
-    fn announce(
-        &self,
-        keys: &[Digest],
-        message: impl Fn(Vec<Digest>) -> NodeMessage,
-        out: &mut Vec<Output>,
-    ) {
-        for scheduler in &self.connected {
-            for part in keys.chunks(MAX_KEYS_PER_MESSAGE) {
-                out.push(Output::Send(scheduler.clone(), message(part.to_vec())));
-            }
-        }
+impl Registration {
+    /// Tells one more scheduler of this node's part, so that its nodes find the pieces here.
+    fn attend_also(&mut self, scheduler: HostId, claim: LeaseClaim, out: &mut Vec<Output>) {
+        let join = Join {
+            lease: Some(claim.clone()),
+            ..self.join.clone()
+        };
+        out.push(Output::Send(scheduler.clone(), NodeMessage::Join(join)));
+        self.also.insert(scheduler, claim);
     }
 }
 
 fn alone(task: &TaskId, owners: &[Host], expected: bool) -> TaskEvent {
-    let owners = rendezvous::order(task, owners, |host| &host.id);
+    let owners = rendezvous::order_by_weight(task, owners, |host| host);
     TaskEvent::Alone {
         owners: owners.into_iter().cloned().collect(),
         expected,

@@ -14,6 +14,10 @@ impl TryFrom<wire::NodeMessage> for NodeMessage {
                 Self::Hello(required("host", hello.host)?.try_into()?)
             }
             NodeBody::Heartbeat(_) => Self::Heartbeat,
+            NodeBody::Load(load) => Self::Load(Load {
+                busy: load.busy,
+                sent_bytes: load.sent_bytes,
+            }),
             NodeBody::Inventory(inventory) => Self::Inventory {
                 keys: digests(&inventory.keys)?,
                 listed: inventory.listed,

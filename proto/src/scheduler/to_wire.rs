@@ -12,6 +12,10 @@ impl From<&NodeMessage> for wire::NodeMessage {
                 host: Some(host.into()),
             }),
             NodeMessage::Heartbeat => NodeBody::Heartbeat(wire::Heartbeat {}),
+            NodeMessage::Load(load) => NodeBody::Load(wire::Load {
+                busy: load.busy,
+                sent_bytes: load.sent_bytes,
+            }),
             NodeMessage::Inventory { keys, listed } => NodeBody::Inventory(wire::Inventory {
                 keys: keys.iter().map(wire_digest).collect(),
                 listed: *listed,

@@ -1,4 +1,4 @@
-//! Who attends: presence, how fast a node may talk, and who owns repositories.
+//! Who attends: presence, how fast a node may talk, how busy it is, and who owns repositories.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,8 +7,10 @@ use std::time::Duration;
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::rendezvous;
+use darner_proto::scheduler::Load;
 
-use super::SessionId;
+use super::numbers::{HostNumber, NumberMap, TaskNumber};
+use super::{MAX_HOSTS, SessionId};
 
 /// Messages a node may send in a second, besides those its tasks give reason to.
 const MESSAGES_PER_SECOND: u64 = 50;
@@ -21,40 +23,62 @@ const MESSAGE_BURST: u64 = 1024;
 const MAX_SEED_OWNERS: usize = 64;
 /// Mirrors named as owners of repositories where there is no seed.
 const MAX_MIRROR_OWNERS: usize = 8;
+/// Names kept of hosts that are gone, so that one that comes back is known by its old number.
+const MAX_NAMES: usize = 4 * MAX_HOSTS;
+/// A new measurement of a host's sending rate counts a quarter, so that one bad second is not held
+/// against it and four are.
+const RATE_SHARE: u64 = 4;
 
 /// A live session and its host.
 #[derive(Debug)]
 pub(super) struct Attendant {
     pub(super) host: Host,
+    pub(super) number: HostNumber,
     pub(super) since: Duration,
+    session: SessionId,
     last_heard: Duration,
-    /// Whether everything it holds has been told, or it had its time to.
-    pub(super) listed: bool,
-    /// Tasks it takes part in.
-    pub(super) tasks: BTreeSet<TaskId>,
+    /// Tasks it takes part in, ascending.
+    pub(super) tasks: Vec<TaskNumber>,
     /// Tasks it holds a lease of.
     pub(super) leases: BTreeSet<TaskId>,
-    /// How many children it has in each task; none is zero.
-    pub(super) serves: BTreeMap<TaskId, u32>,
+    /// How many children it has in each task, by task; none is zero.
+    serves: Vec<(TaskNumber, u32)>,
     /// The sum of `serves`.
     pub(super) children: u32,
     /// Thousandths of messages it may send now.
     allowance: u64,
+    pub(super) sending: Option<Sending>,
+}
+
+/// What a host has told of its sending.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sending {
+    /// Upload slots taken when it last told.
+    pub(super) busy: u32,
+    told: Duration,
+    /// Bytes a second that it sends when all its slots are taken: what its link gives.
+    pub(super) full_rate: Option<u64>,
 }
 
 impl Attendant {
-    pub(super) fn new(host: Host, now: Duration) -> Self {
+    pub(super) fn new(session: SessionId, host: Host, number: HostNumber, now: Duration) -> Self {
         Self {
             host,
+            number,
             since: now,
+            session,
             last_heard: now,
-            listed: false,
-            tasks: BTreeSet::new(),
+            tasks: Vec::new(),
             leases: BTreeSet::new(),
-            serves: BTreeMap::new(),
+            serves: Vec::new(),
             children: 0,
             allowance: MESSAGE_BURST * 1000,
+            sending: None,
         }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
     }
 
     /// Notes a sign of life. `false` when it says more than it may.
@@ -80,19 +104,83 @@ impl Attendant {
         }
     }
 
-    pub(super) fn children_in(&self, task: &TaskId) -> u32 {
-        self.serves.get(task).copied().unwrap_or(0)
+    /// Takes down how busy it says it is.
+    pub(super) fn loaded(&mut self, now: Duration, load: Load) {
+        let before = self.sending;
+        let mut full_rate = before.and_then(|one| one.full_rate);
+        let passed = before.map_or(0, |one| now.saturating_sub(one.told).as_millis());
+        if let Some(passed) = u64::try_from(passed).ok().filter(|passed| *passed > 0)
+            && load.busy >= self.host.upload_slots
+        {
+            let rate = load.sent_bytes.saturating_mul(1000) / passed;
+            let old = full_rate.unwrap_or(rate);
+            full_rate = Some(old - old / RATE_SHARE + rate / RATE_SHARE);
+        }
+        self.sending = Some(Sending {
+            busy: load.busy,
+            told: now,
+            full_rate,
+        });
+    }
+
+    pub(super) fn joined(&mut self, task: TaskNumber) {
+        if let Err(at) = self.tasks.binary_search(&task) {
+            self.tasks.insert(at, task);
+        }
+    }
+
+    pub(super) fn left(&mut self, task: TaskNumber) {
+        if let Ok(at) = self.tasks.binary_search(&task) {
+            self.tasks.remove(at);
+        }
+    }
+
+    pub(super) fn children_in(&self, task: TaskNumber) -> u32 {
+        self.place(task).map_or(0, |at| self.serves[at].1)
+    }
+
+    /// The tasks in which it is somebody's parent, and how many children it has in each.
+    pub(super) fn serves(&self) -> &[(TaskNumber, u32)] {
+        &self.serves
+    }
+
+    pub(super) fn child_gained(&mut self, task: TaskNumber) {
+        self.children += 1;
+        match self.place(task) {
+            Ok(at) => self.serves[at].1 += 1,
+            Err(at) => self.serves.insert(at, (task, 1)),
+        }
+    }
+
+    pub(super) fn child_lost(&mut self, task: TaskNumber) {
+        let Ok(at) = self.place(task) else { return };
+        self.children -= 1;
+        self.serves[at].1 -= 1;
+        if self.serves[at].1 == 0 {
+            self.serves.remove(at);
+        }
+    }
+
+    fn place(&self, task: TaskNumber) -> Result<usize, usize> {
+        self.serves.binary_search_by_key(&task, |(task, _)| *task)
     }
 }
 
 /// All live sessions.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
-    live: BTreeMap<SessionId, Attendant>,
+    /// Where each session is in `slots`.
+    index: NumberMap<SessionId, u32>,
+    slots: Vec<Option<Attendant>>,
+    free: Vec<u32>,
     by_id: HashMap<HostId, SessionId>,
+    names: HashMap<HostId, HostNumber>,
+    last_number: u32,
     seeds: BTreeSet<Ranked>,
     mirrors: BTreeSet<Ranked>,
     unlisted: BTreeSet<SessionId>,
+    /// What hosts send when they are busy, over all that have told: a slow average.
+    usual_rate: Option<u64>,
 }
 
 /// In an order that the coming and going of others does not change.
@@ -100,23 +188,56 @@ type Ranked = (Reverse<u64>, SessionId);
 
 impl Hosts {
     pub(super) fn len(&self) -> usize {
-        self.live.len()
+        self.index.len()
     }
 
     pub(super) fn get(&self, session: SessionId) -> Option<&Attendant> {
-        self.live.get(&session)
+        let slot = self.index.get(&session)?;
+        self.slots.get(*slot as usize)?.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, session: SessionId) -> Option<&mut Attendant> {
-        self.live.get_mut(&session)
+        let slot = self.index.get(&session)?;
+        self.slots.get_mut(*slot as usize)?.as_mut()
     }
 
     pub(super) fn session_of(&self, id: &HostId) -> Option<SessionId> {
         self.by_id.get(id).copied()
     }
 
+    /// The number of a host that attends or has attended.
+    pub(super) fn number_of(&self, id: &HostId) -> Option<HostNumber> {
+        self.names.get(id).copied()
+    }
+
+    /// The number of `id`: its old one, if that is remembered. `is_needed` tells whose may not be
+    /// forgotten.
+    pub(super) fn number(
+        &mut self,
+        id: &HostId,
+        is_needed: impl Fn(HostNumber) -> bool,
+    ) -> HostNumber {
+        if let Some(number) = self.names.get(id) {
+            return *number;
+        }
+        if self.names.len() >= MAX_NAMES {
+            let live = &self.by_id;
+            self.names
+                .retain(|id, number| live.contains_key(id) || is_needed(*number));
+        }
+        self.last_number += 1;
+        let number = HostNumber(self.last_number);
+        self.names.insert(id.clone(), number);
+        number
+    }
+
+    /// Live sessions, in an order that is the same in every run.
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
-        self.live.keys().copied()
+        self.live().map(|attendant| attendant.session)
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Attendant> {
+        self.slots.iter().flatten()
     }
 
     /// Sessions of live seeds.
@@ -124,16 +245,41 @@ impl Hosts {
         self.seeds.iter().map(|(_, session)| *session)
     }
 
-    pub(super) fn insert(&mut self, session: SessionId, attendant: Attendant) {
+    pub(super) fn seed_count(&self) -> usize {
+        self.seeds.len()
+    }
+
+    /// Live seeds and their hosts, in weighted rendezvous order for `task`.
+    pub(super) fn seeds_for(&self, task: &TaskId) -> Vec<&Attendant> {
+        let seeds: Vec<_> = self.seeds().filter_map(|seed| self.get(seed)).collect();
+        rendezvous::order_by_weight(task, &seeds, |seed| &seed.host)
+            .into_iter()
+            .copied()
+            .collect()
+    }
+
+    pub(super) fn insert(&mut self, attendant: Attendant) {
+        let session = attendant.session;
         self.by_id.insert(attendant.host.id.clone(), session);
         self.of_role(attendant.host.role)
             .insert(ranked(session, &attendant.host));
         self.unlisted.insert(session);
-        self.live.insert(session, attendant);
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(None);
+                // There are at most MAX_HOSTS.
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.index.insert(session, slot);
+        self.slots[slot as usize] = Some(attendant);
     }
 
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Attendant> {
-        let attendant = self.live.remove(&session)?;
+        let slot = self.index.remove(&session)?;
+        let attendant = self.slots[slot as usize].take()?;
+        self.free.push(slot);
         self.by_id.remove(&attendant.host.id);
         self.of_role(attendant.host.role)
             .remove(&ranked(session, &attendant.host));
@@ -155,9 +301,26 @@ impl Hosts {
 
     pub(super) fn set_listed(&mut self, session: SessionId) {
         self.unlisted.remove(&session);
-        if let Some(attendant) = self.live.get_mut(&session) {
-            attendant.listed = true;
+    }
+
+    /// Takes down how busy a host says it is.
+    pub(super) fn loaded(&mut self, session: SessionId, now: Duration, load: Load) {
+        let Some(attendant) = self.get_mut(session) else {
+            return;
+        };
+        attendant.loaded(now, load);
+        if let Some(rate) = attendant.sending.and_then(|one| one.full_rate) {
+            // One of very many: it counts for little.
+            let old = self.usual_rate.unwrap_or(rate);
+            self.usual_rate = Some(old - old / 64 + rate / 64);
         }
+    }
+
+    /// Whether it sends less than half of what hosts usually do, by what it has told itself.
+    pub(super) fn is_slow(&self, attendant: &Attendant) -> bool {
+        let rate = attendant.sending.and_then(|sending| sending.full_rate);
+        rate.zip(self.usual_rate)
+            .is_some_and(|(rate, usual)| rate < usual / 2)
     }
 
     /// The seeds, or without seeds a few mirrors.
@@ -175,14 +338,12 @@ impl Hosts {
     }
 
     pub(super) fn silent_since(&self, limit: Duration) -> Vec<SessionId> {
-        let live = self.live.iter();
-        live.filter(|(_, attendant)| attendant.last_heard < limit)
-            .map(|(session, _)| *session)
-            .collect()
+        let silent = self.live().filter(|one| one.last_heard < limit);
+        silent.map(|attendant| attendant.session).collect()
     }
 
     pub(super) fn forgive_silence(&mut self, now: Duration) {
-        for attendant in self.live.values_mut() {
+        for attendant in self.slots.iter_mut().flatten() {
             attendant.last_heard = now;
         }
     }
@@ -193,3 +354,6 @@ fn ranked(session: SessionId, host: &Host) -> Ranked {
     let key = Digest::Sha256([0; 32]);
     (Reverse(rendezvous::rank(&key, &host.id)), session)
 }
+
+/// What nodes said of a size other than the task's own, by size.
+pub(super) type Dissent = BTreeMap<u64, BTreeSet<HostNumber>>;

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use darner_proto::id::{HostId, TaskId};
 use darner_proto::piece_set::PieceSet;
-use darner_proto::rendezvous;
 use darner_proto::scheduler::{self, Progress, ReturnReason, SchedulerMessage};
 
 use super::{Counted, SessionId, Swarm};
@@ -44,6 +43,12 @@ const READ_AHEAD: u32 = 64;
 const MIN_SHARE: u32 = 16;
 /// Readers of one task at once: one upstream connection more each, or several.
 const MAX_READERS: usize = 8;
+/// Participants for which one seed is enough. A seed has some dozens of children at a time, and they
+/// have theirs; where there are more, a further seed is to hold the content too, for those who come
+/// when the first crowd is gone.
+const CHILDREN_PER_SEED: usize = 64;
+/// Seeds called for one task.
+const MAX_CALLED: usize = 64;
 /// Past readers of a task whose keys are kept.
 const MAX_PAST_READERS: usize = 16;
 
@@ -93,7 +98,10 @@ impl Swarm {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
-        if task.participants.is_empty() || task.sourcing.exhausted.is_some() || self.has_holder(id)
+        if task.participants.is_empty()
+            || task.is_all_held()
+            || task.sourcing.exhausted.is_some()
+            || self.has_holder(id)
         {
             return;
         }
@@ -129,24 +137,27 @@ impl Swarm {
             .count()
             .max(1);
         let readers = &readers[..wanted.min(parallel).min(MAX_READERS)];
-        for (reader, share) in readers.iter().zip(divide(&needed, readers.len())) {
+        let shares = divide(&needed, &self.weights(readers));
+        for (reader, share) in readers.iter().zip(shares) {
             self.grant(id, *reader, share);
         }
     }
 
-    /// Who may read now, the first to be asked first: seeds in the task's rendezvous order, then
-    /// participants in the order they came; those already tried behind those not.
+    fn weights(&self, readers: &[SessionId]) -> Vec<u32> {
+        let readers = readers.iter();
+        readers
+            .map(|reader| self.hosts.get(*reader).map_or(1, |node| node.host.weight()))
+            .collect()
+    }
+
+    /// Who may read now, the first to be asked first: seeds in the task's weighted rendezvous order,
+    /// then participants in the order they came; those already tried behind those not.
     fn candidates(&self, id: &TaskId) -> Vec<SessionId> {
         let Some(task) = self.tasks.get(id) else {
             return Vec::new();
         };
-        let seeds: Vec<_> = self
-            .hosts
-            .seeds()
-            .filter_map(|session| Some((session, &self.hosts.get(session)?.host.id)))
-            .collect();
-        let seeds = rendezvous::order(id, &seeds, |(_, host)| host);
-        let seeds = seeds.into_iter().map(|(session, _)| *session);
+        let seeds = self.hosts.seeds_for(id);
+        let seeds = seeds.into_iter().map(super::hosts::Attendant::session);
         let mirrors = task.order.iter().copied();
         let mut ranked: Vec<_> = seeds
             .chain(mirrors.filter(|session| !self.is_seed(*session)))
@@ -291,8 +302,11 @@ impl Swarm {
         if others.is_empty() {
             return;
         }
-        let readers = u32::try_from(others.len() + 1).unwrap_or(u32::MAX);
-        let kept = (lease.missing.len() / readers).max(READ_AHEAD);
+        let weights = self.weights(&others);
+        let mine = self.weights(&[lease.holder]).iter().sum::<u32>();
+        let all = mine + weights.iter().sum::<u32>();
+        let share = u64::from(lease.missing.len()) * u64::from(mine) / u64::from(all);
+        let kept = u32::try_from(share).unwrap_or(u32::MAX).max(READ_AHEAD);
         let mut given = PieceSet::empty(task.pieces());
         for index in lease.missing.iter().skip(kept as usize) {
             given.insert(index);
@@ -303,9 +317,50 @@ impl Swarm {
             task.leases[0].missing.subtract(&given);
         }
         self.tell_lease(id, holder);
-        for (other, share) in others.iter().zip(divide(&given, others.len())) {
+        for (other, share) in others.iter().zip(divide(&given, &weights)) {
             self.grant(id, *other, share);
         }
+    }
+
+    /// Many want it: further seeds are invited to hold it, in its weighted rendezvous order.
+    pub(super) fn call_seeds(&mut self, id: &TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let wanted = (task.participants.len() / CHILDREN_PER_SEED).min(MAX_CALLED);
+        let before = task.seeds_called;
+        if wanted <= before {
+            return;
+        }
+        task.seeds_called = wanted;
+        let called: Vec<_> = self
+            .hosts
+            .seeds_for(id)
+            .into_iter()
+            .take(wanted)
+            .skip(before)
+            .map(super::hosts::Attendant::session)
+            .filter(|seed| !self.takes_part(*seed, id) && !self.inventory.holds(*seed, id))
+            .filter(|seed| !self.is_reading(id, *seed) && !self.is_useless(id, *seed))
+            .collect();
+        for seed in called {
+            self.invite(id, seed);
+        }
+    }
+
+    fn invite(&mut self, id: &TaskId, seed: SessionId) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let invitation = SchedulerMessage::Lease(scheduler::Lease {
+            task: *id,
+            size: task.size,
+            lease: 0,
+            ranges: Vec::new(),
+            expires_ms: 0,
+            sources: task.sources.clone(),
+        });
+        self.send(seed, invitation);
     }
 
     /// Sessions that read the task now.
@@ -325,18 +380,39 @@ impl Swarm {
     }
 }
 
-/// Cuts `pieces` into `parts` runs of nearly equal length, in order.
-fn divide(pieces: &PieceSet, parts: usize) -> Vec<PieceSet> {
-    let each = (pieces.len() as usize).div_ceil(parts.max(1)).max(1);
-    let indexes: Vec<_> = pieces.iter().collect();
-    indexes
-        .chunks(each)
-        .map(|chunk| {
-            let mut part = PieceSet::empty(pieces.pieces());
-            for index in chunk {
-                part.insert(*index);
-            }
-            part
-        })
-        .collect()
+/// Cuts `pieces` into runs, in order, of lengths in proportion to `weights`. A part that would be
+/// empty is left out, and the last takes what is left over.
+fn divide(pieces: &PieceSet, weights: &[u32]) -> Vec<PieceSet> {
+    let all: u64 = weights.iter().copied().map(u64::from).sum();
+    let total = u64::from(pieces.len());
+    let mut indexes = pieces.iter();
+    let (mut weighed, mut taken) = (0, 0);
+    let parts = weights.iter().map(|weight| {
+        weighed += u64::from(*weight);
+        let end = (total * weighed).div_ceil(all.max(1));
+        let mut part = PieceSet::empty(pieces.pieces());
+        for index in indexes.by_ref().take(usize::try_from(end - taken).unwrap_or(0)) {
+            part.insert(index);
+        }
+        taken = end;
+        part
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_follow_the_weights_and_lose_nothing() {
+        let pieces = PieceSet::full(100);
+        let lengths = |weights: &[u32]| -> Vec<_> {
+            divide(&pieces, weights).iter().map(PieceSet::len).collect()
+        };
+        assert_eq!(lengths(&[1, 1]), [50, 50]);
+        assert_eq!(lengths(&[100, 300]), [25, 75]);
+        assert_eq!(lengths(&[1, 1, 1]), [34, 33, 33]);
+        assert_eq!(lengths(&[10_000, 1]), [100]);
+    }
 }

@@ -1,38 +1,40 @@
-//! Whom every participant is told to fetch from, and when it is told.
+//! Whom every participant is told to fetch from: the choice for one child, and the telling.
 //!
-//! A child is told at once when it joins and when it loses a parent; otherwise at most twice a
-//! second, and only when what it is told has changed. Two nodes that are both incomplete may be each
-//! other's parents.
+//! When it is whose turn is decided in [`super::turns`]. Links are made both ways where they can be:
+//! a node that becomes a child's parent is offered the child as a parent in turn, so that all have
+//! as many children as parents and two half-complete nodes serve each other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use darner_proto::id::{HostId, SigningKey, TaskId};
 use darner_proto::scheduler::{FailureKind, Parent, SchedulerMessage};
 
-use super::selection::{Candidate, choose};
+use super::hosts::Attendant;
+use super::inventory::Holders;
+use super::selection::{Candidate, MAX_PARENTS, choose};
 use super::tasks::{Participant, Task};
+use super::turns::{EARLY, RETELL, YOUNG};
 use super::{Counted, SessionId, Swarm, mix};
 
-/// A child whose picture has changed is told no sooner than this after the last time.
-const RETELL: Duration = Duration::from_millis(500);
-/// A child with fewer parents is offered more as they come.
-const ENOUGH_PARENTS: usize = 4;
 /// Children of one host in one task: at least this many, at most [`MOST_CHILDREN`], else twice its
 /// upload slots.
 const FEWEST_CHILDREN: u32 = 16;
 const MOST_CHILDREN: u32 = 128;
 /// Participants, and as many holders, that are weighed for one child: the work per decision does
 /// not grow with the swarm.
-const WINDOW: usize = 48;
-/// Children weighed in one tick beside the urgent ones; the others have their turn in the next.
-const MAX_EVALUATIONS: usize = 1000;
+const WINDOW: usize = 32;
+/// In a crowd a node without anything yet chooses this many parents; the places left are for those
+/// that choose it.
+const CHOSEN_AT_FIRST: usize = 6;
+/// A swarm with more nodes than this is a crowd.
+const CROWD: usize = 2 * MAX_PARENTS;
 /// Keys named to one child.
 const MAX_SIGNERS: usize = 64;
 /// Of these, hosts that hold the content and may have signed what others pass on.
 const MAX_HOLDER_SIGNERS: usize = 16;
 
-type Signers = Vec<(HostId, SigningKey)>;
+type Signers<'a> = BTreeMap<&'a HostId, SigningKey>;
 
 /// How many children a host with so many upload slots has at most in one task.
 pub(super) fn most_children(upload_slots: u32) -> u32 {
@@ -47,223 +49,278 @@ impl Swarm {
         let Some(parents) = self.best_parents(id, child) else {
             return;
         };
-        let signers = self.signers(id, &parents);
-        let told = self.tell(id, child, &parents, &signers);
-        self.assign(id, child, parents);
-        if let Some(message) = told {
-            self.send(child, message);
+        if let Some(task) = self.tasks.get_mut(id)
+            && let Some(me) = task.participants.get_mut(&child)
+        {
+            me.seen = task.news;
         }
+        let new = self.assign(id, child, parents);
+        self.offer_back(id, child, &new);
+        self.tell(id, child);
     }
 
-    /// The message that the child is due, if it is news to it.
-    fn tell(
-        &mut self,
-        id: &TaskId,
-        child: SessionId,
-        parents: &[SessionId],
-        signers: &Signers,
-    ) -> Option<SchedulerMessage> {
+    /// Tells the child its parents, if it has not been told these.
+    pub(super) fn tell(&mut self, id: &TaskId, child: SessionId) {
         let now = self.now;
-        let task = self.tasks.get_mut(id)?;
-        let me = task.participants.get_mut(&child)?;
-        me.due = false;
-        me.not_before = now + RETELL;
-        let first = me.evaluations == 0;
-        me.evaluations += 1;
-        let old: BTreeSet<_> = me.parents.iter().collect();
-        let new: BTreeSet<_> = parents.iter().collect();
-        if !first && old == new && me.told_signers == *signers {
-            return None;
-        }
-        me.told_signers.clone_from(signers);
-        let task = self.tasks.get(id)?;
-        let parents = parents.iter().filter_map(|parent| {
-            Some(Parent {
-                host: self.hosts.get(*parent)?.host.clone(),
-                complete: self.is_complete(task, id, *parent),
-            })
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let Some(me) = task.participants.get(&child) else {
+            return;
+        };
+        let signers = self.signers(id, task, &me.parents);
+        let told = fingerprint(&me.parents, &signers);
+        let message = (told != me.told).then(|| {
+            let holders = self.inventory.holders(id);
+            let parents = me.parents.iter().filter_map(|parent| {
+                Some(Parent {
+                    host: self.hosts.get(*parent)?.host.clone(),
+                    complete: is_complete(task, holders, *parent),
+                })
+            });
+            SchedulerMessage::Parents {
+                task: *id,
+                parents: parents.collect(),
+                signers: signers
+                    .into_iter()
+                    .map(|(host, key)| (host.clone(), key))
+                    .collect(),
+            }
         });
-        Some(SchedulerMessage::Parents {
-            task: *id,
-            parents: parents.collect(),
-            signers: signers.clone(),
-        })
+        let me = self.tasks.get_mut(id);
+        if let Some(me) = me.and_then(|task| task.participants.get_mut(&child)) {
+            me.told = told;
+            me.offered = false;
+            me.evaluations = me.evaluations.saturating_add(1);
+            me.not_before = now + if me.evaluations <= YOUNG { EARLY } else { RETELL };
+        }
+        if let Some(message) = message {
+            self.send(child, message);
+        }
     }
 
     fn best_parents(&self, id: &TaskId, child: SessionId) -> Option<Vec<SessionId>> {
         let task = self.tasks.get(id)?;
         let me = task.participants.get(&child)?;
-        let host = &self.hosts.get(child)?.host;
+        let node = self.hosts.get(child)?;
         if me.held.is_full() {
             return Some(Vec::new());
         }
-        let pool = self.pool(task, id, child);
-        let candidates = pool
+        let holders = self.inventory.holders(id);
+        let candidates = self
+            .pool(task, me, holders, child)
             .into_iter()
             .filter(|session| *session != child)
-            .filter_map(|session| self.candidate(task, id, me, session))
+            .filter_map(|session| self.candidate(task, me, node, holders, session))
             .collect();
         let lacking = me.held.pieces() - me.held.len();
-        Some(choose(host, child, lacking, candidates))
+        let crowd = task.participants.len() > CROWD && me.held.is_empty();
+        let most = if crowd { CHOSEN_AT_FIRST } else { MAX_PARENTS };
+        let most = most.max(me.parents.len().min(MAX_PARENTS));
+        let turn = mix(child.0, u64::from(me.evaluations / STEADY));
+        Some(choose(&node.host, turn, lacking, most, candidates))
     }
 
     /// Who is weighed: present parents, readers, and a window of holders and participants that is
     /// another one for every child and every time.
-    fn pool(&self, task: &Task, id: &TaskId, child: SessionId) -> BTreeSet<SessionId> {
-        let mut pool = BTreeSet::new();
-        let mut turn = 0;
-        if let Some(me) = task.participants.get(&child) {
-            pool.extend(me.parents.iter().copied());
-            turn = me.evaluations;
-        }
+    fn pool(
+        &self,
+        task: &Task,
+        me: &Participant,
+        holders: Holders<'_>,
+        child: SessionId,
+    ) -> Vec<SessionId> {
+        let chance = mix(child.0, u64::from(me.evaluations));
+        let mut pool = me.parents.clone();
         pool.extend(task.leases.iter().map(|lease| lease.holder));
-        let holders = self.inventory.count(id);
-        let chance = mix(child.0, turn);
-        pool.extend(
-            self.inventory
-                .holders(id)
-                .skip(start(chance, holders))
-                .take(WINDOW),
-        );
+        pool.extend(holders.window(start(chance, holders.len()), WINDOW));
         let first = start(chance, task.order.len());
         pool.extend(task.order.iter().skip(first).take(WINDOW));
+        pool.sort_unstable();
+        pool.dedup();
         pool
     }
 
     fn candidate<'a>(
         &'a self,
         task: &Task,
-        id: &TaskId,
         me: &Participant,
+        child: &Attendant,
+        holders: Holders<'_>,
         session: SessionId,
     ) -> Option<Candidate<'a>> {
         let attendant = self.hosts.get(session)?;
-        let host = &attendant.host;
-        let complete = self.inventory.holds(session, id);
+        let (host, number) = (&attendant.host, attendant.number);
+        let complete = holders.contains(session);
         let participant = task.participants.get(&session);
         if !(complete || participant.is_some())
             || task.shunned.contains(&session)
-            || self.is_banned(session)
+            || self.reputation.is_banned(number, self.now)
         {
             return None;
         }
-        let failure = me.failure_of(&host.id);
+        let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
         let current = me.parents.contains(&session);
-        let full = attendant.children_in(id) >= most_children(host.upload_slots);
+        let full = attendant.children_in(task.number) >= most_children(host.upload_slots);
         if (failure.is_some() && !slow) || (full && !current) {
             return None;
         }
         let lacking = me.held.pieces() - me.held.len();
         let useful = match participant {
             _ if complete => lacking,
-            Some(participant) => has_for(participant, me),
+            Some(participant) => participant.held.len_beyond(&me.held),
             None => 0,
         };
+        let mutual = participant.is_some_and(|one| one.parents.contains(&child.session()));
+        let busy = attendant.sending.map_or(0, |sending| sending.busy);
         Some(Candidate {
             session,
             host,
             useful,
-            reading: self.is_reading(id, session),
-            children: attendant.children - u32::from(current),
-            failures: self.reputation.failures(&host.id, self.now),
+            reading: task.leases.iter().any(|lease| lease.holder == session),
+            children: (attendant.children - u32::from(current)).max(busy),
+            failures: self.reputation.failures(number, self.now),
             slow,
+            slow_link: self.hosts.is_slow(attendant),
             current,
+            mutual,
         })
-    }
-
-    fn is_complete(&self, task: &Task, id: &TaskId, session: SessionId) -> bool {
-        self.inventory.holds(session, id)
-            || task
-                .participants
-                .get(&session)
-                .is_some_and(|one| one.held.is_full())
     }
 
     /// Whose statements about pieces count: the seeds, and whoever has read it upstream under a
     /// lease; without seeds, the members it deals with. To say that one holds the whole is not
     /// enough: a liar says so too, and its statements would let wrong bytes reach a client before
     /// the whole digest decides.
-    fn signers(&self, id: &TaskId, parents: &[SessionId]) -> Signers {
-        let mut signers = BTreeMap::new();
-        let key_of = |session: SessionId| {
-            let host = &self.hosts.get(session)?.host;
-            Some((host.id.clone(), host.signing_key?))
-        };
-        let Some(task) = self.tasks.get(id) else {
-            return Vec::new();
-        };
-        let no_seed = self.hosts.seeds().next().is_none();
+    fn signers<'a>(
+        &'a self,
+        id: &TaskId,
+        task: &'a Task,
+        parents: &'a [SessionId],
+    ) -> Signers<'a> {
+        let no_seed = self.hosts.seed_count() == 0;
         let members = parents
             .iter()
             .copied()
             .chain(task.order.iter().take(MAX_HOLDER_SIGNERS).copied())
-            .chain(self.inventory.holders(id).take(MAX_HOLDER_SIGNERS))
+            .chain(self.inventory.holders(id).window(0, MAX_HOLDER_SIGNERS))
             .filter(|_| no_seed);
         let live = self.hosts.seeds().chain(members);
-        let live = live.filter(|session| !self.is_banned(*session));
-        let past = task
-            .readers
-            .iter()
-            .filter(|(host, _)| !self.reputation.is_banned(host, self.now));
-        for (host, key) in past.cloned().chain(live.filter_map(key_of)) {
+        let live = live.filter_map(|session| {
+            let node = self.hosts.get(session)?;
+            let banned = self.reputation.is_banned(node.number, self.now);
+            Some((&node.host.id, node.host.signing_key?)).filter(|_| !banned)
+        });
+        let past = task.readers.iter().filter(|(host, _)| {
+            let number = self.hosts.number_of(host);
+            number.is_none_or(|number| !self.reputation.is_banned(number, self.now))
+        });
+        let mut signers = Signers::new();
+        for (host, key) in past.map(|(host, key)| (host, *key)).chain(live) {
             if signers.len() < MAX_SIGNERS {
                 signers.insert(host, key);
             }
         }
-        signers.into_iter().collect()
+        signers
     }
 
-    /// These are the child's parents now: the load of everyone concerned follows.
-    fn assign(&mut self, id: &TaskId, child: SessionId, parents: Vec<SessionId>) {
-        let Some(me) = self
-            .tasks
-            .get_mut(id)
-            .and_then(|task| task.participants.get_mut(&child))
-        else {
-            return;
+    /// These are the child's parents now: the load of everyone concerned follows. Returns those that
+    /// were not before.
+    fn assign(
+        &mut self,
+        id: &TaskId,
+        child: SessionId,
+        parents: Vec<SessionId>,
+    ) -> Vec<SessionId> {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return Vec::new();
         };
-        let old = std::mem::replace(&mut me.parents, parents.clone());
-        for parent in old.iter().filter(|parent| !parents.contains(parent)) {
-            if let Some(attendant) = self.hosts.get_mut(*parent)
-                && let Some(children) = attendant.serves.get_mut(id)
-            {
-                attendant.children -= 1;
-                *children -= 1;
-                if *children == 0 {
-                    attendant.serves.remove(id);
-                }
-            }
-        }
-        let mut new = 0;
-        for parent in parents.iter().filter(|parent| !old.contains(parent)) {
+        let number = task.number;
+        let Some(me) = task.participants.get_mut(&child) else {
+            return Vec::new();
+        };
+        for parent in me.parents.iter().filter(|one| !parents.contains(one)) {
             if let Some(attendant) = self.hosts.get_mut(*parent) {
-                attendant.children += 1;
-                *attendant.serves.entry(*id).or_default() += 1;
-                me.give(&attendant.host.id);
-                new += 1;
+                attendant.child_lost(number);
             }
         }
-        if new > 0 {
-            self.count(Counted::ParentsAssigned(new));
+        let new: Vec<_> = parents
+            .iter()
+            .copied()
+            .filter(|one| !me.parents.contains(one))
+            .collect();
+        for parent in &new {
+            if let Some(attendant) = self.hosts.get_mut(*parent) {
+                attendant.child_gained(number);
+                me.give(attendant.number);
+            }
         }
+        me.parents = parents;
+        if !new.is_empty() {
+            let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
+            self.count(Counted::ParentsAssigned(count));
+        }
+        new
     }
 
     pub(super) fn unassign(&mut self, id: &TaskId, child: SessionId) {
         self.assign(id, child, Vec::new());
     }
 
-    /// Somebody can no longer be a parent: its children are told at once.
-    pub(super) fn parent_lost(&mut self, id: &TaskId, parent: SessionId) {
-        for child in self.children(id, |me| me.parents.contains(&parent)) {
-            self.refresh(id, child);
+    /// Takes one parent from the child.
+    pub(super) fn part(&mut self, id: &TaskId, child: SessionId, parent: SessionId) {
+        let me = self.tasks.get(id);
+        if let Some(me) = me.and_then(|task| task.participants.get(&child)) {
+            let left = me.parents.iter().copied().filter(|one| *one != parent);
+            let left = left.collect();
+            self.assign(id, child, left);
         }
     }
 
-    /// Somebody has something of the task: those who have nobody useful are told at once, and if it
-    /// is the whole, the others when it is their turn.
+    /// The child becomes a parent of those that have become its own, where they have room. They are
+    /// told at their turn.
+    fn offer_back(&mut self, id: &TaskId, child: SessionId, parents: &[SessionId]) {
+        let (Some(task), Some(node)) = (self.tasks.get(id), self.hosts.get(child)) else {
+            return;
+        };
+        let children = node.children_in(task.number);
+        let room = most_children(node.host.upload_slots).saturating_sub(children);
+        if task.shunned.contains(&child) || self.reputation.is_banned(node.number, self.now) {
+            return;
+        }
+        let number = node.number;
+        let taking: Vec<_> = parents
+            .iter()
+            .copied()
+            .filter(|parent| {
+                task.participants.get(parent).is_some_and(|them| {
+                    !them.held.is_full()
+                        && them.parents.len() < MAX_PARENTS
+                        && !them.parents.contains(&child)
+                        && them.failure_of(number).is_none()
+                })
+            })
+            .take(room as usize)
+            .collect();
+        for parent in taking {
+            let them = self.tasks.get_mut(id);
+            let Some(them) = them.and_then(|task| task.participants.get_mut(&parent)) else {
+                continue;
+            };
+            them.offered = true;
+            let mut theirs = them.parents.clone();
+            theirs.push(child);
+            self.assign(id, parent, theirs);
+        }
+    }
+
+    /// Somebody has something of the task: those who have nobody useful are next, as many as it may
+    /// have children, and if it is the whole, the others when it is their turn.
     pub(super) fn source_appeared(&mut self, id: &TaskId, session: SessionId) {
         let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let Some(node) = self.hosts.get(session) else {
             return;
         };
         let complete = self.inventory.holds(session, id);
@@ -272,15 +329,26 @@ impl Swarm {
         if !complete && !reading && part.is_none_or(|one| one.held.is_empty()) {
             return;
         }
-        // In a large swarm a further holder is no event; whoever starves is seen by the next tick.
-        let few = reading || (complete && self.inventory.count(id) <= ENOUGH_PARENTS);
-        let starving = self.children(id, |me| {
-            me.parents.is_empty() || (few && self.starves(id, me))
-        });
+        // In a large swarm a further holder is no event; whoever starves is seen at its turn.
+        let few = reading || (complete && self.inventory.count(id) <= FEW_HOLDERS);
+        let children = node.children_in(task.number);
+        let room = most_children(node.host.upload_slots).saturating_sub(children);
+        let places = task.order.len();
+        let first = usize::try_from(mix(session.0, 0) % (places as u64 + 1)).unwrap_or(0);
+        let order = task.order[first..].iter().chain(&task.order[..first]);
+        let starving: Vec<_> = order
+            .copied()
+            .filter(|child| *child != session)
+            .filter(|child| {
+                task.participants.get(child).is_some_and(|me| {
+                    !me.held.is_full()
+                        && (me.parents.is_empty() || (few && self.starves(id, task, me)))
+                })
+            })
+            .take(room as usize)
+            .collect();
         for child in starving {
-            if child != session {
-                self.refresh(id, child);
-            }
+            self.hurry(id, child);
         }
         if complete {
             self.mark_due(id);
@@ -289,74 +357,47 @@ impl Swarm {
 
     /// Every child's parents are weighed anew when it is their turn.
     pub(super) fn mark_due(&mut self, id: &TaskId) {
-        let task = self.tasks.get_mut(id);
-        for me in task
-            .into_iter()
-            .flat_map(|task| task.participants.values_mut())
-        {
-            me.due = true;
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.news = task.news.wrapping_add(1);
         }
-    }
-
-    fn children(&self, id: &TaskId, which: impl Fn(&Participant) -> bool) -> Vec<SessionId> {
-        let participants = self.tasks.get(id).map(|task| task.participants.iter());
-        participants
-            .into_iter()
-            .flatten()
-            .filter(|(_, me)| !me.held.is_full() && which(me))
-            .map(|(child, _)| *child)
-            .collect()
     }
 
     /// Whether none of its parents has anything for it.
-    fn starves(&self, id: &TaskId, me: &Participant) -> bool {
-        let Some(task) = self.tasks.get(id) else {
-            return false;
-        };
+    pub(super) fn starves(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
+        let holders = self.inventory.holders(id);
         me.parents.iter().all(|parent| {
-            !self.inventory.holds(*parent, id)
+            !holders.contains(*parent)
                 && task
                     .participants
                     .get(parent)
-                    .is_none_or(|one| has_for(one, me) == 0)
+                    .is_none_or(|one| one.held.len_beyond(&me.held) == 0)
         })
-    }
-
-    /// Those whose turn it is, beginning after the task that was last in the tick before.
-    pub(super) fn tick_parents(&mut self) {
-        let now = self.now;
-        let start = self.parents_cursor;
-        let mut tasks: Vec<_> = self.tasks.keys().copied().collect();
-        if let Some(start) = start {
-            let at = tasks.partition_point(|id| *id <= start);
-            tasks.rotate_left(at);
-        }
-        let mut left = MAX_EVALUATIONS;
-        for id in tasks {
-            let due = self.children(&id, |me| {
-                now >= me.not_before
-                    && (me.due || me.parents.len() < ENOUGH_PARENTS || self.starves(&id, me))
-            });
-            for child in due.iter().take(left) {
-                self.refresh(&id, *child);
-            }
-            self.parents_cursor = Some(id);
-            if due.len() >= left {
-                return;
-            }
-            left -= due.len();
-        }
     }
 }
 
-/// How many pieces `one` has that `me` lacks.
-fn has_for(one: &Participant, me: &Participant) -> u32 {
-    if one.held.is_empty() {
-        return 0;
+/// The first holders of a content are news for everybody who waits.
+const FEW_HOLDERS: usize = 4;
+/// The part of chance in a choice is the same for this many evaluations, so that a child does not
+/// change parents for nothing; then it is another, so that no bad luck lasts.
+const STEADY: u32 = 8;
+
+fn is_complete(task: &Task, holders: Holders<'_>, session: SessionId) -> bool {
+    let part = task.participants.get(&session);
+    holders.contains(session) || part.is_some_and(|one| one.held.is_full())
+}
+
+/// What a child is told, in short: the order of its parents does not matter.
+fn fingerprint(parents: &[SessionId], signers: &Signers<'_>) -> u64 {
+    let mut sorted = parents.to_vec();
+    sorted.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    sorted.hash(&mut hasher);
+    for (host, key) in signers {
+        host.hash(&mut hasher);
+        key.0.hash(&mut hasher);
     }
-    let mut useful = one.held.clone();
-    useful.subtract(&me.held);
-    useful.len()
+    // Zero is who has been told nothing.
+    hasher.finish() | 1
 }
 
 /// Where a window begins, so that it is full if there is enough.
@@ -364,3 +405,4 @@ fn start(chance: u64, count: usize) -> usize {
     let places = count.saturating_sub(WINDOW) as u64 + 1;
     usize::try_from(chance % places).unwrap_or(0)
 }
+

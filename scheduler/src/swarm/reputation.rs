@@ -1,11 +1,12 @@
 //! Who failed whom. One node's word lowers a host's standing; only the word of two bans it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use darner_proto::id::{HostId, TaskId};
 use darner_proto::scheduler::FailureKind;
 
+use super::numbers::HostNumber;
 use super::{Counted, SessionId, Swarm};
 
 /// A failure counts against a host this long.
@@ -23,31 +24,36 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MAX_REPORTERS: usize = 64;
 const MAX_RECORDS: usize = 20_000;
 
-/// What is remembered of hosts, by name: it outlives their sessions.
+/// What is remembered of hosts: it outlives their sessions.
 #[derive(Debug, Default)]
 pub(super) struct Reputation {
-    records: HashMap<HostId, Record>,
+    records: HashMap<HostNumber, Record>,
     recent_bans: VecDeque<Duration>,
 }
 
 #[derive(Debug, Default)]
 struct Record {
-    failures: BTreeMap<HostId, Duration>,
-    accusers: BTreeMap<HostId, Duration>,
+    failures: BTreeMap<HostNumber, Duration>,
+    accusers: BTreeMap<HostNumber, Duration>,
     banned_until: Option<Duration>,
 }
 
 impl Reputation {
-    pub(super) fn is_banned(&self, host: &HostId, now: Duration) -> bool {
+    /// Whether anything is remembered of it.
+    pub(super) fn knows(&self, host: HostNumber) -> bool {
+        self.records.contains_key(&host)
+    }
+
+    pub(super) fn is_banned(&self, host: HostNumber, now: Duration) -> bool {
         self.records
-            .get(host)
+            .get(&host)
             .and_then(|record| record.banned_until)
             .is_some_and(|until| now < until)
     }
 
     /// How many hosts it failed of late.
-    pub(super) fn failures(&self, host: &HostId, now: Duration) -> u32 {
-        let Some(record) = self.records.get(host) else {
+    pub(super) fn failures(&self, host: HostNumber, now: Duration) -> u32 {
+        let Some(record) = self.records.get(&host) else {
             return 0;
         };
         let recent = record.failures.values();
@@ -56,8 +62,14 @@ impl Reputation {
     }
 
     /// Takes down a report. `true` when it bans the parent.
-    fn report(&mut self, now: Duration, parent: &HostId, by: HostId, kind: FailureKind) -> bool {
-        if self.records.len() >= MAX_RECORDS && !self.records.contains_key(parent) {
+    fn report(
+        &mut self,
+        now: Duration,
+        parent: HostNumber,
+        by: HostNumber,
+        kind: FailureKind,
+    ) -> bool {
+        if self.records.len() >= MAX_RECORDS && !self.records.contains_key(&parent) {
             return false;
         }
         while self
@@ -67,8 +79,8 @@ impl Reputation {
         {
             self.recent_bans.pop_front();
         }
-        let record = self.records.entry(parent.clone()).or_default();
-        remember(&mut record.failures, by.clone(), now);
+        let record = self.records.entry(parent).or_default();
+        remember(&mut record.failures, by, now);
         if !matches!(kind, FailureKind::WrongBytes | FailureKind::WrongLength) {
             return false;
         }
@@ -100,7 +112,7 @@ impl Reputation {
     }
 }
 
-fn remember(reports: &mut BTreeMap<HostId, Duration>, by: HostId, now: Duration) {
+fn remember(reports: &mut BTreeMap<HostNumber, Duration>, by: HostNumber, now: Duration) {
     if reports.len() < MAX_REPORTERS || reports.contains_key(&by) {
         reports.insert(by, now);
     }
@@ -110,7 +122,7 @@ impl Swarm {
     pub(super) fn is_banned(&self, session: SessionId) -> bool {
         self.hosts
             .get(session)
-            .is_none_or(|attendant| self.reputation.is_banned(&attendant.host.id, self.now))
+            .is_none_or(|attendant| self.reputation.is_banned(attendant.number, self.now))
     }
 
     /// Only a child's word about a parent it was given counts.
@@ -121,24 +133,27 @@ impl Swarm {
         parent: HostId,
         kind: FailureKind,
     ) {
-        let Some(by) = self.hosts.get(reporter).map(|node| node.host.id.clone()) else {
+        let (Some(by), Some(accused)) = (
+            self.hosts.get(reporter).map(|node| node.number),
+            self.hosts.number_of(&parent),
+        ) else {
             return;
         };
         let child = self
             .tasks
             .get_mut(id)
             .and_then(|task| task.participants.get_mut(&reporter));
-        let Some(child) = child.filter(|child| child.was_given(&parent)) else {
+        let Some(child) = child.filter(|child| child.was_given(accused)) else {
             return;
         };
-        child.failed_by(&parent, kind);
-        let banned = self.reputation.report(self.now, &parent, by, kind);
+        child.failed_by(accused, kind);
+        let banned = self.reputation.report(self.now, accused, by, kind);
         let Some(session) = self.hosts.session_of(&parent) else {
             return;
         };
         if banned {
             self.ban(session);
-        } else if self.fails_everybody(id, session, &parent) {
+        } else if self.fails_everybody(id, session, accused) {
             self.shun(id, session);
         }
         self.refresh(id, reporter);
@@ -150,9 +165,10 @@ impl Swarm {
             return;
         };
         tracing::warn!(host = %attendant.host.id, "banned as a parent for an hour: several nodes had wrong bytes from it");
-        let mut tasks = attendant.tasks.clone();
+        let serves = attendant.serves().iter().map(|(task, _)| *task);
+        let numbers = attendant.tasks.iter().copied().chain(serves);
+        let mut tasks: BTreeSet<_> = self.numbers.of(numbers).into_iter().collect();
         tasks.extend(attendant.leases.iter().copied());
-        tasks.extend(attendant.serves.keys().copied());
         self.count(Counted::Banned);
         for task in tasks {
             self.shun(&task, session);

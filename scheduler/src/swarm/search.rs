@@ -68,6 +68,10 @@ impl Searches {
         }
     }
 
+    fn is_open(&self, key: &Digest) -> bool {
+        !self.open.is_empty() && self.open.contains_key(key)
+    }
+
     pub(super) fn close(&mut self, key: &Digest) {
         if self.finds.iter().all(|find| find.key != *key) {
             self.open.remove(key);
@@ -143,17 +147,15 @@ impl Swarm {
         let Some(asker) = self.hosts.get(session).map(|node| &node.host) else {
             return Vec::new();
         };
-        let skip = match self.inventory.count(key) {
+        let holders = self.inventory.holders(key);
+        let skip = match holders.len() {
             count if count > MAX_CONSIDERED => {
                 usize::try_from(mix(session.0, 0) % (count - MAX_CONSIDERED) as u64).unwrap_or(0)
             }
             _ => 0,
         };
-        let mut holders: Vec<_> = self
-            .inventory
-            .holders(key)
-            .skip(skip)
-            .take(MAX_CONSIDERED)
+        let mut holders: Vec<_> = holders
+            .window(skip, MAX_CONSIDERED)
             .filter(|holder| *holder != session && !self.is_banned(*holder))
             .filter_map(|holder| Some((holder, &self.hosts.get(holder)?.host)))
             .collect();
@@ -190,6 +192,13 @@ impl Swarm {
     fn answer(&mut self, find: &Find, holders: Vec<Host>) {
         let request = find.request;
         self.send(find.session, SchedulerMessage::Found { request, holders });
+    }
+
+    /// Somebody has answered for these keys: a search may be over.
+    pub(super) fn close_answered(&mut self, keys: &[Digest]) {
+        if keys.iter().any(|key| self.searches.is_open(key)) {
+            self.close_searches();
+        }
     }
 
     /// Ends the searches that have no more answer to wait for.

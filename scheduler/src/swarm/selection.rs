@@ -16,14 +16,33 @@ pub(super) const MAX_PARENTS: usize = 8;
 /// Of these, taken without regard to nearness, so that zones do not become islands.
 const FAR_LINKS: usize = 2;
 
+/// What a candidate is worth. The scale: a whole point of load on one side and full usefulness on the
+/// other decide between candidates that are otherwise alike; chance decides between near equals.
+///
+/// It has everything the child lacks; less in proportion. The most by far: a parent without pieces
+/// is none.
 const USEFUL: i64 = 40;
+/// It reads upstream, so it has what nobody else has yet.
 const READING: i64 = 20;
+/// It has no children; less in proportion to its slots. As much as reading: a reader with all its
+/// slots taken is worth no more than an idle node with half of the pieces.
 const IDLE: i64 = 20;
+/// Bytes that stay in the zone cost less, and in the rack less again; but less than a half of the
+/// pieces, since a near node that has nothing helps nobody.
 const SAME_ZONE: i64 = 10;
+/// See [`SAME_ZONE`].
 const SAME_RACK: i64 = 5;
+/// It is a parent already: a change costs a connection and what it has under way.
 const KNOWN: i64 = 8;
+/// It has the child as a parent: both ways of a link in use keep the numbers of children even.
+const MUTUAL: i64 = 4;
+/// For every host that it failed of late, up to [`MAX_FAILURES`]: three weigh more than full
+/// usefulness.
 const FAILURE: i64 = 15;
 const MAX_FAILURES: u32 = 3;
+/// Its link gives less than half of what is usual: as bad as a failure, for it is one to come.
+const SLOW_LINK: i64 = 15;
+/// Where a mirror does as well, the seed is left to those for whom none does.
 const SEED: i64 = 2;
 /// The share of chance: less than half of full usefulness.
 const SPREAD: u64 = 16;
@@ -43,35 +62,42 @@ pub(super) struct Candidate<'a> {
     pub(super) failures: u32,
     /// It was too slow for this child before.
     pub(super) slow: bool,
+    /// It sends less than half of what is usual.
+    pub(super) slow_link: bool,
     /// It is a parent of the child already.
     pub(super) current: bool,
+    /// The child is a parent of it.
+    pub(super) mutual: bool,
 }
 
-/// The best parents, best first. `lacking` is how many pieces the child misses.
+/// The best parents, best first, at most `most`. `lacking` is how many pieces the child misses, `turn`
+/// the child's own part of chance.
 pub(super) fn choose(
     child: &Host,
-    number: SessionId,
+    turn: u64,
     lacking: u32,
+    most: usize,
     mut candidates: Vec<Candidate<'_>>,
 ) -> Vec<SessionId> {
     if candidates.iter().any(|one| !one.slow && one.useful > 0) {
         candidates.retain(|one| !one.slow);
     }
-    candidates.sort_by_key(|one| {
-        let chance = mix(number.0, one.session.0);
+    candidates.sort_by_cached_key(|one| {
+        let chance = mix(turn, one.session.0);
         let score = score(child, one, lacking) + i64::try_from(chance % SPREAD).unwrap_or(0);
         (Reverse(score), chance)
     });
-    if candidates.len() <= MAX_PARENTS {
+    let most = most.clamp(FAR_LINKS, MAX_PARENTS);
+    if candidates.len() <= most {
         return candidates.iter().map(|one| one.session).collect();
     }
-    let mut rest = candidates.split_off(MAX_PARENTS - FAR_LINKS);
-    rest.sort_by_key(|one| {
+    let mut rest = candidates.split_off(most - FAR_LINKS);
+    rest.sort_by_cached_key(|one| {
         let elsewhere = nearness(child, one.host) == 0;
         (
             Reverse(one.current),
             Reverse(elsewhere),
-            mix(one.session.0, number.0),
+            mix(one.session.0, turn),
         )
     });
     let far = rest.iter().take(FAR_LINKS);
@@ -99,6 +125,12 @@ fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {
     }
     if one.current {
         score += KNOWN;
+    }
+    if one.mutual {
+        score += MUTUAL;
+    }
+    if one.slow_link {
+        score -= SLOW_LINK;
     }
     if one.host.role == Role::Seed {
         score -= SEED;
@@ -145,18 +177,20 @@ mod tests {
             children: 0,
             failures: 0,
             slow: false,
+            slow_link: false,
             current: false,
+            mutual: false,
         }
     }
 
-    const CHILD: SessionId = SessionId(99);
+    const CHILD: u64 = 99;
 
     #[test]
     fn who_has_what_is_lacking_comes_before_who_has_nothing() {
         let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
         let has = candidate(1, &other, 10);
         let has_not = candidate(2, &other, 0);
-        let order = choose(&child, CHILD, 10, vec![has_not, has]);
+        let order = choose(&child, CHILD, 10, MAX_PARENTS, vec![has_not, has]);
         assert_eq!(order, [SessionId(1), SessionId(2)]);
     }
 
@@ -170,9 +204,9 @@ mod tests {
         slow.slow = true;
         let mut loaded = candidate(4, &other, 10);
         loaded.children = 100;
-        let order = choose(&child, CHILD, 10, vec![slow.clone(), failed, loaded, good]);
+        let order = choose(&child, CHILD, 10, MAX_PARENTS, vec![slow.clone(), failed, loaded, good]);
         assert_eq!(order, [SessionId(1), SessionId(4), SessionId(2)]);
-        assert_eq!(choose(&child, CHILD, 10, vec![slow]), [SessionId(3)]);
+        assert_eq!(choose(&child, CHILD, 10, MAX_PARENTS, vec![slow]), [SessionId(3)]);
     }
 
     #[test]
@@ -181,7 +215,7 @@ mod tests {
         let (near, far) = (host("n", Role::Mirror, "a"), host("f", Role::Mirror, "b"));
         let mut candidates: Vec<_> = (0..40).map(|n| candidate(n, &near, 10)).collect();
         candidates.extend((40..44).map(|n| candidate(n, &far, 0)));
-        let order = choose(&child, CHILD, 10, candidates);
+        let order = choose(&child, CHILD, 10, MAX_PARENTS, candidates);
         assert_eq!(order.len(), MAX_PARENTS);
         let links = order.iter().filter(|one| one.0 >= 40).count();
         assert_eq!(links, FAR_LINKS);
@@ -193,7 +227,7 @@ mod tests {
         let mut children = [0u32; 64];
         for number in 1000..1064 {
             let candidates = (0..64).map(|n| candidate(n, &other, 0)).collect();
-            for parent in choose(&child, SessionId(number), 10, candidates) {
+            for parent in choose(&child, number, 10, MAX_PARENTS, candidates) {
                 children[usize::try_from(parent.0).expect("small")] += 1;
             }
         }

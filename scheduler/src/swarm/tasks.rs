@@ -1,6 +1,6 @@
 //! Who takes part in what, and how many copies of each piece there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use darner_proto::geometry::Geometry;
@@ -11,7 +11,9 @@ use darner_proto::scheduler::{
     FailureKind, Join, MAX_SOURCES, Outcome, Progress, ReturnReason, SchedulerMessage,
 };
 
+use super::hosts::Dissent;
 use super::leases::{Lease, Sourcing};
+use super::numbers::{HostNumber, TaskNumber};
 use super::{SessionId, Swarm};
 
 /// Tasks known at once; a task's piece counts take 16 KiB at most.
@@ -20,15 +22,17 @@ const MAX_TASKS: usize = 50_000;
 const MAX_TASKS_PER_HOST: usize = 4096;
 /// Sizes that were claimed against a task's own and are kept to see who is right.
 const MAX_DISSENT: usize = 4;
-/// Hosts that a child was once told to fetch from, to know a report about them for real.
-const MAX_GIVEN: usize = 256;
+/// Hosts that a child was told to fetch from, the last ones, to know a report about them for real.
+const MAX_GIVEN: usize = 64;
 
 /// One content on its way to several nodes.
 #[derive(Debug)]
 pub(super) struct Task {
+    pub(super) number: TaskNumber,
     pub(super) size: u64,
     pub(super) sources: Vec<Source>,
-    pub(super) participants: BTreeMap<SessionId, Participant>,
+    /// Boxed, so that the tree's spare places are small.
+    pub(super) participants: BTreeMap<SessionId, Box<Participant>>,
     /// The participants in the order they joined.
     pub(super) order: Vec<SessionId>,
     pub(super) leases: Vec<Lease>,
@@ -39,25 +43,34 @@ pub(super) struct Task {
     pub(super) readers: Vec<(HostId, SigningKey)>,
     /// Sessions whose pieces do not count, because no other participant can get them.
     pub(super) shunned: BTreeSet<SessionId>,
+    /// Grows when there is something new for every child.
+    pub(super) news: u32,
+    /// How many seeds demand has called for so far.
+    pub(super) seeds_called: usize,
     availability: Availability,
-    dissent: BTreeMap<u64, BTreeSet<HostId>>,
+    dissent: Dissent,
 }
 
 /// One node's part.
 #[derive(Debug)]
 pub(super) struct Participant {
     pub(super) held: PieceSet,
-    /// It came because it was leased the task, and knows the size from here.
-    invited: bool,
     pub(super) parents: Vec<SessionId>,
-    given: HashSet<HostId>,
-    failed: BTreeMap<HostId, FailureKind>,
-    /// The picture has changed for it.
-    pub(super) due: bool,
+    given: Vec<HostNumber>,
+    failed: Vec<(HostNumber, FailureKind)>,
     /// When its parents may be told again.
     pub(super) not_before: Duration,
-    pub(super) told_signers: Vec<(HostId, SigningKey)>,
-    pub(super) evaluations: u64,
+    /// What it was last told, in short.
+    pub(super) told: u64,
+    /// The task's news when its parents were last weighed.
+    pub(super) seen: u32,
+    pub(super) evaluations: u32,
+    /// It came because it was leased the task, and knows the size from here.
+    invited: bool,
+    /// It has become the parent of one that was made its own in turn, and has not been told yet.
+    pub(super) offered: bool,
+    /// It stands in the queue of those that need parents now.
+    pub(super) queued: bool,
 }
 
 /// Copies of each piece among the participants that count.
@@ -99,44 +112,59 @@ impl Participant {
     fn new(held: PieceSet, invited: bool) -> Self {
         Self {
             held,
-            invited,
             parents: Vec::new(),
-            given: HashSet::new(),
-            failed: BTreeMap::new(),
-            due: true,
+            given: Vec::new(),
+            failed: Vec::new(),
             not_before: Duration::ZERO,
-            told_signers: Vec::new(),
+            told: 0,
+            seen: 0,
             evaluations: 0,
+            invited,
+            offered: false,
+            queued: false,
         }
     }
 
-    pub(super) fn give(&mut self, parent: &HostId) {
-        if self.given.len() < MAX_GIVEN {
-            self.given.insert(parent.clone());
+    pub(super) fn give(&mut self, parent: HostNumber) {
+        if self.was_given(parent) {
+            return;
         }
+        if self.given.len() >= MAX_GIVEN {
+            self.given.remove(0);
+        }
+        self.given.push(parent);
     }
 
-    pub(super) fn was_given(&self, parent: &HostId) -> bool {
-        self.given.contains(parent)
+    pub(super) fn was_given(&self, parent: HostNumber) -> bool {
+        self.given.contains(&parent)
     }
 
-    pub(super) fn failed_by(&mut self, parent: &HostId, kind: FailureKind) {
-        let worst = self.failed.entry(parent.clone()).or_insert(kind);
-        if *worst == FailureKind::Slow {
-            *worst = kind;
+    pub(super) fn failed_by(&mut self, parent: HostNumber, kind: FailureKind) {
+        let known = self.failed.iter_mut().find(|(one, _)| *one == parent);
+        match known {
+            Some((_, worst)) if *worst == FailureKind::Slow => *worst = kind,
+            Some(_) => {}
+            None => {
+                if self.failed.len() >= MAX_GIVEN {
+                    self.failed.remove(0);
+                }
+                self.failed.push((parent, kind));
+            }
         }
     }
 
     /// How `parent` failed this child.
-    pub(super) fn failure_of(&self, parent: &HostId) -> Option<FailureKind> {
-        self.failed.get(parent).copied()
+    pub(super) fn failure_of(&self, parent: HostNumber) -> Option<FailureKind> {
+        let mut failed = self.failed.iter();
+        failed.find(|(one, _)| *one == parent).map(|(_, kind)| *kind)
     }
 }
 
 impl Task {
-    fn new(size: u64) -> Self {
+    fn new(number: TaskNumber, size: u64) -> Self {
         let pieces = Geometry::of(size).pieces();
         Self {
+            number,
             size,
             sources: Vec::new(),
             participants: BTreeMap::new(),
@@ -146,13 +174,20 @@ impl Task {
             ranged: None,
             readers: Vec::new(),
             shunned: BTreeSet::new(),
+            news: 0,
+            seeds_called: 0,
             availability: Availability::new(pieces),
-            dissent: BTreeMap::new(),
+            dissent: Dissent::new(),
         }
     }
 
     pub(super) fn pieces(&self) -> u32 {
         self.availability.unheld.pieces()
+    }
+
+    /// Whether every piece is held by a participant that counts.
+    pub(super) fn is_all_held(&self) -> bool {
+        self.availability.unheld.is_empty()
     }
 
     /// Pieces that no participant holds and no lease is about.
@@ -222,11 +257,16 @@ impl Swarm {
             return self.no_source(session, &id, ReturnReason::Refused);
         }
         let shunned = self.is_useless(&id, session);
+        let moved = !self.tasks.contains_key(&id) && !join.held.is_empty();
         // Who still misses pieces does not hold it, whatever was announced before.
         if !join.held.is_full() {
             self.inventory.remove(session, &id);
         }
-        let task = self.tasks.entry(id).or_insert_with(|| Task::new(join.size));
+        let numbers = &mut self.numbers;
+        let task = self
+            .tasks
+            .entry(id)
+            .or_insert_with(|| Task::new(numbers.take(id), join.size));
         let new_sources = task.learn_sources(join.sources);
         if shunned {
             task.discount(session);
@@ -236,12 +276,16 @@ impl Swarm {
             let invited = task.leases.iter().any(|lease| lease.holder == session);
             let nothing = PieceSet::empty(task.pieces());
             task.participants
-                .insert(session, Participant::new(nothing, invited));
+                .insert(session, Box::new(Participant::new(nothing, invited)));
             task.order.push(session);
         }
         task.set_held(session, join.held);
         if let Some(attendant) = self.hosts.get_mut(session) {
-            attendant.tasks.insert(id);
+            attendant.joined(task.number);
+        }
+        if moved {
+            // It was another scheduler's, and the others who take part are on their way here too.
+            self.wait_for_return(&id);
         }
         self.claim(&id, session, join.lease);
         self.searches.answered(session, &id);
@@ -253,6 +297,7 @@ impl Swarm {
             self.refresh(&id, session);
         }
         self.source_appeared(&id, session);
+        self.call_seeds(&id);
     }
 
     fn has_room(&self, session: SessionId, id: &TaskId) -> bool {
@@ -264,7 +309,7 @@ impl Swarm {
     /// The first to join says how large the content is. Whoever says otherwise is refused, until
     /// more hosts say the same other size than have said the first: then those were wrong.
     fn agrees_on_size(&mut self, session: SessionId, join: &Join) -> bool {
-        let Some(host) = self.hosts.get(session).map(|node| node.host.id.clone()) else {
+        let Some(host) = self.hosts.get(session).map(|node| node.number) else {
             return false;
         };
         let Some(task) = self.tasks.get_mut(&join.task) else {
@@ -287,8 +332,14 @@ impl Swarm {
             self.drop_participant(&join.task, participant);
         }
         self.revoke_all(&join.task);
-        self.tasks.remove(&join.task);
+        self.forget_task(&join.task);
         true
+    }
+
+    fn forget_task(&mut self, id: &TaskId) {
+        if let Some(task) = self.tasks.remove(id) {
+            self.numbers.give_back(task.number);
+        }
     }
 
     pub(super) fn progress(&mut self, session: SessionId, progress: &Progress) {
@@ -347,7 +398,7 @@ impl Swarm {
             task.availability.remove(&participant.held);
         }
         if let Some(attendant) = self.hosts.get_mut(session) {
-            attendant.tasks.remove(id);
+            attendant.left(task.number);
         }
         if !self.inventory.holds(session, id) {
             self.parent_lost(id, session);
@@ -355,7 +406,12 @@ impl Swarm {
     }
 
     /// Every other participant that waits for pieces has reported this parent.
-    pub(super) fn fails_everybody(&self, id: &TaskId, session: SessionId, parent: &HostId) -> bool {
+    pub(super) fn fails_everybody(
+        &self,
+        id: &TaskId,
+        session: SessionId,
+        parent: HostNumber,
+    ) -> bool {
         let Some(task) = self.tasks.get(id) else {
             return false;
         };
@@ -387,7 +443,22 @@ impl Swarm {
         if self.tasks.get(id).is_some_and(|task| {
             task.participants.is_empty() && task.leases.is_empty() && !task.sourcing.remembers(now)
         }) {
-            self.tasks.remove(id);
+            self.forget_task(id);
+        }
+    }
+
+    /// Every task in which time alone may change something.
+    pub(super) fn look_after_all(&mut self) {
+        let quiet = |task: &Task| {
+            task.is_all_held() && task.leases.is_empty() && !task.participants.is_empty()
+        };
+        let tasks = self.tasks.iter();
+        let waiting: Vec<_> = tasks
+            .filter(|(_, task)| !quiet(task))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.look_after(&id);
         }
     }
 
@@ -402,12 +473,13 @@ impl Swarm {
         };
         self.inventory
             .holders(id)
+            .iter()
             .any(|holder| !task.shunned.contains(&holder) && !self.is_useless(id, holder))
     }
 
     /// Whether nobody can, or may, fetch the task from this host; a new session does not mend that.
     pub(super) fn is_useless(&self, id: &TaskId, session: SessionId) -> bool {
-        let host = self.hosts.get(session).map(|node| &node.host.id);
+        let host = self.hosts.get(session).map(|node| node.number);
         self.is_banned(session) || host.is_none_or(|host| self.fails_everybody(id, session, host))
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use darner_proto::id::{HostId, Role};
+use darner_proto::id::{DEFAULT_WEIGHT, HostId, MAX_WEIGHT, Role};
 use darner_proto::name::RegistryName;
 
 use super::read::{Reading, Section};
@@ -85,8 +85,10 @@ fn node(mut section: Section<'_>, sources: &Sources, reading: &Reading) -> Optio
 
 fn mirror(mut section: Section<'_>, command: Command) -> Mirror {
     let role = section.read("role", parse::mirror_role);
+    let weight = section.read("weight", |item| parse::count(item, 1..=MAX_WEIGHT));
     section.close();
     Mirror {
+        weight: weight.unwrap_or(DEFAULT_WEIGHT),
         role: role.unwrap_or(match command {
             Command::Up => Role::Seed,
             Command::Manager | Command::Scheduler | Command::Mirror => Role::Mirror,

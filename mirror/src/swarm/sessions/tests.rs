@@ -142,23 +142,75 @@ fn a_lease_for_an_unknown_task_begins_one() {
 }
 
 #[test]
-fn a_large_inventory_is_listed_in_parts_and_only_the_last_says_so() {
+fn a_lease_of_another_views_scheduler_is_met_by_what_comes_and_not_read() {
     let mut sessions = two_schedulers();
-    let keys: Vec<_> = (0..MAX_KEYS_PER_MESSAGE as u64 + 1)
-        .map(|n| Digest::sha256(&n.to_be_bytes()))
-        .collect();
-    let out = sessions.apply(Input::Up {
-        scheduler: id("s-1"),
-        keys,
-    });
-    let listed: Vec<_> = out
+    up(&mut sessions, "s-1");
+    up(&mut sessions, "s-2");
+    let join = owned_by_second();
+    let task = join.task;
+    sessions.apply(Input::Join(join));
+    let lease = Lease {
+        task,
+        size: 4 << 20,
+        lease: 9,
+        ranges: vec![0..4],
+        expires_ms: 4000,
+        sources: Vec::new(),
+    };
+    let out = sessions.apply(Input::Received(id("s-1"), SchedulerMessage::Lease(lease)));
+    let (to, told) = joined_at(&out).expect("tells it of its part");
+    assert_eq!((to, told.lease.map(|one| one.lease)), (id("s-1"), Some(9)));
+    assert!(!out.iter().any(|output| matches!(output, Output::Notify(..))));
+    let progress = Progress {
+        task,
+        gained: vec![0..1],
+        upstream_bytes: 0,
+        upstream_ranges: None,
+    };
+    let out = sessions.apply(Input::Gained(progress));
+    let told: BTreeSet<_> = out
         .iter()
         .filter_map(|output| match output {
-            Output::Send(_, NodeMessage::Inventory { listed, keys }) => Some((*listed, keys.len())),
+            Output::Send(to, NodeMessage::Progress(_)) => Some(to.clone()),
             _ => None,
         })
         .collect();
-    assert_eq!(listed, [(false, MAX_KEYS_PER_MESSAGE), (true, 1)]);
+    assert_eq!(told, [id("s-1"), id("s-2")].into());
+    let none = SchedulerMessage::NoSource {
+        task,
+        reason: ReturnReason::Unavailable,
+    };
+    assert_eq!(sessions.apply(Input::Received(id("s-1"), none)), []);
+}
+
+#[test]
+fn a_task_begun_under_another_views_lease_is_told_to_both() {
+    let mut sessions = two_schedulers();
+    up(&mut sessions, "s-1");
+    up(&mut sessions, "s-2");
+    let mut join = owned_by_second();
+    let lease = Lease {
+        task: join.task,
+        size: 4 << 20,
+        lease: 9,
+        ranges: vec![0..4],
+        expires_ms: 4000,
+        sources: Vec::new(),
+    };
+    sessions.apply(Input::Received(id("s-1"), SchedulerMessage::Lease(lease)));
+    join.lease = Some(LeaseClaim {
+        lease: 9,
+        ranges: vec![0..4],
+    });
+    let out = sessions.apply(Input::Join(join));
+    let told: BTreeSet<_> = out
+        .iter()
+        .filter_map(|output| match output {
+            Output::Send(to, NodeMessage::Join(_)) => Some(to.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [id("s-1"), id("s-2")].into());
 }
 
 #[test]

@@ -85,15 +85,20 @@ fn a_lost_parent_is_replaced_at_once() {
 #[test]
 fn a_new_holder_is_told_but_not_more_than_twice_a_second() {
     let mut cluster = Cluster::of(&["s-1"], &[]);
-    for n in 0..40 {
+    for n in 0..50 {
         let name = format!("m-{n}");
         cluster.attend(&name, Role::Mirror);
         cluster.list(&name, &[]);
     }
     cluster.list("s-1", &[task()]);
     cluster.join("m-0", join(10, &[]));
+    // At first it is told more often.
+    for n in 1..10 {
+        cluster.list(&format!("m-{n}"), &[task()]);
+        cluster.pass(100);
+    }
     cluster.heard.clear();
-    for n in 1..40 {
+    for n in 10..50 {
         cluster.list(&format!("m-{n}"), &[task()]);
         cluster.pass(50);
     }

@@ -272,7 +272,7 @@ impl World {
                     assert_ne!(parent, me, "a node is its own parent");
                     let live = self.swarm.hosts.session_of(parent);
                     assert!(live.is_some(), "{parent} is not there");
-                    assert!(!self.swarm.reputation.is_banned(parent, self.now));
+                    assert!(!self.swarm.is_banned(live.expect("checked")));
                 }
                 self.parents.insert((session, task), parents);
             }
@@ -326,8 +326,9 @@ impl World {
         for session in self.swarm.hosts.sessions() {
             let node = self.swarm.hosts.get(session).expect("live");
             let mut sum = 0;
-            for (task, count) in &node.serves {
-                assert_eq!(children.get(&(session, *task)), Some(count));
+            for (task, count) in node.serves() {
+                let task = self.swarm.numbers.get(*task);
+                assert_eq!(children.get(&(session, task)), Some(count));
                 assert!(*count <= parents::most_children(node.host.upload_slots));
                 sum += count;
             }

@@ -1,0 +1,289 @@
+//! Many nodes, as a scheduler sees them: each with a connection and a stream of its own.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use darner_proto::digest::Digest;
+use darner_proto::id::{Host, Role, SigningKey, TaskId};
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::{Join, NodeMessage, Outcome, Progress};
+use darner_proto::wire;
+use darner_proto::wire::scheduler_client::SchedulerClient;
+use darner_proto::wire::scheduler_message::Body;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+
+use crate::scheduler::Scheduler;
+use crate::{PIECES, Shape};
+
+/// Messages of one node that wait to be sent.
+const OUTGOING: usize = 64;
+/// Connections that are made at once.
+const AT_ONCE: usize = 64;
+/// A node says it lives this often.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Keys in one part of a listing.
+const PART: usize = 512;
+
+/// All nodes.
+pub struct Fleet {
+    shape: Shape,
+    nodes: Vec<Node>,
+    counts: Arc<Counts>,
+    next_selection: usize,
+    running: JoinSet<()>,
+}
+
+struct Node {
+    outgoing: mpsc::Sender<wire::NodeMessage>,
+    pieces: u32,
+    asked: Arc<Mutex<Option<Instant>>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    answered: AtomicU64,
+    sent: AtomicU64,
+    latencies: Mutex<Vec<Duration>>,
+}
+
+/// How long answers took.
+pub struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    /// Prints p50, p99 and the longest.
+    pub fn say(&self, what: &str) {
+        let at = |share: usize| {
+            let last = self.0.len().saturating_sub(1);
+            self.0.get(last * share / 1000).map_or(0.0, |one| one.as_secs_f64() * 1000.0)
+        };
+        println!("{what}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", at(500), at(990), at(1000));
+    }
+}
+
+/// What the hosts hold besides what they download.
+fn held_key(number: usize) -> Digest {
+    Digest::sha256(format!("held {number}").as_bytes())
+}
+
+fn task(number: usize) -> TaskId {
+    Digest::sha256(format!("task {number}").as_bytes())
+}
+
+impl Fleet {
+    /// Connects all hosts.
+    pub async fn attend(url: String, shape: Shape) -> Result<Self> {
+        let counts = Arc::new(Counts::default());
+        let mut fleet = Self {
+            shape,
+            nodes: Vec::new(),
+            counts: counts.clone(),
+            next_selection: 0,
+            running: JoinSet::new(),
+        };
+        let mut number = 0;
+        while number < shape.hosts {
+            let some = number..(number + AT_ONCE).min(shape.hosts);
+            number = some.end;
+            let opening = some.map(|number| open(&url, number, counts.clone()));
+            for opened in futures_util::future::try_join_all(opening).await? {
+                let (node, reading, living) = opened;
+                fleet.nodes.push(node);
+                fleet.running.spawn(reading);
+                fleet.running.spawn(living);
+            }
+        }
+        Ok(fleet)
+    }
+
+    async fn say(&self, node: usize, message: &NodeMessage) -> Result<()> {
+        self.counts.sent.fetch_add(1, Ordering::Relaxed);
+        let sent = self.nodes[node].outgoing.send(message.into()).await;
+        sent.context("the scheduler has ended a session")
+    }
+
+    /// Every host lists what it holds: the same contents, and the first host of each task that too.
+    pub async fn list_held(&self) -> Result<()> {
+        let keys: Vec<_> = (0..self.shape.held).map(held_key).collect();
+        for node in 0..self.nodes.len() {
+            for part in keys.chunks(PART) {
+                let keys = part.to_vec();
+                let listed = false;
+                self.say(node, &NodeMessage::Inventory { keys, listed }).await?;
+            }
+            let keys = Vec::new();
+            self.say(node, &NodeMessage::Inventory { keys, listed: true }).await?;
+        }
+        Ok(())
+    }
+
+    /// Every host joins its task; the first of each task already has all but one piece, and there is
+    /// one more host that has everything, so that nobody is to read upstream.
+    pub async fn join_all(&mut self) -> Result<()> {
+        for number in 0..self.shape.tasks {
+            let holder = (number + self.shape.tasks) % self.nodes.len();
+            let keys = vec![task(number)];
+            self.say(holder, &NodeMessage::Inventory { keys, listed: true }).await?;
+        }
+        for node in 0..self.nodes.len() {
+            self.join(node, node % self.shape.tasks, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn join(&self, node: usize, number: usize, pieces: u32) -> Result<()> {
+        let mut held = PieceSet::empty(PIECES);
+        held.insert_range(0..pieces);
+        let join = Join {
+            task: task(number),
+            size: u64::from(PIECES) << 20,
+            sources: Vec::new(),
+            held,
+            lease: None,
+        };
+        self.say(node, &NodeMessage::Join(join)).await
+    }
+
+    /// These hosts complete `run` pieces each. Returns how many that were.
+    pub async fn complete(&mut self, hosts: Range<u64>, run: u32) -> Result<u64> {
+        let mut told = 0;
+        for node in hosts {
+            let node = usize::try_from(node)?;
+            let number = node % self.shape.tasks;
+            let pieces = self.nodes[node].pieces;
+            if pieces + run > PIECES {
+                // It begins anew, as if it were the next host.
+                self.nodes[node].pieces = 0;
+                let leave = NodeMessage::Leave {
+                    task: task(number),
+                    outcome: Outcome::Abandoned,
+                };
+                self.say(node, &leave).await?;
+                self.join(node, number, 0).await?;
+                continue;
+            }
+            let progress = Progress {
+                task: task(number),
+                gained: vec![pieces..pieces + run],
+                upstream_bytes: 0,
+                upstream_ranges: None,
+            };
+            self.say(node, &NodeMessage::Progress(progress)).await?;
+            self.nodes[node].pieces += run;
+            told += u64::from(run);
+        }
+        Ok(told)
+    }
+
+    /// So many hosts leave their task and join it again: each is told parents anew.
+    pub async fn select(&mut self, count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.next_selection = (self.next_selection + 7919) % self.nodes.len();
+            let node = self.next_selection;
+            let number = node % self.shape.tasks;
+            let leave = NodeMessage::Leave {
+                task: task(number),
+                outcome: Outcome::Abandoned,
+            };
+            self.say(node, &leave).await?;
+            *lock(&self.nodes[node].asked) = Some(Instant::now());
+            self.join(node, number, self.nodes[node].pieces).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the scheduler has heard everything.
+    pub async fn settle(&self, scheduler: &Scheduler) -> Result<()> {
+        let sent = self.counts.sent.load(Ordering::Relaxed) as f64;
+        let begun = Instant::now();
+        while scheduler.heard().await? < sent {
+            ensure!(begun.elapsed() < Duration::from_secs(60), "messages are lost");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Selections answered so far.
+    pub fn answered(&self) -> u64 {
+        self.counts.answered.load(Ordering::Relaxed)
+    }
+
+    /// How long answers have taken since this was last asked for.
+    pub fn take_latencies(&self) -> Option<Latencies> {
+        let mut all = std::mem::take(&mut *lock(&self.counts.latencies));
+        all.sort_unstable();
+        Some(Latencies(all))
+    }
+}
+
+async fn open(
+    url: &str,
+    number: usize,
+    counts: Arc<Counts>,
+) -> Result<(Node, impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>)> {
+    let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
+    let channel = channel.connect().await.context("connecting")?;
+    let mut client = SchedulerClient::new(channel);
+    let (outgoing, queue) = mpsc::channel(OUTGOING);
+    outgoing.send((&NodeMessage::Hello(host(number)?)).into()).await?;
+    counts.sent.fetch_add(1, Ordering::Relaxed);
+    let mut incoming = client.attend(ReceiverStream::new(queue)).await?.into_inner();
+    let asked: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let (awaited, told) = (asked.clone(), counts.clone());
+    let reading = async move {
+        while let Ok(Some(message)) = incoming.message().await {
+            if let Some(Body::Parents(_)) = message.body
+                && let Some(since) = lock(&awaited).take()
+            {
+                told.answered.fetch_add(1, Ordering::Relaxed);
+                lock(&told.latencies).push(since.elapsed());
+            }
+        }
+    };
+    let lives = outgoing.clone();
+    let living = async move {
+        // Not all at the same moment.
+        tokio::time::sleep(HEARTBEAT / 1000 * u32::try_from(number % 1000).unwrap_or(0)).await;
+        let mut clock = tokio::time::interval(HEARTBEAT);
+        loop {
+            clock.tick().await;
+            counts.sent.fetch_add(1, Ordering::Relaxed);
+            if lives.send((&NodeMessage::Heartbeat).into()).await.is_err() {
+                return;
+            }
+        }
+    };
+    let node = Node {
+        outgoing,
+        pieces: 0,
+        asked,
+    };
+    Ok((node, reading, living))
+}
+
+fn host(number: usize) -> Result<Host> {
+    let role = if number < 5 { Role::Seed } else { Role::Mirror };
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    Ok(Host {
+        id: format!("node-{number:05}").parse()?,
+        address: format!("10.0.{}.{}:7421", number / 250, number % 250),
+        role,
+        labels: [
+            ("zone".to_owned(), format!("zone-{}", number % 3)),
+            ("rack".to_owned(), format!("rack-{}", number % 120)),
+        ]
+        .into(),
+        signing_key: Some(SigningKey(key)),
+        upload_slots: 16,
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,188 @@
+//! Load on a real scheduler process over real connections: what it takes in, how fast it chooses,
+//! and what it needs for that.
+//!
+//! ```text
+//! cargo build --release -p darner
+//! cargo bench -p darner-e2e --bench scheduler -- [hosts=10000] [tasks=1000] [held=1000] [seconds=20]
+//! ```
+//! The scheduler has one thread. The load comes from another process on the same machine, so its
+//! capacity is told per second of its own processor time, which does not depend on what else the
+//! machine does.
+
+mod fleet;
+mod scheduler;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use darner_e2e::scene;
+
+use fleet::{Fleet, Latencies};
+use scheduler::Scheduler;
+
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Hosts that attend.
+    hosts: usize,
+    /// Tasks under way; every host downloads one.
+    tasks: usize,
+    /// Further contents that every host holds complete.
+    held: usize,
+    /// How long each load lasts.
+    seconds: u64,
+}
+
+/// Pieces of every content under way.
+pub const PIECES: u32 = 2000;
+/// Piece completions in one message: two messages a second and host make the rate.
+const RUN: u32 = 10;
+/// Parent selections asked for in a second.
+const SELECTIONS: u64 = 5000;
+/// What the figures of the project are (issue 3).
+const BARS: [(&str, f64, bool); 5] = [
+    ("piece completions per second of processor time", 200_000.0, true),
+    ("selections per second of processor time", 5_000.0, true),
+    ("p99 of a decision, ms", 2.0, false),
+    ("bytes per complete holding", 16.0, false),
+    ("bytes per active download, without its piece set", 300.0, false),
+];
+
+fn main() {
+    let shape = shape().unwrap_or_else(|wrong| {
+        eprintln!("{wrong}");
+        std::process::exit(2);
+    });
+    scene::run_for("bench_scheduler", Duration::from_secs(900), async |scene| {
+        let figures = measure(&Scheduler::start(scene).await?, shape).await?;
+        println!("\n{:<52} {:>12} {:>12}", "", "measured", "bar");
+        for ((what, bar, at_least), figure) in BARS.iter().zip(figures) {
+            let met = if *at_least { figure >= *bar } else { figure <= *bar };
+            let verdict = if met { "met" } else { "MISSED" };
+            println!("{what:<52} {figure:>12.1} {bar:>12.1} {verdict}");
+        }
+        Ok(())
+    });
+}
+
+/// `name=value` each; what cargo itself passes begins with a dash.
+fn shape() -> Result<Shape, String> {
+    let mut shape = Shape {
+        hosts: 10_000,
+        tasks: 1000,
+        held: 1000,
+        seconds: 20,
+    };
+    for argument in std::env::args().skip(1).filter(|one| !one.starts_with('-')) {
+        let wrong = || format!("{argument}: expected hosts=, tasks=, held= or seconds= and a number");
+        let (name, value) = argument.split_once('=').ok_or_else(wrong)?;
+        let value: usize = value.parse().map_err(|_| wrong())?;
+        match name {
+            "hosts" => shape.hosts = value,
+            "tasks" => shape.tasks = value,
+            "held" => shape.held = value,
+            "seconds" => shape.seconds = value as u64,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(shape)
+}
+
+/// The figures, in the order of [`BARS`].
+async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
+    let empty = scheduler.memory()?;
+    let mut fleet = Fleet::attend(scheduler.url()?, shape).await?;
+    scheduler.wait_for("darner_scheduler_hosts", shape.hosts).await?;
+    let attended = scheduler.memory()?;
+    say("a host that attends, bytes", (attended - empty) / shape.hosts as f64);
+
+    let begun = Instant::now();
+    fleet.list_held().await?;
+    let holdings = shape.hosts * shape.held;
+    scheduler.wait_for("darner_scheduler_holdings", holdings).await?;
+    let listed = scheduler.memory()?;
+    let per_holding = (listed - attended) / holdings.max(1) as f64;
+    say("all holdings listed, seconds", begun.elapsed().as_secs_f64());
+
+    fleet.join_all().await?;
+    scheduler.wait_for("darner_scheduler_participants", shape.hosts).await?;
+    // Everybody has been told everything that there is to tell.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let per_task = f64::from(PIECES) * 4.0 + f64::from(PIECES) / 8.0 + 1000.0;
+    let joined = scheduler.memory()? - listed - per_task * shape.tasks as f64;
+    let per_download = joined / shape.hosts as f64 - f64::from(PIECES) / 8.0;
+
+    let progress = load(scheduler, &mut fleet, shape, true, false).await?;
+    say("under completions alone, processors", progress.processors);
+    let selections = load(scheduler, &mut fleet, shape, false, true).await?;
+    say("under selections alone, processors", selections.processors);
+    selections.latencies.say("answer to a join, under selections alone");
+    let both = load(scheduler, &mut fleet, shape, true, true).await?;
+    say("under both, processors", both.processors);
+    both.latencies.say("answer to a join, under both");
+    let p99 = scheduler.decision_quantile(0.99).await?;
+    Ok([
+        progress.completions / progress.processor_seconds,
+        selections.selections / selections.processor_seconds,
+        p99 * 1000.0,
+        per_holding,
+        per_download,
+    ])
+}
+
+struct Load {
+    completions: f64,
+    selections: f64,
+    processor_seconds: f64,
+    processors: f64,
+    latencies: Latencies,
+}
+
+/// Runs for the shape's time: every host completes pieces, or some join and leave, or both.
+async fn load(
+    scheduler: &Scheduler,
+    fleet: &mut Fleet,
+    shape: Shape,
+    completions: bool,
+    selections: bool,
+) -> Result<Load> {
+    const STEP: Duration = Duration::from_millis(10);
+    let steps = shape.seconds * 100;
+    let (cpu, begun) = (scheduler.processor_seconds()?, Instant::now());
+    let mut told = 0;
+    let answered = fleet.answered();
+    let mut clock = tokio::time::interval(STEP);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    for step in 0..steps {
+        clock.tick().await;
+        if completions {
+            // Every host twice a second, evenly spread.
+            let (from, to) = (step % 50, step % 50 + 1);
+            let hosts = from * shape.hosts as u64 / 50..to * shape.hosts as u64 / 50;
+            told += fleet.complete(hosts, RUN).await?;
+        }
+        if selections {
+            fleet.select(SELECTIONS / 100).await?;
+        }
+    }
+    fleet.settle(scheduler).await?;
+    let processor_seconds = scheduler.processor_seconds()? - cpu;
+    let passed = begun.elapsed().as_secs_f64();
+    let answered = fleet.answered() - answered;
+    println!(
+        "{passed:.1} s: {:.0} completions/s, {:.0} selections/s",
+        told as f64 / passed,
+        answered as f64 / passed
+    );
+    Ok(Load {
+        completions: told as f64,
+        selections: answered as f64,
+        processor_seconds,
+        processors: processor_seconds / passed,
+        latencies: fleet.take_latencies().context("no latencies")?,
+    })
+}
+
+fn say(what: &str, figure: f64) {
+    println!("{what:<60} {figure:>10.3}");
+}

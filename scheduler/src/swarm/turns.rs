@@ -1,0 +1,184 @@
+//! When a child's parents are weighed: in bounded portions, so that no event has to wait for a
+//! crowd.
+//!
+//! ```text
+//! joins, reports a parent ---------------------------------> weighed at once
+//! loses a parent, starves when a source appears --(hurry)--> queued: some after every event
+//! anything else -------------------------------------------> seen by the round that goes on and
+//!                                                             on over all children
+//! ```
+//! A child is told at most twice a second, a new one more often at first, and only what has changed.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::time::Duration;
+
+use darner_proto::id::TaskId;
+
+use super::tasks::{Participant, Task};
+use super::{SessionId, Swarm};
+
+/// A child whose picture has changed is told no sooner than this after the last time.
+pub(super) const RETELL: Duration = Duration::from_millis(500);
+/// The first times it may be sooner: while a crowd gathers, much changes.
+pub(super) const EARLY: Duration = Duration::from_millis(100);
+/// How many times are the first.
+pub(super) const YOUNG: u32 = 4;
+/// A child with fewer parents is offered more as they come.
+const ENOUGH_PARENTS: usize = 4;
+/// Every child's parents are weighed again at least this often: what was good may have become slow,
+/// and better ones may have come.
+const REVIEW: Duration = Duration::from_secs(4);
+/// Children weighed after one event because it is urgent: a quarter of a millisecond's work.
+const URGENT_PER_EVENT: usize = 16;
+/// A portion of the round: children looked at, and of these weighed.
+const PORTION: Portion = Portion {
+    looks: 64,
+    weighed: 4,
+};
+/// The portion that a tick takes, when nothing else happens.
+const TICK_PORTION: Portion = Portion {
+    looks: 1000,
+    weighed: 40,
+};
+/// Portions follow each other no sooner: ten thousand children are weighed in a second at most.
+const PAUSE: Duration = Duration::from_micros(400);
+/// Rounds begin no sooner after each other, however few children there are.
+const ROUND: Duration = EARLY;
+
+/// How much is done at once.
+#[derive(Debug, Clone, Copy)]
+struct Portion {
+    looks: usize,
+    weighed: usize,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    urgent: VecDeque<(TaskId, SessionId)>,
+    /// Who was looked at last in the present round; `None` before its beginning.
+    cursor: Option<(TaskId, SessionId)>,
+    next_round: Duration,
+    next_portion: Duration,
+}
+
+impl Swarm {
+    /// The child is to be weighed as soon as may be.
+    pub(super) fn hurry(&mut self, id: &TaskId, child: SessionId) {
+        let task = self.tasks.get_mut(id);
+        if let Some(me) = task.and_then(|task| task.participants.get_mut(&child))
+            && !me.queued
+        {
+            me.queued = true;
+            self.turns.urgent.push_back((*id, child));
+        }
+    }
+
+    /// Somebody can no longer be a parent: its children lose it at once and are told soon.
+    pub(super) fn parent_lost(&mut self, id: &TaskId, parent: SessionId) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let children = task.participants.iter();
+        let children: Vec<_> = children
+            .filter(|(_, me)| me.parents.contains(&parent))
+            .map(|(child, _)| *child)
+            .collect();
+        for child in children {
+            self.part(id, child, parent);
+            self.hurry(id, child);
+        }
+    }
+
+    /// What follows every event.
+    pub(super) fn take_turns(&mut self, is_tick: bool) {
+        for _ in 0..URGENT_PER_EVENT {
+            let Some((id, child)) = self.turns.urgent.pop_front() else {
+                break;
+            };
+            let task = self.tasks.get_mut(&id);
+            if let Some(me) = task.and_then(|task| task.participants.get_mut(&child))
+                && std::mem::take(&mut me.queued)
+            {
+                self.refresh(&id, child);
+            }
+        }
+        if is_tick {
+            self.go_round(TICK_PORTION);
+        } else if self.now >= self.turns.next_portion {
+            self.turns.next_portion = self.now + PAUSE;
+            self.go_round(PORTION);
+        }
+    }
+
+    /// Goes on with the round, or begins one when it is time.
+    fn go_round(&mut self, portion: Portion) {
+        if self.turns.cursor.is_none() {
+            if self.now < self.turns.next_round {
+                return;
+            }
+            self.turns.next_round = self.now + ROUND;
+        }
+        let due = self.look(portion);
+        for (id, child) in due {
+            let me = self.tasks.get(&id);
+            let me = me.and_then(|task| Some((task, task.participants.get(&child)?)));
+            let Some((task, me)) = me else { continue };
+            // Only given a parent that has chosen it: it is told, and nothing else is weighed.
+            if me.offered && !self.needs_weighing(&id, task, me) {
+                self.tell(&id, child);
+            } else {
+                self.refresh(&id, child);
+            }
+        }
+    }
+
+    /// Moves the cursor over some children, and returns those whose turn it is.
+    fn look(&mut self, portion: Portion) -> Vec<(TaskId, SessionId)> {
+        let mut due = Vec::new();
+        let mut looks = portion.looks;
+        let start = self.turns.cursor.take();
+        let first = match &start {
+            Some((id, _)) => Bound::Included(*id),
+            None => Bound::Unbounded,
+        };
+        for (id, task) in self.tasks.range((first, Bound::Unbounded)) {
+            // A task without children costs a look too.
+            looks = looks.saturating_sub(1);
+            let after = match &start {
+                Some((last, child)) if last == id => Bound::Excluded(*child),
+                _ => Bound::Unbounded,
+            };
+            for (child, me) in task.participants.range((after, Bound::Unbounded)) {
+                if looks == 0 || due.len() >= portion.weighed {
+                    return due;
+                }
+                looks -= 1;
+                self.turns.cursor = Some((*id, *child));
+                if self.is_due(id, task, me) {
+                    due.push((*id, *child));
+                }
+            }
+            self.turns.cursor = Some((*id, SessionId(u64::MAX)));
+            if looks == 0 {
+                return due;
+            }
+        }
+        self.turns.cursor = None;
+        due
+    }
+
+    fn is_due(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
+        self.now >= me.not_before
+            && !me.held.is_full()
+            && (me.offered || self.needs_weighing(id, task, me))
+    }
+
+    fn needs_weighing(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
+        me.seen != task.news
+            || me.parents.len() < ENOUGH_PARENTS
+            || self.now >= me.not_before + REVIEW
+            || self.starves(id, task, me)
+    }
+}
