@@ -119,7 +119,7 @@ impl Task {
             self.pick(&useful).map(|wanted| (*link, wanted, false))
         });
         let idle = || links.iter().filter(|link| link.in_flight == 0);
-        let stolen = || idle().find_map(|link| Some((*link, self.steal(link)?, false)));
+        let stolen = || idle().find_map(|link| Some((*link, self.steal(now, link)?, false)));
         let hedged = || idle().find_map(|link| Some((*link, vec![self.hedge(now, link)?], true)));
         let (link, wanted, hedge) = fresh.or_else(stolen).or_else(hedged)?;
         Some((link.host.id.clone(), wanted, hedge))
@@ -184,8 +184,8 @@ impl Task {
     }
 
     /// What waits elsewhere and could come from this idle parent: half of the longest reservation,
-    /// from its end; all of it when it waits at a seed and this is a peer.
-    fn steal(&self, link: &Link) -> Option<Vec<u32>> {
+    /// from its end; all of it when it waits at a seed and this is a peer, or has waited long.
+    fn steal(&self, now: Duration, link: &Link) -> Option<Vec<u32>> {
         let of = |request: &Request| -> Vec<u32> {
             let Stage::Waiting(want) = &request.stage else {
                 return Vec::new();
@@ -196,7 +196,8 @@ impl Task {
             let parent = self.links.get(&request.parent);
             let slow = parent.is_some_and(|parent| parent.slow) && !link.slow;
             let from_seed = parent.is_some_and(|parent| parent.host.role == Role::Seed);
-            let all = slow || (from_seed && link.host.role != Role::Seed);
+            let late = now.saturating_sub(request.moved_at) >= self.hedge_after();
+            let all = slow || late || (from_seed && link.host.role != Role::Seed);
             let keeps = if all { 0 } else { want.len().div_ceil(2) };
             let tail = want.iter().skip(keeps);
             tail.copied().filter(|at| link.has.contains(*at)).collect()
