@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use darner_proto::digest::Digest;
@@ -27,7 +27,14 @@ struct Inner {
     began: Instant,
     state: Mutex<State>,
     /// What was decided may have moved the timer.
-    changed: Notify,
+    changed: Arc<Notify>,
+}
+
+impl Drop for Inner {
+    /// The timer sees that there is nobody left to keep it for.
+    fn drop(&mut self) {
+        self.changed.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -95,16 +102,11 @@ impl Desk {
                     answers: HashMap::new(),
                     last_request: 0,
                 }),
-                changed: Notify::new(),
+                changed: Arc::default(),
             }),
         };
-        let (ticking, ending) = (desk.clone(), shutdown.clone());
-        shutdown.spawn(async move {
-            tokio::select! {
-                () = ticking.tick() => {}
-                () = ending.cancelled() => {}
-            }
-        });
+        let ticking = tick(Arc::downgrade(&desk.inner), desk.inner.changed.clone());
+        shutdown.spawn(ticking);
         desk
     }
 
@@ -176,18 +178,24 @@ impl Desk {
         let state = self.inner.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    async fn tick(&self) {
-        loop {
-            let next = self.state().uploads.next();
-            let sleep = next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(self.now()));
-            tokio::select! {
-                () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {
-                    let now = self.now();
-                    self.state().apply(now, Event::Tick);
+/// Keeps a desk's timer for as long as there is a handle to it.
+async fn tick(desk: Weak<Inner>, changed: Arc<Notify>) {
+    while let Some(inner) = desk.upgrade() {
+        let desk = Desk { inner };
+        let next = desk.state().uploads.next();
+        let sleep = next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(desk.now()));
+        let (weak, notified) = (Arc::downgrade(&desk.inner), changed.notified());
+        drop(desk);
+        tokio::select! {
+            () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {
+                if let Some(inner) = weak.upgrade() {
+                    let desk = Desk { inner };
+                    desk.state().apply(desk.now(), Event::Tick);
                 }
-                () = self.inner.changed.notified() => {}
             }
+            () = notified => {}
         }
     }
 }
@@ -214,6 +222,11 @@ impl Slot {
         self.pieces.clone()
     }
 
+    /// Whether all of it has been handed on.
+    pub(super) fn is_sent(&self) -> bool {
+        self.left == 0
+    }
+
     /// So many bytes of it have been handed on.
     pub(super) fn took(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
@@ -224,7 +237,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let request = self.request;
         self.desk.state().answers.remove(&request);
-        self.desk.apply(if self.left == 0 {
+        self.desk.apply(if self.is_sent() {
             Event::Sent { request }
         } else {
             Event::Gone { request }
@@ -233,6 +246,11 @@ impl Drop for Slot {
 }
 
 impl Watch {
+    /// How many children follow the content.
+    pub(super) fn children(&self) -> u32 {
+        self.desk.state().uploads.children(&self.task)
+    }
+
     /// Of what is here, what the child may be told of, and when there will be more without anything
     /// new having come.
     pub(super) fn tellable(&self, holding: Holding<'_>) -> (PieceSet, Option<Duration>) {

