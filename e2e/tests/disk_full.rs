@@ -1,5 +1,7 @@
 //! Disk full: pulls go on without caching.
 
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -91,4 +93,38 @@ fn a_disk_that_is_full_before_the_capacity_is_reached_stops_no_pull() {
     scene::run("disk_full", async |scene| {
         pull_on_a_small_disk(scene, Some("1GiB"), true).await
     });
+}
+
+#[test]
+fn a_mirror_starts_on_a_full_disk_and_pulls_go_on() {
+    scene::run("disk_full_start", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let settings = up_settings(scene, &upstream)?;
+        let path = scene.path("data-up");
+        let disk = SmallDisk::mount(&path, 8).await?;
+        let mut mirror = Darner::start(scene, "mirror", "mirror", &settings).await?;
+        let image = &upstream.images.tiny;
+        Client::new(&mirror, NAME)?.pull(image).await?;
+        mirror.stop().await?;
+        fill(&path.join("of-somebody-else"))?;
+        mirror.restart().await?;
+        // What it held may have made room: the disk is not for the store alone.
+        for image in [image, &upstream.images.middle] {
+            Client::new(&mirror, NAME)?.pull(image).await?;
+        }
+        mirror.stop().await?;
+        drop(disk);
+        Ok(())
+    });
+}
+
+/// Writes until nothing more fits.
+fn fill(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    for size in [1 << 20, 4 << 10, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+    let error = file.write_all(b"x").err().context("there is room left")?;
+    ensure!(error.kind() == ErrorKind::StorageFull, "{error}");
+    Ok(())
 }
