@@ -107,9 +107,9 @@ impl Fleet {
         sent.context("the scheduler has ended a session")
     }
 
-    /// Every host lists what it holds: the same contents, and the first host of each task that too.
-    pub async fn list_held(&self) -> Result<()> {
-        let keys: Vec<_> = (0..self.shape.held).map(held_key).collect();
+    /// Every host lists what it holds: the same contents.
+    pub async fn list_held(&self, contents: Range<usize>) -> Result<()> {
+        let keys: Vec<_> = contents.map(held_key).collect();
         for node in 0..self.nodes.len() {
             for part in keys.chunks(PART) {
                 let keys = part.to_vec();
@@ -122,16 +122,35 @@ impl Fleet {
         Ok(())
     }
 
-    /// Every host joins its task; the first of each task already has all but one piece, and there is
-    /// one more host that has everything, so that nobody is to read upstream.
-    pub async fn join_all(&mut self) -> Result<()> {
+    /// One host has the whole of each task, so that nobody is to read upstream. It is none that
+    /// downloads it: those are `tasks` apart, in every round.
+    pub async fn hold_tasks(&self) -> Result<()> {
         for number in 0..self.shape.tasks {
-            let holder = (number + self.shape.tasks) % self.nodes.len();
+            let holder = (number + self.shape.tasks / 2) % self.nodes.len();
             let keys = vec![task(number)];
             self.say(holder, &NodeMessage::Inventory { keys, listed: true }).await?;
         }
+        Ok(())
+    }
+
+    fn task_of(&self, node: usize, round: usize) -> usize {
+        (node + round * self.shape.tasks / 11) % self.shape.tasks
+    }
+
+    /// Every host joins a task, another one in every round.
+    pub async fn join_all(&self, round: usize) -> Result<()> {
         for node in 0..self.nodes.len() {
-            self.join(node, node % self.shape.tasks, 0).await?;
+            self.join(node, self.task_of(node, round), 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Every host leaves its task of that round.
+    pub async fn leave_all(&self, round: usize) -> Result<()> {
+        for node in 0..self.nodes.len() {
+            let task = task(self.task_of(node, round));
+            let outcome = Outcome::Abandoned;
+            self.say(node, &NodeMessage::Leave { task, outcome }).await?;
         }
         Ok(())
     }
@@ -208,7 +227,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Selections answered so far.
+    /// Selections told so far: every message that names parents.
     pub fn answered(&self) -> u64 {
         self.counts.answered.load(Ordering::Relaxed)
     }
@@ -237,10 +256,11 @@ async fn open(
     let (awaited, told) = (asked.clone(), counts.clone());
     let reading = async move {
         while let Ok(Some(message)) = incoming.message().await {
-            if let Some(Body::Parents(_)) = message.body
-                && let Some(since) = lock(&awaited).take()
-            {
-                told.answered.fetch_add(1, Ordering::Relaxed);
+            let Some(Body::Parents(_)) = message.body else {
+                continue;
+            };
+            told.answered.fetch_add(1, Ordering::Relaxed);
+            if let Some(since) = lock(&awaited).take() {
                 lock(&told.latencies).push(since.elapsed());
             }
         }

@@ -37,8 +37,12 @@ pub struct Shape {
 pub const PIECES: u32 = 2000;
 /// Piece completions in one message: two messages a second and host make the rate.
 const RUN: u32 = 10;
-/// Parent selections asked for in a second.
-const SELECTIONS: u64 = 5000;
+/// Hosts that leave their task and join it again in a second. Each is a selection for itself and one
+/// for every child that it had.
+const JOINS: u64 = 500;
+/// Downloads of one host, when memory is measured: the first is not counted, since with it the
+/// connection's own buffers grow.
+const DOWNLOADS: usize = 5;
 /// What the figures of the project are (issue 3).
 const BARS: [(&str, f64, bool); 5] = [
     ("piece completions per second of processor time", 200_000.0, true),
@@ -97,20 +101,35 @@ async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     say("a host that attends, bytes", (attended - empty) / shape.hosts as f64);
 
     let begun = Instant::now();
-    fleet.list_held().await?;
+    // The first half is not counted: with it the connections' own buffers grow.
+    let half = shape.hosts * (shape.held / 2);
+    fleet.list_held(0..shape.held / 2).await?;
+    scheduler.wait_for("darner_scheduler_holdings", half).await?;
+    let listed = scheduler.memory()?;
+    fleet.list_held(shape.held / 2..shape.held).await?;
     let holdings = shape.hosts * shape.held;
     scheduler.wait_for("darner_scheduler_holdings", holdings).await?;
-    let listed = scheduler.memory()?;
-    let per_holding = (listed - attended) / holdings.max(1) as f64;
+    let per_holding = (scheduler.memory()? - listed) / (holdings - half).max(1) as f64;
     say("all holdings listed, seconds", begun.elapsed().as_secs_f64());
 
-    fleet.join_all().await?;
-    scheduler.wait_for("darner_scheduler_participants", shape.hosts).await?;
+    fleet.hold_tasks().await?;
+    fleet.join_all(0).await?;
+    fleet.settle(scheduler).await?;
     // Everybody has been told everything that there is to tell.
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let per_task = f64::from(PIECES) * 4.0 + f64::from(PIECES) / 8.0 + 1000.0;
-    let joined = scheduler.memory()? - listed - per_task * shape.tasks as f64;
-    let per_download = joined / shape.hosts as f64 - f64::from(PIECES) / 8.0;
+    tokio::time::sleep(TOLD).await;
+    let one = scheduler.memory()?;
+    for round in 1..DOWNLOADS {
+        fleet.join_all(round).await?;
+        fleet.settle(scheduler).await?;
+    }
+    tokio::time::sleep(TOLD).await;
+    let downloads = (DOWNLOADS - 1) * shape.hosts;
+    let per_download =
+        (scheduler.memory()? - one) / downloads as f64 - f64::from(PIECES).div_euclid(8.0);
+    for round in 1..DOWNLOADS {
+        fleet.leave_all(round).await?;
+    }
+    fleet.settle(scheduler).await?;
 
     let progress = load(scheduler, &mut fleet, shape, true, false).await?;
     say("under completions alone, processors", progress.processors);
@@ -162,7 +181,7 @@ async fn load(
             told += fleet.complete(hosts, RUN).await?;
         }
         if selections {
-            fleet.select(SELECTIONS / 100).await?;
+            fleet.select(JOINS / 100).await?;
         }
     }
     fleet.settle(scheduler).await?;
@@ -182,6 +201,9 @@ async fn load(
         latencies: fleet.take_latencies().context("no latencies")?,
     })
 }
+
+/// After a crowd has joined, telling goes on for so long at most.
+const TOLD: Duration = Duration::from_secs(5);
 
 fn say(what: &str, figure: f64) {
     println!("{what:<60} {figure:>10.3}");
