@@ -111,7 +111,9 @@ impl Mirror {
             .map_err(|source| StartError::Pieces { listen, source })?;
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, shutdown)?;
-        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory(&store), shutdown);
+        let pieces_metrics = PiecesMetrics::new(metrics);
+        let inventory = inventory(&store, pieces_metrics.clone());
+        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, shutdown);
         let peers = Peers::new().map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
@@ -140,7 +142,7 @@ impl Mirror {
             signer,
             role: settings.mirror.role,
             slots: Arc::new(Semaphore::new(settings.pieces.upload_slots as usize)),
-            metrics: PiecesMetrics::new(metrics),
+            metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };
         let pieces = Pieces::new(listener, serving);
@@ -244,9 +246,10 @@ fn directory(settings: &Settings, me: &Host, shutdown: &Shutdown) -> Result<Dire
     }
 }
 
-fn inventory(store: &Store) -> Inventory {
+fn inventory(store: &Store, pieces: PiecesMetrics) -> Inventory {
     let (listed, asked) = (store.clone(), store.clone());
     Inventory {
+        sending: Arc::new(move || pieces.sending()),
         keys: Arc::new(move || {
             let mut keys = listed.keys();
             keys.extend(listed.sources().iter().map(repository_key));

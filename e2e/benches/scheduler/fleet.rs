@@ -60,9 +60,16 @@ impl Latencies {
     pub fn say(&self, what: &str) {
         let at = |share: usize| {
             let last = self.0.len().saturating_sub(1);
-            self.0.get(last * share / 1000).map_or(0.0, |one| one.as_secs_f64() * 1000.0)
+            self.0
+                .get(last * share / 1000)
+                .map_or(0.0, |one| one.as_secs_f64() * 1000.0)
         };
-        println!("{what}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", at(500), at(990), at(1000));
+        println!(
+            "{what}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+            at(500),
+            at(990),
+            at(1000)
+        );
     }
 }
 
@@ -114,10 +121,12 @@ impl Fleet {
             for part in keys.chunks(PART) {
                 let keys = part.to_vec();
                 let listed = false;
-                self.say(node, &NodeMessage::Inventory { keys, listed }).await?;
+                self.say(node, &NodeMessage::Inventory { keys, listed })
+                    .await?;
             }
             let keys = Vec::new();
-            self.say(node, &NodeMessage::Inventory { keys, listed: true }).await?;
+            self.say(node, &NodeMessage::Inventory { keys, listed: true })
+                .await?;
         }
         Ok(())
     }
@@ -128,7 +137,8 @@ impl Fleet {
         for number in 0..self.shape.tasks {
             let holder = (number + self.shape.tasks / 2) % self.nodes.len();
             let keys = vec![task(number)];
-            self.say(holder, &NodeMessage::Inventory { keys, listed: true }).await?;
+            self.say(holder, &NodeMessage::Inventory { keys, listed: true })
+                .await?;
         }
         Ok(())
     }
@@ -150,7 +160,8 @@ impl Fleet {
         for node in 0..self.nodes.len() {
             let task = task(self.task_of(node, round));
             let outcome = Outcome::Abandoned;
-            self.say(node, &NodeMessage::Leave { task, outcome }).await?;
+            self.say(node, &NodeMessage::Leave { task, outcome })
+                .await?;
         }
         Ok(())
     }
@@ -221,7 +232,10 @@ impl Fleet {
         let sent = self.counts.sent.load(Ordering::Relaxed) as f64;
         let begun = Instant::now();
         while scheduler.heard().await? < sent {
-            ensure!(begun.elapsed() < Duration::from_secs(60), "messages are lost");
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "messages are lost"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
@@ -244,14 +258,23 @@ async fn open(
     url: &str,
     number: usize,
     counts: Arc<Counts>,
-) -> Result<(Node, impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>)> {
+) -> Result<(
+    Node,
+    impl Future<Output = ()> + use<>,
+    impl Future<Output = ()> + use<>,
+)> {
     let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
     let channel = channel.connect().await.context("connecting")?;
     let mut client = SchedulerClient::new(channel);
     let (outgoing, queue) = mpsc::channel(OUTGOING);
-    outgoing.send((&NodeMessage::Hello(host(number)?)).into()).await?;
+    outgoing
+        .send((&NodeMessage::Hello(host(number)?)).into())
+        .await?;
     counts.sent.fetch_add(1, Ordering::Relaxed);
-    let mut incoming = client.attend(ReceiverStream::new(queue)).await?.into_inner();
+    let mut incoming = client
+        .attend(ReceiverStream::new(queue))
+        .await?
+        .into_inner();
     let asked: Arc<Mutex<Option<Instant>>> = Arc::default();
     let (awaited, told) = (asked.clone(), counts.clone());
     let reading = async move {

@@ -45,11 +45,19 @@ const JOINS: u64 = 500;
 const DOWNLOADS: usize = 5;
 /// What the figures of the project are (issue 3).
 const BARS: [(&str, f64, bool); 5] = [
-    ("piece completions per second of processor time", 200_000.0, true),
+    (
+        "piece completions per second of processor time",
+        200_000.0,
+        true,
+    ),
     ("selections per second of processor time", 5_000.0, true),
     ("p99 of a decision, ms", 2.0, false),
     ("bytes per complete holding", 16.0, false),
-    ("bytes per active download, without its piece set", 300.0, false),
+    (
+        "bytes per active download, without its piece set",
+        300.0,
+        false,
+    ),
 ];
 
 fn main() {
@@ -61,7 +69,11 @@ fn main() {
         let figures = measure(&Scheduler::start(scene).await?, shape).await?;
         println!("\n{:<52} {:>12} {:>12}", "", "measured", "bar");
         for ((what, bar, at_least), figure) in BARS.iter().zip(figures) {
-            let met = if *at_least { figure >= *bar } else { figure <= *bar };
+            let met = if *at_least {
+                figure >= *bar
+            } else {
+                figure <= *bar
+            };
             let verdict = if met { "met" } else { "MISSED" };
             println!("{what:<52} {figure:>12.1} {bar:>12.1} {verdict}");
         }
@@ -78,7 +90,8 @@ fn shape() -> Result<Shape, String> {
         seconds: 20,
     };
     for argument in std::env::args().skip(1).filter(|one| !one.starts_with('-')) {
-        let wrong = || format!("{argument}: expected hosts=, tasks=, held= or seconds= and a number");
+        let wrong =
+            || format!("{argument}: expected hosts=, tasks=, held= or seconds= and a number");
         let (name, value) = argument.split_once('=').ok_or_else(wrong)?;
         let value: usize = value.parse().map_err(|_| wrong())?;
         match name {
@@ -96,21 +109,33 @@ fn shape() -> Result<Shape, String> {
 async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     let empty = scheduler.memory()?;
     let mut fleet = Fleet::attend(scheduler.url()?, shape).await?;
-    scheduler.wait_for("darner_scheduler_hosts", shape.hosts).await?;
+    scheduler
+        .wait_for("darner_scheduler_hosts", shape.hosts)
+        .await?;
     let attended = scheduler.memory()?;
-    say("a host that attends, bytes", (attended - empty) / shape.hosts as f64);
+    say(
+        "a host that attends, bytes",
+        (attended - empty) / shape.hosts as f64,
+    );
 
     let begun = Instant::now();
     // The first half is not counted: with it the connections' own buffers grow.
     let half = shape.hosts * (shape.held / 2);
     fleet.list_held(0..shape.held / 2).await?;
-    scheduler.wait_for("darner_scheduler_holdings", half).await?;
+    scheduler
+        .wait_for("darner_scheduler_holdings", half)
+        .await?;
     let listed = scheduler.memory()?;
     fleet.list_held(shape.held / 2..shape.held).await?;
     let holdings = shape.hosts * shape.held;
-    scheduler.wait_for("darner_scheduler_holdings", holdings).await?;
+    scheduler
+        .wait_for("darner_scheduler_holdings", holdings)
+        .await?;
     let per_holding = (scheduler.memory()? - listed) / (holdings - half).max(1) as f64;
-    say("all holdings listed, seconds", begun.elapsed().as_secs_f64());
+    say(
+        "all holdings listed, seconds",
+        begun.elapsed().as_secs_f64(),
+    );
 
     fleet.hold_tasks().await?;
     fleet.join_all(0).await?;
@@ -135,7 +160,9 @@ async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     say("under completions alone, processors", progress.processors);
     let selections = load(scheduler, &mut fleet, shape, false, true).await?;
     say("under selections alone, processors", selections.processors);
-    selections.latencies.say("answer to a join, under selections alone");
+    selections
+        .latencies
+        .say("answer to a join, under selections alone");
     let both = load(scheduler, &mut fleet, shape, true, true).await?;
     say("under both, processors", both.processors);
     both.latencies.say("answer to a join, under both");
