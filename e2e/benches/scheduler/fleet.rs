@@ -31,7 +31,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const PART: usize = 512;
 
 /// All nodes.
-pub struct Fleet {
+pub(crate) struct Fleet {
     shape: Shape,
     nodes: Vec<Node>,
     counts: Arc<Counts>,
@@ -53,11 +53,11 @@ struct Counts {
 }
 
 /// How long answers took.
-pub struct Latencies(Vec<Duration>);
+pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
     /// Prints p50, p99 and the longest.
-    pub fn say(&self, what: &str) {
+    pub(crate) fn say(&self, what: &str) {
         let at = |share: usize| {
             let last = self.0.len().saturating_sub(1);
             self.0
@@ -84,7 +84,7 @@ fn task(number: usize) -> TaskId {
 
 impl Fleet {
     /// Connects all hosts.
-    pub async fn attend(url: String, shape: Shape) -> Result<Self> {
+    pub(crate) async fn attend(url: String, shape: Shape) -> Result<Self> {
         let counts = Arc::new(Counts::default());
         let mut fleet = Self {
             shape,
@@ -115,7 +115,7 @@ impl Fleet {
     }
 
     /// Every host lists what it holds: the same contents.
-    pub async fn list_held(&self, contents: Range<usize>) -> Result<()> {
+    pub(crate) async fn list_held(&self, contents: Range<usize>) -> Result<()> {
         let keys: Vec<_> = contents.map(held_key).collect();
         for node in 0..self.nodes.len() {
             for part in keys.chunks(PART) {
@@ -133,7 +133,7 @@ impl Fleet {
 
     /// One host has the whole of each task, so that nobody is to read upstream. It is none that
     /// downloads it: those are `tasks` apart, in every round.
-    pub async fn hold_tasks(&self) -> Result<()> {
+    pub(crate) async fn hold_tasks(&self) -> Result<()> {
         for number in 0..self.shape.tasks {
             let holder = (number + self.shape.tasks / 2) % self.nodes.len();
             let keys = vec![task(number)];
@@ -148,7 +148,7 @@ impl Fleet {
     }
 
     /// Every host joins a task, another one in every round.
-    pub async fn join_all(&self, round: usize) -> Result<()> {
+    pub(crate) async fn join_all(&self, round: usize) -> Result<()> {
         for node in 0..self.nodes.len() {
             self.join(node, self.task_of(node, round), 0).await?;
         }
@@ -156,7 +156,7 @@ impl Fleet {
     }
 
     /// Every host leaves its task of that round.
-    pub async fn leave_all(&self, round: usize) -> Result<()> {
+    pub(crate) async fn leave_all(&self, round: usize) -> Result<()> {
         for node in 0..self.nodes.len() {
             let task = task(self.task_of(node, round));
             let outcome = Outcome::Abandoned;
@@ -180,7 +180,7 @@ impl Fleet {
     }
 
     /// These hosts complete `run` pieces each. Returns how many that were.
-    pub async fn complete(&mut self, hosts: Range<u64>, run: u32) -> Result<u64> {
+    pub(crate) async fn complete(&mut self, hosts: Range<u64>, run: u32) -> Result<u64> {
         let mut told = 0;
         for node in hosts {
             let node = usize::try_from(node)?;
@@ -211,7 +211,7 @@ impl Fleet {
     }
 
     /// So many hosts leave their task and join it again: each is told parents anew.
-    pub async fn select(&mut self, count: u64) -> Result<()> {
+    pub(crate) async fn select(&mut self, count: u64) -> Result<()> {
         for _ in 0..count {
             self.next_selection = (self.next_selection + 7919) % self.nodes.len();
             let node = self.next_selection;
@@ -228,7 +228,7 @@ impl Fleet {
     }
 
     /// Waits until the scheduler has heard everything.
-    pub async fn settle(&self, scheduler: &Scheduler) -> Result<()> {
+    pub(crate) async fn settle(&self, scheduler: &Scheduler) -> Result<()> {
         let sent = self.counts.sent.load(Ordering::Relaxed) as f64;
         let begun = Instant::now();
         while scheduler.heard().await? < sent {
@@ -242,12 +242,12 @@ impl Fleet {
     }
 
     /// Selections told so far: every message that names parents.
-    pub fn answered(&self) -> u64 {
+    pub(crate) fn answered(&self) -> u64 {
         self.counts.answered.load(Ordering::Relaxed)
     }
 
     /// How long answers have taken since this was last asked for.
-    pub fn take_latencies(&self) -> Option<Latencies> {
+    pub(crate) fn take_latencies(&self) -> Option<Latencies> {
         let mut all = std::mem::take(&mut *lock(&self.counts.latencies));
         all.sort_unstable();
         Some(Latencies(all))

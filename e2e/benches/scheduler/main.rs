@@ -22,7 +22,7 @@ use scheduler::Scheduler;
 
 /// How much there is of everything.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Hosts that attend.
     hosts: usize,
     /// Tasks under way; every host downloads one.
@@ -34,7 +34,7 @@ pub struct Shape {
 }
 
 /// Pieces of every content under way.
-pub const PIECES: u32 = 2000;
+pub(crate) const PIECES: u32 = 2000;
 /// Piece completions in one message: two messages a second and host make the rate.
 const RUN: u32 = 10;
 /// Hosts that leave their task and join it again in a second. Each is a selection for itself and one
