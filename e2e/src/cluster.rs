@@ -40,10 +40,7 @@ impl Cluster {
             .set("manager.listen", fixed_port()?)
             .set("manager.api_listen", "127.0.0.1:0");
         let manager = Darner::start(scene, "manager", "manager", &settings).await?;
-        let settings = node(scene, "scheduler")?
-            .set("scheduler.listen", fixed_port()?)
-            .set("manager.address", manager.url("manager")?);
-        let scheduler = Darner::start(scene, "scheduler", "scheduler", &settings).await?;
+        let scheduler = add_scheduler(scene, &manager, "scheduler").await?;
         let seeds = (1..=shape.seeds).map(|number| {
             start_mirror(scene, upstream, &manager, "seed", format!("seed-{number}"))
         });
@@ -94,6 +91,14 @@ impl Cluster {
             });
         try_join_all(pulls).await
     }
+}
+
+/// Starts one more scheduler of the cluster of `manager`.
+pub async fn add_scheduler(scene: &Scene, manager: &Darner, name: &str) -> Result<Darner> {
+    let settings = node(scene, name)?
+        .set("scheduler.listen", fixed_port()?)
+        .set("manager.address", manager.url("manager")?);
+    Darner::start(scene, name, "scheduler", &settings).await
 }
 
 async fn start_mirror(

@@ -35,11 +35,7 @@ pub fn run<T>(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<T>) -> T {
 ///
 /// # Panics
 /// As [`run`].
-pub fn run_for<T>(
-    name: &str,
-    limit: Duration,
-    test: impl AsyncFnOnce(&Scene) -> Result<T>,
-) -> T {
+pub fn run_for<T>(name: &str, limit: Duration, test: impl AsyncFnOnce(&Scene) -> Result<T>) -> T {
     static CRYPTO: Once = Once::new();
     CRYPTO.call_once(|| {
         // Fails only when somebody else has installed a provider, which serves as well.

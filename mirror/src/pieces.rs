@@ -94,6 +94,12 @@ pub struct PiecesMetrics {
 }
 
 impl PiecesMetrics {
+    /// Runs of pieces being sent now, and the bytes of pieces sent so far.
+    pub fn sending(&self) -> (u32, u64) {
+        let running = u32::try_from(self.uploading.get()).unwrap_or(0);
+        (running, self.uploaded_bytes.get())
+    }
+
     /// Registers the counters.
     pub fn new(metrics: &Metrics) -> Self {
         let new = Self::default();

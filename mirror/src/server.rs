@@ -113,7 +113,9 @@ impl Mirror {
             .map_err(|source| StartError::Pieces { listen, source })?;
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, shutdown)?;
-        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory(&store), shutdown);
+        let pieces_metrics = PiecesMetrics::new(metrics);
+        let inventory = inventory(&store, pieces_metrics.clone());
+        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, shutdown);
         let peers = Peers::new(&settings.node.id).map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
@@ -142,7 +144,7 @@ impl Mirror {
             signer,
             role: settings.mirror.role,
             desk: Desk::open(settings.pieces.upload_slots, shutdown),
-            metrics: PiecesMetrics::new(metrics),
+            metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };
         let pieces = Pieces::new(listener, serving);
@@ -248,9 +250,10 @@ fn directory(settings: &Settings, me: &Host, shutdown: &Shutdown) -> Result<Dire
     }
 }
 
-fn inventory(store: &Store) -> Inventory {
+fn inventory(store: &Store, pieces: PiecesMetrics) -> Inventory {
     let (listed, asked) = (store.clone(), store.clone());
     Inventory {
+        sending: Arc::new(move || pieces.sending()),
         keys: Arc::new(move || {
             let mut keys = listed.keys();
             keys.extend(listed.sources().iter().map(repository_key));

@@ -48,6 +48,8 @@ pub struct Inventory {
     pub keys: Arc<dyn Fn() -> Vec<Digest> + Send + Sync>,
     /// Whether this one is.
     pub holds: Arc<dyn Fn(&Digest) -> bool + Send + Sync>,
+    /// Runs of pieces being sent now, and the bytes of pieces sent so far.
+    pub sending: Arc<dyn Fn() -> (u32, u64) + Send + Sync>,
 }
 
 /// Handle to the node's part in the swarm. Clones share it.
@@ -240,7 +242,10 @@ impl Driver {
         match output {
             Output::Connect(scheduler, url) => {
                 let stop = self.shutdown.cancellation().child_token();
-                let me = self.swarm.me.as_ref().clone();
+                let me = link::Node {
+                    host: self.swarm.me.as_ref().clone(),
+                    sending: self.inventory.sending.clone(),
+                };
                 self.shutdown.spawn(link::run(
                     scheduler.clone(),
                     url,

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn keys_spread_by_weight() {
         let hosts = weighted(&[100, 100, 200, 400]);
-        let mut owned = [0; 4];
+        let mut owned = [0i32; 4];
         for n in 0u32..8000 {
             let key = Digest::sha256(&n.to_be_bytes());
             let owner = order_by_weight(&key, &hosts, |host| host)[0];
@@ -91,7 +91,7 @@ mod tests {
         }
         let expected = [1000, 1000, 2000, 4000];
         for (owned, expected) in owned.into_iter().zip(expected) {
-            assert!((owned - expected as i32).abs() < 150, "{owned} of {expected}");
+            assert!((owned - expected).abs() < 150, "{owned} of {expected}");
         }
     }
 

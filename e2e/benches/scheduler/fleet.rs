@@ -31,7 +31,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const PART: usize = 512;
 
 /// All nodes.
-pub struct Fleet {
+pub(crate) struct Fleet {
     shape: Shape,
     nodes: Vec<Node>,
     counts: Arc<Counts>,
@@ -53,16 +53,23 @@ struct Counts {
 }
 
 /// How long answers took.
-pub struct Latencies(Vec<Duration>);
+pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
     /// Prints p50, p99 and the longest.
-    pub fn say(&self, what: &str) {
+    pub(crate) fn say(&self, what: &str) {
         let at = |share: usize| {
             let last = self.0.len().saturating_sub(1);
-            self.0.get(last * share / 1000).map_or(0.0, |one| one.as_secs_f64() * 1000.0)
+            self.0
+                .get(last * share / 1000)
+                .map_or(0.0, |one| one.as_secs_f64() * 1000.0)
         };
-        println!("{what}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", at(500), at(990), at(1000));
+        println!(
+            "{what}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+            at(500),
+            at(990),
+            at(1000)
+        );
     }
 }
 
@@ -77,7 +84,7 @@ fn task(number: usize) -> TaskId {
 
 impl Fleet {
     /// Connects all hosts.
-    pub async fn attend(url: String, shape: Shape) -> Result<Self> {
+    pub(crate) async fn attend(url: String, shape: Shape) -> Result<Self> {
         let counts = Arc::new(Counts::default());
         let mut fleet = Self {
             shape,
@@ -107,31 +114,54 @@ impl Fleet {
         sent.context("the scheduler has ended a session")
     }
 
-    /// Every host lists what it holds: the same contents, and the first host of each task that too.
-    pub async fn list_held(&self) -> Result<()> {
-        let keys: Vec<_> = (0..self.shape.held).map(held_key).collect();
+    /// Every host lists what it holds: the same contents.
+    pub(crate) async fn list_held(&self, contents: Range<usize>) -> Result<()> {
+        let keys: Vec<_> = contents.map(held_key).collect();
         for node in 0..self.nodes.len() {
             for part in keys.chunks(PART) {
                 let keys = part.to_vec();
                 let listed = false;
-                self.say(node, &NodeMessage::Inventory { keys, listed }).await?;
+                self.say(node, &NodeMessage::Inventory { keys, listed })
+                    .await?;
             }
             let keys = Vec::new();
-            self.say(node, &NodeMessage::Inventory { keys, listed: true }).await?;
+            self.say(node, &NodeMessage::Inventory { keys, listed: true })
+                .await?;
         }
         Ok(())
     }
 
-    /// Every host joins its task; the first of each task already has all but one piece, and there is
-    /// one more host that has everything, so that nobody is to read upstream.
-    pub async fn join_all(&mut self) -> Result<()> {
+    /// One host has the whole of each task, so that nobody is to read upstream. It is none that
+    /// downloads it: those are `tasks` apart, in every round.
+    pub(crate) async fn hold_tasks(&self) -> Result<()> {
         for number in 0..self.shape.tasks {
-            let holder = (number + self.shape.tasks) % self.nodes.len();
+            let holder = (number + self.shape.tasks / 2) % self.nodes.len();
             let keys = vec![task(number)];
-            self.say(holder, &NodeMessage::Inventory { keys, listed: true }).await?;
+            self.say(holder, &NodeMessage::Inventory { keys, listed: true })
+                .await?;
         }
+        Ok(())
+    }
+
+    fn task_of(&self, node: usize, round: usize) -> usize {
+        (node + round * self.shape.tasks / 11) % self.shape.tasks
+    }
+
+    /// Every host joins a task, another one in every round.
+    pub(crate) async fn join_all(&self, round: usize) -> Result<()> {
         for node in 0..self.nodes.len() {
-            self.join(node, node % self.shape.tasks, 0).await?;
+            self.join(node, self.task_of(node, round), 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Every host leaves its task of that round.
+    pub(crate) async fn leave_all(&self, round: usize) -> Result<()> {
+        for node in 0..self.nodes.len() {
+            let task = task(self.task_of(node, round));
+            let outcome = Outcome::Abandoned;
+            self.say(node, &NodeMessage::Leave { task, outcome })
+                .await?;
         }
         Ok(())
     }
@@ -150,7 +180,7 @@ impl Fleet {
     }
 
     /// These hosts complete `run` pieces each. Returns how many that were.
-    pub async fn complete(&mut self, hosts: Range<u64>, run: u32) -> Result<u64> {
+    pub(crate) async fn complete(&mut self, hosts: Range<u64>, run: u32) -> Result<u64> {
         let mut told = 0;
         for node in hosts {
             let node = usize::try_from(node)?;
@@ -181,7 +211,7 @@ impl Fleet {
     }
 
     /// So many hosts leave their task and join it again: each is told parents anew.
-    pub async fn select(&mut self, count: u64) -> Result<()> {
+    pub(crate) async fn select(&mut self, count: u64) -> Result<()> {
         for _ in 0..count {
             self.next_selection = (self.next_selection + 7919) % self.nodes.len();
             let node = self.next_selection;
@@ -198,23 +228,26 @@ impl Fleet {
     }
 
     /// Waits until the scheduler has heard everything.
-    pub async fn settle(&self, scheduler: &Scheduler) -> Result<()> {
+    pub(crate) async fn settle(&self, scheduler: &Scheduler) -> Result<()> {
         let sent = self.counts.sent.load(Ordering::Relaxed) as f64;
         let begun = Instant::now();
         while scheduler.heard().await? < sent {
-            ensure!(begun.elapsed() < Duration::from_secs(60), "messages are lost");
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "messages are lost"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     }
 
-    /// Selections answered so far.
-    pub fn answered(&self) -> u64 {
+    /// Selections told so far: every message that names parents.
+    pub(crate) fn answered(&self) -> u64 {
         self.counts.answered.load(Ordering::Relaxed)
     }
 
     /// How long answers have taken since this was last asked for.
-    pub fn take_latencies(&self) -> Option<Latencies> {
+    pub(crate) fn take_latencies(&self) -> Option<Latencies> {
         let mut all = std::mem::take(&mut *lock(&self.counts.latencies));
         all.sort_unstable();
         Some(Latencies(all))
@@ -225,22 +258,32 @@ async fn open(
     url: &str,
     number: usize,
     counts: Arc<Counts>,
-) -> Result<(Node, impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>)> {
+) -> Result<(
+    Node,
+    impl Future<Output = ()> + use<>,
+    impl Future<Output = ()> + use<>,
+)> {
     let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
     let channel = channel.connect().await.context("connecting")?;
     let mut client = SchedulerClient::new(channel);
     let (outgoing, queue) = mpsc::channel(OUTGOING);
-    outgoing.send((&NodeMessage::Hello(host(number)?)).into()).await?;
+    outgoing
+        .send((&NodeMessage::Hello(host(number)?)).into())
+        .await?;
     counts.sent.fetch_add(1, Ordering::Relaxed);
-    let mut incoming = client.attend(ReceiverStream::new(queue)).await?.into_inner();
+    let mut incoming = client
+        .attend(ReceiverStream::new(queue))
+        .await?
+        .into_inner();
     let asked: Arc<Mutex<Option<Instant>>> = Arc::default();
     let (awaited, told) = (asked.clone(), counts.clone());
     let reading = async move {
         while let Ok(Some(message)) = incoming.message().await {
-            if let Some(Body::Parents(_)) = message.body
-                && let Some(since) = lock(&awaited).take()
-            {
-                told.answered.fetch_add(1, Ordering::Relaxed);
+            let Some(Body::Parents(_)) = message.body else {
+                continue;
+            };
+            told.answered.fetch_add(1, Ordering::Relaxed);
+            if let Some(since) = lock(&awaited).take() {
                 lock(&told.latencies).push(since.elapsed());
             }
         }

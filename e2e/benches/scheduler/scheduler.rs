@@ -14,13 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A scheduler with one thread.
 #[derive(Debug)]
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     process: Darner,
 }
 
 impl Scheduler {
     /// Starts it.
-    pub async fn start(scene: &Scene) -> Result<Self> {
+    pub(crate) async fn start(scene: &Scene) -> Result<Self> {
         let settings = cluster::node(scene, "scheduler")?
             .set("scheduler.listen", "127.0.0.1:0")
             .set("scheduler.settle", "0s")
@@ -32,12 +32,12 @@ impl Scheduler {
     }
 
     /// Where nodes attend it.
-    pub fn url(&self) -> Result<String> {
+    pub(crate) fn url(&self) -> Result<String> {
         self.process.url("scheduler")
     }
 
     /// Bytes of memory it takes.
-    pub fn memory(&self) -> Result<f64> {
+    pub(crate) fn memory(&self) -> Result<f64> {
         let status = std::fs::read_to_string(self.proc("status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
@@ -46,7 +46,7 @@ impl Scheduler {
     }
 
     /// Processor time it has taken.
-    pub fn processor_seconds(&self) -> Result<f64> {
+    pub(crate) fn processor_seconds(&self) -> Result<f64> {
         let stat = std::fs::read_to_string(self.proc("stat"))?;
         // The name, in brackets, may have spaces; utime and stime are the 12th and 13th after it.
         let (_, fields) = stat.rsplit_once(')').context("no name")?;
@@ -60,7 +60,7 @@ impl Scheduler {
     }
 
     /// Waits until a gauge is at least `least`.
-    pub async fn wait_for(&self, gauge: &str, least: usize) -> Result<()> {
+    pub(crate) async fn wait_for(&self, gauge: &str, least: usize) -> Result<()> {
         let begun = std::time::Instant::now();
         loop {
             let now = self.process.metrics().await?.sum(gauge, "");
@@ -75,13 +75,13 @@ impl Scheduler {
     }
 
     /// Messages it has taken in.
-    pub async fn heard(&self) -> Result<f64> {
+    pub(crate) async fn heard(&self) -> Result<f64> {
         let metrics = self.process.metrics().await?;
         Ok(metrics.sum("darner_scheduler_messages_total", "direction=\"in\""))
     }
 
     /// The bound of its histogram that this share of all decisions stayed within, in seconds.
-    pub async fn decision_quantile(&self, share: f64) -> Result<f64> {
+    pub(crate) async fn decision_quantile(&self, share: f64) -> Result<f64> {
         let text = self.process.metrics().await?.text;
         let buckets = text.lines().filter_map(|line| {
             let line = line.strip_prefix("darner_scheduler_decision_seconds_bucket{le=\"")?;

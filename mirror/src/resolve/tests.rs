@@ -64,6 +64,7 @@ impl Node {
             ..Membership::default()
         }));
         let inventory = Inventory {
+            sending: Arc::new(|| (0, 0)),
             keys: Arc::new(Vec::new),
             holds: Arc::new(|_| false),
         };

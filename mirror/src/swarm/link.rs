@@ -1,9 +1,10 @@
 //! The connection to one scheduler: dials, attends, and dials again for as long as it is wanted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use darner_proto::id::{Host, HostId};
-use darner_proto::scheduler::{NodeMessage, SchedulerMessage};
+use darner_proto::scheduler::{Load, NodeMessage, SchedulerMessage};
 use darner_proto::wire;
 use darner_proto::wire::scheduler_client::SchedulerClient;
 use darner_service::telemetry::with_causes;
@@ -35,11 +36,36 @@ pub(super) enum LinkEvent {
     Down(HostId),
 }
 
+/// This node, as it is presented to a scheduler.
+pub(super) struct Node {
+    pub(super) host: Host,
+    /// Runs of pieces being sent now, and the bytes of pieces sent so far.
+    pub(super) sending: Arc<dyn Fn() -> (u32, u64) + Send + Sync>,
+}
+
+/// A heartbeat says how busy a node is, once it sends anything.
+struct Pulse<'a> {
+    node: &'a Node,
+    told: u64,
+}
+
+impl Pulse<'_> {
+    fn beat(&mut self) -> NodeMessage {
+        let (busy, sent) = (self.node.sending)();
+        let sent_bytes = sent.saturating_sub(self.told);
+        self.told = sent;
+        if sent == 0 {
+            return NodeMessage::Heartbeat;
+        }
+        NodeMessage::Load(Load { busy, sent_bytes })
+    }
+}
+
 /// Keeps a session with `scheduler` at `url` until `stop`.
 pub(super) async fn run(
     scheduler: HostId,
     url: String,
-    me: Host,
+    me: Node,
     events: mpsc::Sender<LinkEvent>,
     stop: CancellationToken,
 ) {
@@ -93,7 +119,7 @@ enum AttendError {
 async fn attend(
     scheduler: &HostId,
     url: &str,
-    me: &Host,
+    me: &Node,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Result<(), AttendError> {
     let channel = Endpoint::from_shared(url.to_owned())
@@ -108,7 +134,7 @@ async fn attend(
     let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     // The queue is new and empty: the first message always fits.
-    let _ = outgoing.try_send(NodeMessage::Hello(me.clone()));
+    let _ = outgoing.try_send(NodeMessage::Hello(me.host.clone()));
     let messages =
         ReceiverStream::new(queue).map(|message: NodeMessage| wire::NodeMessage::from(&message));
     let reply = client
@@ -118,11 +144,15 @@ async fn attend(
     let mut incoming = reply.into_inner();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut told = false;
+    let mut pulse = Pulse {
+        node: me,
+        told: (me.sending)().1,
+    };
     loop {
         let message = tokio::select! {
             message = incoming.message() => message.map_err(AttendError::Broken)?,
             _ = heartbeat.tick() => {
-                if outgoing.try_send(NodeMessage::Heartbeat).is_err() {
+                if outgoing.try_send(pulse.beat()).is_err() {
                     return Err(AttendError::Broken(tonic::Status::resource_exhausted("it does not take messages")));
                 }
                 continue;

@@ -391,7 +391,10 @@ fn divide(pieces: &PieceSet, weights: &[u32]) -> Vec<PieceSet> {
         weighed += u64::from(*weight);
         let end = (total * weighed).div_ceil(all.max(1));
         let mut part = PieceSet::empty(pieces.pieces());
-        for index in indexes.by_ref().take(usize::try_from(end - taken).unwrap_or(0)) {
+        for index in indexes
+            .by_ref()
+            .take(usize::try_from(end - taken).unwrap_or(0))
+        {
             part.insert(index);
         }
         taken = end;

@@ -92,7 +92,12 @@ impl Swarm {
             me.told = told;
             me.offered = false;
             me.evaluations = me.evaluations.saturating_add(1);
-            me.not_before = now + if me.evaluations <= YOUNG { EARLY } else { RETELL };
+            me.not_before = now
+                + if me.evaluations <= YOUNG {
+                    EARLY
+                } else {
+                    RETELL
+                };
         }
         if let Some(message) = message {
             self.send(child, message);
@@ -192,12 +197,7 @@ impl Swarm {
     /// lease; without seeds, the members it deals with. To say that one holds the whole is not
     /// enough: a liar says so too, and its statements would let wrong bytes reach a client before
     /// the whole digest decides.
-    fn signers<'a>(
-        &'a self,
-        id: &TaskId,
-        task: &'a Task,
-        parents: &'a [SessionId],
-    ) -> Signers<'a> {
+    fn signers<'a>(&'a self, id: &TaskId, task: &'a Task, parents: &'a [SessionId]) -> Signers<'a> {
         let no_seed = self.hosts.seed_count() == 0;
         let members = parents
             .iter()
@@ -226,12 +226,7 @@ impl Swarm {
 
     /// These are the child's parents now: the load of everyone concerned follows. Returns those that
     /// were not before.
-    fn assign(
-        &mut self,
-        id: &TaskId,
-        child: SessionId,
-        parents: Vec<SessionId>,
-    ) -> Vec<SessionId> {
+    fn assign(&mut self, id: &TaskId, child: SessionId, parents: Vec<SessionId>) -> Vec<SessionId> {
         let Some(task) = self.tasks.get_mut(id) else {
             return Vec::new();
         };
@@ -405,4 +400,3 @@ fn start(chance: u64, count: usize) -> usize {
     let places = count.saturating_sub(WINDOW) as u64 + 1;
     usize::try_from(chance % places).unwrap_or(0)
 }
-

@@ -204,9 +204,18 @@ mod tests {
         slow.slow = true;
         let mut loaded = candidate(4, &other, 10);
         loaded.children = 100;
-        let order = choose(&child, CHILD, 10, MAX_PARENTS, vec![slow.clone(), failed, loaded, good]);
+        let order = choose(
+            &child,
+            CHILD,
+            10,
+            MAX_PARENTS,
+            vec![slow.clone(), failed, loaded, good],
+        );
         assert_eq!(order, [SessionId(1), SessionId(4), SessionId(2)]);
-        assert_eq!(choose(&child, CHILD, 10, MAX_PARENTS, vec![slow]), [SessionId(3)]);
+        assert_eq!(
+            choose(&child, CHILD, 10, MAX_PARENTS, vec![slow]),
+            [SessionId(3)]
+        );
     }
 
     #[test]

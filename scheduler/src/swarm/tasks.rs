@@ -156,7 +156,9 @@ impl Participant {
     /// How `parent` failed this child.
     pub(super) fn failure_of(&self, parent: HostNumber) -> Option<FailureKind> {
         let mut failed = self.failed.iter();
-        failed.find(|(one, _)| *one == parent).map(|(_, kind)| *kind)
+        failed
+            .find(|(one, _)| *one == parent)
+            .map(|(_, kind)| *kind)
     }
 }
 

@@ -176,13 +176,15 @@ impl Holdings {
         });
         // The listing itself ends with the last part; what comes in between does not say so.
         let open = listing.parts.pop_back();
-        listing.parts.extend(parts.into_iter().map(|part| match part {
-            NodeMessage::Inventory { keys, .. } if open.is_some() => NodeMessage::Inventory {
-                keys,
-                listed: false,
-            },
-            part => part,
-        }));
+        listing
+            .parts
+            .extend(parts.into_iter().map(|part| match part {
+                NodeMessage::Inventory { keys, .. } if open.is_some() => NodeMessage::Inventory {
+                    keys,
+                    listed: false,
+                },
+                part => part,
+            }));
         listing.parts.extend(open);
     }
 }
@@ -262,7 +264,9 @@ mod tests {
 
     #[test]
     fn whoever_comes_and_goes_each_key_is_known_to_its_two_keepers_and_nobody_else() {
-        let keys: Vec<_> = (0u32..3000).map(|n| Digest::sha256(&n.to_be_bytes())).collect();
+        let keys: Vec<_> = (0u32..3000)
+            .map(|n| Digest::sha256(&n.to_be_bytes()))
+            .collect();
         let mut holdings = Holdings::with_patience(3);
         let mut connected = BTreeSet::new();
         let mut knows: BTreeMap<HostId, BTreeSet<Digest>> = BTreeMap::new();
@@ -299,7 +303,9 @@ mod tests {
 
     #[test]
     fn one_that_comes_back_is_told_after_a_while_and_a_part_at_a_time() {
-        let keys: Vec<_> = (0u32..3000).map(|n| Digest::sha256(&n.to_be_bytes())).collect();
+        let keys: Vec<_> = (0u32..3000)
+            .map(|n| Digest::sha256(&n.to_be_bytes()))
+            .collect();
         let mut holdings = Holdings::with_patience(2);
         let (nobody, scheduler) = (BTreeSet::new(), "a".parse().expect("valid"));
         let mut out = Vec::new();
@@ -311,10 +317,12 @@ mod tests {
         let mut parts = Vec::new();
         for _ in 0..5 {
             assert!(out.len() <= 1);
-            parts.push(out.iter().any(|output| matches!(
-                output,
-                Output::Send(_, NodeMessage::Inventory { listed: true, .. })
-            )));
+            parts.push(out.iter().any(|output| {
+                matches!(
+                    output,
+                    Output::Send(_, NodeMessage::Inventory { listed: true, .. })
+                )
+            }));
             out.clear();
             holdings.turn(&mut out);
         }

@@ -160,7 +160,10 @@ fn a_lease_of_another_views_scheduler_is_met_by_what_comes_and_not_read() {
     let out = sessions.apply(Input::Received(id("s-1"), SchedulerMessage::Lease(lease)));
     let (to, told) = joined_at(&out).expect("tells it of its part");
     assert_eq!((to, told.lease.map(|one| one.lease)), (id("s-1"), Some(9)));
-    assert!(!out.iter().any(|output| matches!(output, Output::Notify(..))));
+    assert!(
+        !out.iter()
+            .any(|output| matches!(output, Output::Notify(..)))
+    );
     let progress = Progress {
         task,
         gained: vec![0..1],
