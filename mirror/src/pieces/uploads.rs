@@ -418,4 +418,6 @@ impl Uploads {
 }
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;

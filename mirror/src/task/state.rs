@@ -444,4 +444,6 @@ fn place_of(me: &HostId) -> u64 {
 }
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;

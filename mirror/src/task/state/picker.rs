@@ -36,7 +36,8 @@ impl Task {
             return;
         }
         let mut taken = self.taken();
-        while self.requests.len() < MAX_REQUESTS {
+        // Bounded by itself too: a request made here may give another one up.
+        for _ in self.requests.len()..MAX_REQUESTS {
             let Some((parent, wanted, hedge)) = self.next_request(now, &taken) else {
                 return;
             };
@@ -198,6 +199,11 @@ impl Task {
             let from_seed = parent.is_some_and(|parent| parent.host.role == Role::Seed);
             let late = now.saturating_sub(request.moved_at) >= self.hedge_after();
             let all = slow || late || (from_seed && link.host.role != Role::Seed);
+            // What was taken from a seed or a slow parent does not go back there.
+            let back = link.slow || (link.host.role == Role::Seed && !from_seed);
+            if back && !late {
+                return Vec::new();
+            }
             let keeps = if all { 0 } else { want.len().div_ceil(2) };
             let tail = want.iter().skip(keeps);
             tail.copied().filter(|at| link.has.contains(*at)).collect()

@@ -5,7 +5,7 @@ use darner_proto::scheduler::{FailureKind, Parent, ReturnReason};
 
 const MIB: u64 = 1 << 20;
 
-fn at(ms: u64) -> Duration {
+pub(super) fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -20,7 +20,7 @@ fn host(name: &str, role: Role) -> Host {
     }
 }
 
-fn task(pieces: u64) -> Task {
+pub(super) fn task(pieces: u64) -> Task {
     let geometry = Geometry::of(pieces * MIB);
     let me = "me".parse().expect("valid");
     let held = PieceSet::empty(geometry.pieces());
@@ -34,6 +34,10 @@ fn task(pieces: u64) -> Task {
     )
 }
 
+pub(super) fn geometry_of(pieces: u32) -> Geometry {
+    Geometry::of(u64::from(pieces) * MIB)
+}
+
 fn source(repository: &str) -> Source {
     Source {
         registry: "docker.io".parse().expect("valid"),
@@ -41,7 +45,7 @@ fn source(repository: &str) -> Source {
     }
 }
 
-fn parents(names: &[(&str, Role)]) -> Event {
+pub(super) fn parents(names: &[(&str, Role)]) -> Event {
     let parents = names.iter().map(|(name, role)| Parent {
         host: host(name, *role),
         complete: false,
@@ -52,7 +56,7 @@ fn parents(names: &[(&str, Role)]) -> Event {
     })
 }
 
-fn offer(parent: &str, pieces: Range<u32>, trusted: bool) -> Event {
+pub(super) fn offer(parent: &str, pieces: Range<u32>, trusted: bool) -> Event {
     let run = Arc::new(PieceRun {
         first: pieces.start,
         hashes: vec![[0; 32]; pieces.len()],
@@ -220,37 +224,54 @@ fn a_busy_parent_is_asked_again_soon_without_a_strike() {
 
 #[test]
 fn a_late_request_is_hedged_at_another_parent_once() {
-    let mut task = task(2);
+    let mut task = task(1);
     task.apply(
         at(0),
         parents(&[("slow", Role::Mirror), ("other", Role::Mirror)]),
     );
-    let asked = fetches(&task.apply(at(1), offer("slow", 0..2, true)));
-    let (first, _, wanted) = asked[0].clone();
-    let pieces = wanted[0]..wanted[0] + 1;
-    let request = first;
-    task.apply(at(2), Event::Chosen { request, pieces });
-    let other = fetches(&task.apply(at(3), offer("other", 0..2, true)));
-    assert!(other.iter().all(|(_, _, pieces)| *pieces != wanted));
-    for (request, _, _) in other {
-        task.apply(
-            at(4),
-            Event::RequestEnded {
-                request,
-                end: RequestEnd::Done,
-            },
-        );
-    }
-    let actions = task.apply(at(2100), Event::Tick);
-    let hedged = fetches(&actions);
-    assert!(
-        hedged
-            .iter()
-            .any(|(_, parent, pieces)| parent == "other" && *pieces == wanted)
+    assert_eq!(
+        fetches(&task.apply(at(1), offer("slow", 0..1, true))).len(),
+        1
     );
+    let (request, pieces) = (1, 0..1);
+    task.apply(at(2), Event::Chosen { request, pieces });
+    assert_eq!(fetches(&task.apply(at(3), offer("other", 0..1, true))), []);
+    let actions = task.apply(at(2100), Event::Tick);
+    assert_eq!(fetches(&actions), [(2, "other".to_owned(), vec![0])]);
     assert!(told(&actions, FailureKind::Slow));
-    let again = fetches(&task.apply(at(2200), Event::Tick));
-    assert!(again.iter().all(|(_, _, pieces)| *pieces != wanted));
+    assert_eq!(fetches(&task.apply(at(2200), Event::Tick)), []);
+}
+
+#[test]
+fn what_waits_at_one_parent_is_asked_of_another_that_is_idle() {
+    let mut task = task(1);
+    task.apply(
+        at(0),
+        parents(&[("seed", Role::Seed), ("peer", Role::Mirror)]),
+    );
+    task.apply(at(1), offer("seed", 0..1, true));
+    let actions = task.apply(at(2), offer("peer", 0..1, true));
+    assert!(actions.contains(&Action::CancelFetch(1)), "{actions:?}");
+    assert_eq!(fetches(&actions), [(2, "peer".to_owned(), vec![0])]);
+}
+
+#[test]
+fn a_reader_waits_for_its_children_but_not_for_ever() {
+    let mut task = task(200);
+    task.apply(at(0), lease(1, vec![0..200]));
+    task.apply(at(0), Event::Followed { children: 1 });
+    let ranged = true;
+    task.apply(at(1), Event::ReadBegun { read: 1, ranged });
+    for index in 0..64 {
+        task.apply(at(2), Event::ReadPiece { index });
+    }
+    let ended = |task: &mut Task, ms, read| {
+        let result = Ok(());
+        reads(&task.apply(at(ms), Event::ReadEnded { read, result }))
+    };
+    assert_eq!(ended(&mut task, 3, 1), []);
+    let copied = Event::Copied { pieces: 0..1 };
+    assert_eq!(reads(&task.apply(at(4), copied)), [(5, 64..80)]);
 }
 
 #[test]
