@@ -24,6 +24,7 @@ use crate::resolve::Resolver;
 use crate::store::{Options, Store, StoreError, StoreEvent};
 use crate::swarm::sessions::Input;
 use crate::swarm::{Inventory, PeerError, Peers, Swarm};
+use crate::task::buffers::Buffers;
 use crate::task::metrics::TaskMetrics;
 use crate::task::{Parts, Tasks};
 use crate::upstream::{UpstreamError, Upstreams};
@@ -122,6 +123,7 @@ impl Mirror {
             upstreams: upstreams.clone(),
             swarm: swarm.clone(),
             peers: peers.clone(),
+            buffers: Buffers::new(metrics),
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),

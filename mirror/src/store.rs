@@ -16,6 +16,7 @@ mod content;
 mod disk;
 mod encoding;
 mod error;
+mod hot;
 mod index;
 mod inner;
 mod journal;

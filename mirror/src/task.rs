@@ -5,6 +5,7 @@
 //! [`shared`]; a client reads behind it with [`follower`]. This is the only place where the swarm,
 //! the upstream registries and the store meet.
 
+pub mod buffers;
 mod driver;
 mod fetch;
 pub mod follower;
@@ -32,6 +33,7 @@ use crate::store::{Content, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
 use crate::upstream::Upstreams;
+use buffers::Buffers;
 use driver::{Beginning, Context};
 pub use follower::Arriving;
 use metrics::TaskMetrics;
@@ -109,6 +111,8 @@ pub struct Parts {
     pub swarm: Swarm,
     /// How to ask them.
     pub peers: Peers,
+    /// What pieces are received into.
+    pub buffers: Buffers,
     /// What this node's statements about pieces are signed with.
     pub signer: Arc<PieceSigner>,
     /// What is counted.
@@ -364,6 +368,7 @@ impl Tasks {
             upstreams: parts.upstreams.clone(),
             swarm: parts.swarm.clone(),
             peers: parts.peers.clone(),
+            buffers: parts.buffers.clone(),
             signer: parts.signer.clone(),
             signers: Arc::default(),
             vouched: Arc::default(),

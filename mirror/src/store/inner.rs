@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 
 use super::check::Checks;
 use super::encoding::BlobRecord;
+use super::hot::HotRoom;
 use super::index::{Change, Index, Table, damaged_name};
 use super::layout::{self, Layout};
 use super::ledger::{Ledger, Room, Victim};
@@ -50,6 +51,7 @@ pub(super) struct Inner {
     pub(super) events: broadcast::Sender<StoreEvent>,
     pub(super) checks: Checks,
     pub(super) metrics: StoreMetrics,
+    pub(super) hot: HotRoom,
     faults: Mutex<VecDeque<Instant>>,
     _keeper: SyncSender<()>,
     pub(super) layout: Layout,
@@ -83,6 +85,7 @@ impl Inner {
             events: broadcast::Sender::new(EVENTS),
             checks: Checks::default(),
             metrics,
+            hot: HotRoom::default(),
             faults: Mutex::default(),
             _keeper: keeper,
             layout,

@@ -23,9 +23,14 @@ use futures_util::Stream;
 
 use super::content::Content;
 use super::error::StoreError;
+use super::hot::Place;
 use super::journal::{Journal, Noted};
 use super::span::{self, Span};
 use super::{Durability, Inner, blocking, disk, lock};
+
+/// Pieces this far ahead of the hash of the whole are kept in memory for it: one that comes in order
+/// from several connections is at most so far ahead.
+const HOT_WINDOW: u32 = 8;
 
 /// A download that is kept on disk while it grows. Clones share it.
 #[derive(Clone)]
@@ -44,6 +49,7 @@ pub(super) struct Shared {
     settled: Condvar,
     journal: Mutex<Journal>,
     hashing: Mutex<Hashing>,
+    hot: Mutex<HotPieces>,
 }
 
 #[derive(Debug)]
@@ -68,6 +74,28 @@ enum Stage {
 struct Hashing {
     hasher: Hasher,
     next: u32,
+}
+
+/// Written pieces that are still in memory, for the hash of the whole.
+#[derive(Debug, Default)]
+struct HotPieces {
+    /// The piece that is hashed next.
+    due: u32,
+    pieces: HashMap<u32, Hot>,
+}
+
+#[derive(Debug)]
+struct Hot {
+    piece: Bytes,
+    _place: Place,
+}
+
+impl HotPieces {
+    /// Piece `index` is being hashed: those before it are not needed any more.
+    fn take(&mut self, index: u32) -> Option<Hot> {
+        self.due = index + 1;
+        self.pieces.remove(&index)
+    }
 }
 
 impl Shared {
@@ -107,6 +135,7 @@ impl Shared {
                 hasher: digest.hasher(),
                 next: 0,
             }),
+            hot: Mutex::default(),
         }
     }
 
@@ -133,7 +162,7 @@ impl Shared {
         )
     }
 
-    fn write(&self, index: u32, piece: &[u8], run: &PieceRun) -> Result<(), StoreError> {
+    fn write(&self, index: u32, piece: Bytes, run: &PieceRun) -> Result<(), StoreError> {
         let bytes = self.geometry.bytes_of(index);
         let fits = piece.len() as u64 == bytes.end - bytes.start && !piece.is_empty();
         if !fits || !run.indexes().contains(&index) {
@@ -142,7 +171,7 @@ impl Shared {
         if !self.claim(index)? {
             return Ok(());
         }
-        let written = self.file.write_all_at(piece, bytes.start);
+        let written = self.file.write_all_at(&piece, bytes.start);
         if written.is_ok()
             && let Err(error) = lock(&self.journal).note(index, run)
         {
@@ -152,6 +181,8 @@ impl Shared {
         let mut state = self.state();
         state.writing.remove(&index);
         if written.is_ok() {
+            // Before it is held: whoever hashes takes it from there.
+            self.keep_hot(index, piece);
             state.held.insert(index);
             let shared = state
                 .runs
@@ -209,6 +240,24 @@ impl Shared {
             .map_err(|error| self.failed("read from", error))
     }
 
+    /// Keeps a piece that the hash of the whole comes to soon, if there is memory for it.
+    fn keep_hot(&self, index: u32, piece: Bytes) {
+        let mut hot = lock(&self.hot);
+        let due = hot.due;
+        if !(due..due.saturating_add(HOT_WINDOW)).contains(&index) {
+            return;
+        }
+        if let Some(place) = self.store.hot.take(piece.len()) {
+            hot.pieces.insert(
+                index,
+                Hot {
+                    piece,
+                    _place: place,
+                },
+            );
+        }
+    }
+
     fn hash_to(&self, piece: u32) -> Result<(), StoreError> {
         let mut hashing = lock(&self.hashing);
         let first = hashing.next;
@@ -220,13 +269,23 @@ impl Shared {
         if self.state().held.end_of_run(first) < piece {
             return Err(self.missing(range));
         }
+        for index in first..piece {
+            let hot = lock(&self.hot).take(index);
+            match hot {
+                Some(hot) => hashing.hasher.update(&hot.piece),
+                None => self.hash_from_disk(&mut hashing, index)?,
+            }
+            hashing.next = index + 1;
+        }
+        Ok(())
+    }
+
+    fn hash_from_disk(&self, hashing: &mut Hashing, index: u32) -> Result<(), StoreError> {
         let mut hasher = hashing.hasher.clone();
+        let range = self.geometry.bytes_of(index);
         disk::feed(&self.file, range, |bytes| hasher.update(bytes), || false)
             .map_err(|error| self.failed("read from", error))?;
-        *hashing = Hashing {
-            hasher,
-            next: piece,
-        };
+        hashing.hasher = hasher;
         Ok(())
     }
 
@@ -337,7 +396,24 @@ impl Partial {
     /// [`StoreError::Io`] from the disk.
     pub async fn write(&self, index: u32, piece: Bytes, run: &PieceRun) -> Result<(), StoreError> {
         let (shared, run) = (self.shared.clone(), run.clone());
-        blocking(move || shared.write(index, &piece, &run)).await?
+        blocking(move || shared.write(index, piece, &run)).await?
+    }
+
+    /// As [`Partial::write`], with the statement from `state`, which checks the piece, or makes the
+    /// statement, where it may take its time and just before the bytes are written. A piece that is
+    /// refused is not written.
+    pub async fn write_checked<E: Send + 'static>(
+        &self,
+        index: u32,
+        piece: Bytes,
+        state: impl FnOnce(&[u8]) -> Result<Arc<PieceRun>, E> + Send + 'static,
+    ) -> Result<Result<Arc<PieceRun>, E>, StoreError> {
+        let shared = self.shared.clone();
+        blocking(move || match state(&piece) {
+            Ok(run) => shared.write(index, piece, &run).map(|()| Ok(run)),
+            Err(refused) => Ok(Err(refused)),
+        })
+        .await?
     }
 
     /// The bytes of `range`, all of them.
@@ -375,7 +451,8 @@ impl Partial {
         self.shared.failed("read from", error)
     }
 
-    /// Carries the digest of the whole on to the pieces before `piece`, read back from the file.
+    /// Carries the digest of the whole on to the pieces before `piece`: from memory where
+    /// they are still there, else read back from the file.
     ///
     /// # Errors
     /// [`StoreError::Missing`] unless all of them are held.

@@ -14,6 +14,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::buffers::Buffers;
 use super::metrics::TaskMetrics;
 use super::shared::{Ended, Phase, Shared};
 use super::state::{Action, Event, Task};
@@ -38,6 +39,7 @@ pub(super) struct Context {
     pub(super) upstreams: Upstreams,
     pub(super) swarm: Swarm,
     pub(super) peers: Peers,
+    pub(super) buffers: Buffers,
     pub(super) signer: Arc<PieceSigner>,
     pub(super) signers: Arc<RwLock<TrustedSigners>>,
     pub(super) vouched: Arc<Mutex<HashMap<u32, Arc<PieceRun>>>>,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use darner_proto::id::{Host, Role};
 use darner_proto::name::Source;
 use darner_proto::piece_map::{self, PieceRun};
@@ -14,6 +14,7 @@ use darner_proto::scheduler::FailureKind;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::buffers::Buffers;
 use super::driver::Context;
 use super::state::{Event, RequestEnd};
 use super::{Ended, ServedFrom};
@@ -174,58 +175,87 @@ async fn run_of_pieces(
     };
     let mut incoming = Incoming {
         body,
-        buffer: BytesMut::new(),
+        buffers: context.buffers.clone(),
+        rest: Bytes::new(),
     };
+    let mut settling = None;
     for index in pieces {
         let run = want.get(&index).ok_or(FetchError::WrongLength)?;
         let bytes = shared.geometry.bytes_of(index);
         let length =
             usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
-        let piece = incoming.take(length).await?.freeze();
-        let hash = run.hashes[(index - run.first) as usize];
-        if piece_map::hash(&piece) != hash {
-            return Err(FetchError::WrongBytes);
-        }
-        if shared.partial.write(index, piece, run).await.is_err() {
-            return Err(FetchError::Store);
-        }
-        context.gained(index, run.clone(), from, length as u64);
-        context.tell(Event::Arrived { index }).await;
+        // While one piece comes in, the one before it is hashed and written.
+        let (piece, settled) = tokio::join!(
+            incoming.take(length),
+            settle(context, settling.take(), from)
+        );
+        settled?;
+        settling = Some((index, piece?, run.clone()));
     }
+    settle(context, settling, from).await?;
     incoming.end().await
+}
+
+/// Checks a piece, writes it and tells everybody.
+async fn settle(
+    context: &Context,
+    piece: Option<(u32, Bytes, Arc<PieceRun>)>,
+    from: ServedFrom,
+) -> Result<(), FetchError> {
+    let Some((index, piece, run)) = piece else {
+        return Ok(());
+    };
+    let length = piece.len() as u64;
+    let check = move |piece: &[u8]| {
+        let hash = run.hashes.get((index - run.first) as usize);
+        if hash == Some(&piece_map::hash(piece)) {
+            Ok(run)
+        } else {
+            Err(FetchError::WrongBytes)
+        }
+    };
+    let written = context.shared.partial.write_checked(index, piece, check);
+    let run = written.await.map_err(|_| FetchError::Store)??;
+    context.gained(index, run, from, length);
+    context.tell(Event::Arrived { index }).await;
+    Ok(())
 }
 
 /// The body of an answer, cut into pieces.
 struct Incoming {
     body: PieceBody,
-    buffer: BytesMut,
+    buffers: Buffers,
+    /// What came with the end of the last piece.
+    rest: Bytes,
 }
 
 impl Incoming {
     /// The next `length` bytes, unless they come slower than a parent may be.
-    async fn take(&mut self, length: usize) -> Result<BytesMut, FetchError> {
-        self.buffer
-            .reserve(length.saturating_sub(self.buffer.len()));
+    async fn take(&mut self, length: usize) -> Result<Bytes, FetchError> {
+        let mut piece = self.buffers.take(length).await;
         let mut deadline = Instant::now() + WINDOW;
         let mut in_window = 0;
-        while self.buffer.len() < length {
+        loop {
+            let now = self.rest.len().min(length - piece.len());
+            piece.extend(&self.rest.split_to(now));
+            if piece.len() == length {
+                return Ok(piece.freeze());
+            }
             let chunk = timeout_at(deadline, self.body.chunk()).await;
-            let chunk = chunk
+            self.rest = chunk
                 .map_err(|_| FetchError::Slow)??
                 .ok_or(FetchError::WrongLength)?;
-            in_window += chunk.len();
-            self.buffer.extend_from_slice(&chunk);
+            in_window += self.rest.len();
             if in_window >= MIN_BYTES {
                 in_window = 0;
                 deadline = Instant::now() + WINDOW;
             }
         }
-        Ok(self.buffer.split_to(length))
     }
 
     /// Nothing may follow the last piece.
     async fn end(mut self) -> Result<(), FetchError> {
-        if !self.buffer.is_empty() {
+        if !self.rest.is_empty() {
             return Err(FetchError::WrongLength);
         }
         match timeout_at(Instant::now() + WINDOW, self.body.chunk()).await {

@@ -4,19 +4,27 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use darner_proto::name::Source;
 use darner_proto::piece_map;
 use darner_proto::scheduler::ReturnReason;
 use darner_service::telemetry::with_causes;
 use futures_util::StreamExt as _;
+use tokio::task::JoinHandle;
 
+use super::buffers::Buffer;
 use super::driver::Context;
 use super::state::Event;
 use super::{Ended, ServedFrom};
+use crate::store::StoreError;
 use crate::upstream::{UpstreamError, UpstreamErrorKind};
 
+/// A read tells how much has come each time it is so much, or so long ago that it last did: a fast
+/// one has thousands of chunks each second.
+const TELL_EVERY: u64 = 128 << 10;
+const TELL_AFTER: Duration = Duration::from_millis(100);
 /// Resumes without a single new byte before a source is given up.
 const MAX_BARREN_RESUMES: u32 = 5;
 
@@ -41,7 +49,11 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
             break;
         }
     }
+    if reader.settled().await.is_err() {
+        return reader.context.stop(Ended::Store).await;
+    }
     let context = reader.context;
+    context.received(reader.untold).await;
     context.tell(Event::ReadEnded { read, result }).await;
 }
 
@@ -59,8 +71,13 @@ struct Reader {
     offset: u64,
     end: u64,
     /// Bytes of the piece that `offset` lies in, from that piece's start.
-    piece: BytesMut,
+    piece: Option<Buffer>,
+    /// The piece before, being hashed and written while this one comes in.
+    settling: Option<JoinHandle<Result<(), StoreError>>>,
     begun: bool,
+    /// Bytes that have come and of which nobody has been told.
+    untold: u64,
+    told: Option<Instant>,
 }
 
 impl Reader {
@@ -74,8 +91,11 @@ impl Reader {
             read,
             offset: bytes.start,
             end: bytes.end,
-            piece: BytesMut::new(),
+            piece: None,
+            settling: None,
             begun: false,
+            untold: 0,
+            told: None,
         }
     }
 
@@ -131,55 +151,86 @@ impl Reader {
                 Ok(chunk) => chunk,
                 Err(error) => return Ok(error.to_string()),
             };
-            self.context.received(chunk.len() as u64).await;
+            self.received(chunk.len() as u64).await;
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             // At most the chunk's length, so it fits.
             let _ = chunk.split_to(usize::try_from(skipped).unwrap_or(chunk.len()));
-            self.take(&chunk).await?;
+            self.take(chunk).await?;
         }
         Ok("end of the body".to_owned())
     }
 
-    async fn take(&mut self, mut bytes: &[u8]) -> Result<(), ReadError> {
+    /// Tells how much has come, now and then.
+    async fn received(&mut self, bytes: u64) {
+        self.untold += bytes;
+        let due = self.told.is_none_or(|told| told.elapsed() >= TELL_AFTER);
+        if due || self.untold >= TELL_EVERY {
+            self.told = Some(Instant::now());
+            let untold = std::mem::take(&mut self.untold);
+            self.context.received(untold).await;
+        }
+    }
+
+    async fn take(&mut self, mut bytes: Bytes) -> Result<(), ReadError> {
         let geometry = self.context.shared.geometry;
         while !bytes.is_empty() && self.offset < self.end {
             let index = geometry.piece_at(self.offset);
             let left = geometry.bytes_of(index).end - self.offset;
             let now = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            if self.piece.is_empty() {
-                self.piece.reserve(usize::try_from(left).unwrap_or(now));
-            }
-            self.piece.extend_from_slice(&bytes[..now]);
-            bytes = &bytes[now..];
+            let mut piece = match self.piece.take() {
+                Some(piece) => piece,
+                None => {
+                    let length = usize::try_from(left).unwrap_or(now);
+                    self.context.buffers.take(length).await
+                }
+            };
+            piece.extend(&bytes.split_to(now));
             self.offset += now as u64;
             if now as u64 == left {
-                let piece = self.piece.split().freeze();
-                self.finish_piece(index, piece).await?;
+                self.settled().await?;
+                self.settle(index, piece.freeze());
+            } else {
+                self.piece = Some(piece);
             }
         }
         Ok(())
     }
 
-    async fn finish_piece(&mut self, index: u32, piece: bytes::Bytes) -> Result<(), ReadError> {
-        let shared = &self.context.shared;
-        let size = shared.geometry.size();
-        let length = piece.len() as u64;
-        if shared.view().held.contains(index) {
-            return Ok(());
+    /// Begins to hash, sign and write a piece. Being a task of its own it goes on when the read is
+    /// cancelled: the bytes are here.
+    fn settle(&mut self, index: u32, piece: Bytes) {
+        if self.context.shared.view().held.contains(index) {
+            return;
         }
-        let run =
-            self.context
-                .signer
-                .sign(&shared.task, size, index, vec![piece_map::hash(&piece)]);
-        if shared.partial.write(index, piece, &run).await.is_err() {
-            return Err(ReadError::Store);
-        }
-        self.context
-            .gained(index, Arc::new(run), ServedFrom::Upstream, length);
-        self.context.tell(Event::ReadPiece { index }).await;
-        Ok(())
+        let settling = settle(self.context.clone(), index, piece);
+        self.settling = Some(self.context.shutdown.spawn(settling));
     }
+
+    /// Waits until the last piece is settled.
+    async fn settled(&mut self) -> Result<(), ReadError> {
+        let Some(settling) = self.settling.take() else {
+            return Ok(());
+        };
+        match settling.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Store),
+        }
+    }
+}
+
+async fn settle(context: Context, index: u32, piece: Bytes) -> Result<(), StoreError> {
+    let (length, size) = (piece.len() as u64, context.shared.geometry.size());
+    let (signer, task) = (context.signer.clone(), context.shared.task);
+    let sign = move |piece: &[u8]| {
+        let run = signer.sign(&task, size, index, vec![piece_map::hash(piece)]);
+        Ok::<_, std::convert::Infallible>(Arc::new(run))
+    };
+    let written = context.shared.partial.write_checked(index, piece, sign);
+    let Ok(run) = written.await?;
+    context.gained(index, run, ServedFrom::Upstream, length);
+    context.tell(Event::ReadPiece { index }).await;
+    Ok(())
 }
 
 fn reason_of(error: &UpstreamError) -> ReturnReason {

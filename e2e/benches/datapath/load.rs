@@ -1,0 +1,238 @@
+//! Clients: threads with a socket each.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use darner_proto::digest::Digest;
+
+use crate::servers::Blob;
+
+/// Read from a socket at once: more does not help.
+pub(crate) const BUFFER: usize = 256 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What is asked for, and of whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    address: SocketAddr,
+    path: String,
+    pieces: bool,
+}
+
+impl Target {
+    /// A path, in part by `Range`.
+    pub(crate) fn file(address: SocketAddr, path: &str) -> Self {
+        Self {
+            address,
+            path: path.to_owned(),
+            pieces: false,
+        }
+    }
+
+    /// Content's pieces of a mebibyte, as peers ask for them.
+    pub(crate) fn pieces(address: SocketAddr, digest: &Digest) -> Self {
+        let path = format!("/v1/tasks/{digest}/pieces");
+        Self {
+            address,
+            path,
+            pieces: true,
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(self.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(stream)
+    }
+
+    /// A request for `start..end`.
+    pub(crate) fn request(&self, start: u64, end: u64) -> String {
+        let Self { address, path, .. } = self;
+        if self.pieces {
+            let (first, last) = (start / MIB, (end - 1) / MIB);
+            return format!("GET {path}?want={first}-{last} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        }
+        let last = end - 1;
+        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nrange: bytes={start}-{last}\r\n\r\n")
+    }
+
+    fn whole(&self) -> String {
+        format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\n\r\n",
+            self.path, self.address
+        )
+    }
+}
+
+/// Requests for parts of a blob until so many bytes have come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) connections: u64,
+    pub(crate) bytes: u64,
+    pub(crate) request: u64,
+    pub(crate) size: u64,
+}
+
+impl Load {
+    /// Has everything in memory and every code path taken.
+    pub(crate) fn warm(&self, target: &Target) -> Result<()> {
+        let once = Self {
+            bytes: self.size.max(self.request * self.connections),
+            ..*self
+        };
+        once.run(target).map(drop)
+    }
+
+    /// How long it takes.
+    pub(crate) fn run(&self, target: &Target) -> Result<Duration> {
+        let next = AtomicU64::new(0);
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.connections)
+                .map(|_| scope.spawn(|| self.client(target, &next)))
+                .collect();
+            for client in clients {
+                client
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a client panicked"))??;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        Ok(begun.elapsed())
+    }
+
+    fn client(&self, target: &Target, next: &AtomicU64) -> Result<()> {
+        let mut stream = target.connect()?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let at = next.fetch_add(self.request, Ordering::Relaxed);
+            if at >= self.bytes {
+                return Ok(());
+            }
+            let start = at % self.size;
+            let end = self.size.min(start + self.request);
+            stream.write_all(target.request(start, end).as_bytes())?;
+            let length = read_body(&mut stream, &mut buffer, |_| Ok(()))?;
+            ensure!(length == end - start, "{length} bytes of {start}..{end}");
+        }
+    }
+}
+
+/// Reads an answer and gives out its body as it comes.
+pub(crate) fn read_body(
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut filled = 0;
+    let body = loop {
+        let read = stream.read(&mut buffer[filled..])?;
+        ensure!(read > 0, "the connection ended before an answer");
+        filled += read;
+        let end = buffer[..filled]
+            .windows(4)
+            .position(|end| end == b"\r\n\r\n");
+        if let Some(end) = end {
+            break end + 4;
+        }
+    };
+    let head = String::from_utf8_lossy(&buffer[..body]).to_ascii_lowercase();
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if !status.starts_with('2') {
+        bail!("an answer of status {status}");
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let length: u64 = length.context("no length")?.parse()?;
+    take(&buffer[body..filled])?;
+    let mut left = length - (filled - body) as u64;
+    while left > 0 {
+        let most = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = stream.read(&mut buffer[..most])?;
+        ensure!(read > 0, "the connection ended {left} bytes early");
+        take(&buffer[..read])?;
+        left -= read as u64;
+    }
+    Ok(length)
+}
+
+/// A pull of one blob.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pulled {
+    pub(crate) took: Duration,
+    pub(crate) first_byte: Duration,
+}
+
+/// Pulls a blob whole and verifies it, as a runtime does.
+pub(crate) fn pull(target: &Target, blob: &Blob) -> Result<Pulled> {
+    let mut stream = target.connect()?;
+    let begun = Instant::now();
+    stream.write_all(target.whole().as_bytes())?;
+    let mut first_byte = None;
+    let mut hasher = blob.digest.hasher();
+    read_body(&mut stream, &mut vec![0; BUFFER], |bytes| {
+        if !bytes.is_empty() {
+            first_byte.get_or_insert_with(|| begun.elapsed());
+        }
+        hasher.update(bytes);
+        Ok(())
+    })?;
+    let took = begun.elapsed();
+    ensure!(
+        hasher.finish() == blob.digest,
+        "wrong bytes from {}",
+        target.address
+    );
+    Ok(Pulled {
+        took,
+        first_byte: first_byte.context("an empty blob")?,
+    })
+}
+
+/// Small requests, one after the other on each connection.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) count: u64,
+    pub(crate) p99: Duration,
+}
+
+pub(crate) fn ask(target: &Target, connections: usize, time: Duration) -> Result<Asked> {
+    let until = Instant::now() + time;
+    let client = || {
+        let mut stream = target.connect()?;
+        let mut buffer = vec![0; BUFFER];
+        let mut took = Vec::new();
+        while Instant::now() < until {
+            let begun = Instant::now();
+            stream.write_all(target.whole().as_bytes())?;
+            read_body(&mut stream, &mut buffer, |_| Ok(()))?;
+            took.push(begun.elapsed());
+        }
+        Ok::<_, anyhow::Error>(took)
+    };
+    let mut all = Vec::new();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..connections).map(|_| scope.spawn(client)).collect();
+        for client in clients {
+            all.extend(
+                client
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a client panicked"))??,
+            );
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    all.sort_unstable();
+    let p99 = all.get(all.len() * 99 / 100).copied().unwrap_or_default();
+    Ok(Asked {
+        count: all.len() as u64,
+        p99,
+    })
+}

@@ -1,0 +1,320 @@
+//! The processes: Debian's registry with the blobs, nginx over its storage, a mirror beside it, and
+//! a cluster of a seed and another mirror.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use darner_e2e::darner::{self, Settings};
+use darner_e2e::place;
+use darner_e2e::registry::{Pusher, Registry};
+use darner_proto::digest::Digest;
+use serde_json::json;
+
+use crate::{COLD, MIB, local, wait, write};
+
+const NAME: &str = "registry.test";
+const REPOSITORY: &str = "bench/blobs";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const COLD_SIZE: u64 = 256 * MIB;
+const SERVED_SIZE: u64 = 512 * MIB;
+
+/// Per second, in what `/proc` tells programs.
+const TICKS: u64 = 100;
+
+/// Content of the registry.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
+impl Blob {
+    /// Its path in a registry, and in a mirror of one whose default that registry is.
+    pub(crate) fn path(&self) -> String {
+        format!("/v2/{REPOSITORY}/blobs/{}", self.digest)
+    }
+
+    /// Its path in the registry's storage.
+    pub(crate) fn file_path(&self) -> String {
+        let hex = self.digest.hex();
+        let algorithm = self.digest.algorithm();
+        format!(
+            "/docker/registry/v2/blobs/{algorithm}/{}/{hex}/data",
+            &hex[..2]
+        )
+    }
+}
+
+/// A server under test.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    /// Empty for one that is not measured.
+    pids: Vec<u32>,
+}
+
+impl Server {
+    /// User and system time of all its processes so far.
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        let mut sum = 0;
+        for pid in &self.pids {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            // The name may hold anything, and ends with the last bracket.
+            let (_, fields) = stat.rsplit_once(") ").context("/proc stat")?;
+            let fields: Vec<_> = fields.split(' ').collect();
+            let field = |number: usize| fields.get(number).context("/proc stat");
+            sum += field(11)?.parse::<u64>()? + field(12)?.parse::<u64>()?;
+        }
+        Ok(Duration::from_millis(sum * 1000 / TICKS))
+    }
+
+    /// A line of `/proc/PID/status`, in bytes.
+    pub(crate) fn memory(&self, line: &str) -> Result<u64> {
+        let pid = self.pids.first().context("no process")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let value = status.lines().find_map(|found| found.strip_prefix(line));
+        let value = value.context("no such line")?;
+        let number: String = value.chars().filter(char::is_ascii_digit).collect();
+        Ok(number.parse::<u64>()? << 10)
+    }
+}
+
+/// All of them. They end when dropped.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    pub(crate) directory: PathBuf,
+    pub(crate) registry: Server,
+    pub(crate) nginx: Server,
+    pub(crate) mirror: Server,
+    pub(crate) mirror_pieces: SocketAddr,
+    pub(crate) seed: Server,
+    pub(crate) seed_pieces: SocketAddr,
+    pub(crate) child: Server,
+    /// In the registry and nowhere else.
+    pub(crate) cold: Vec<Blob>,
+    /// Held by the mirror.
+    pub(crate) served: Blob,
+    /// The path of a manifest that the mirror holds.
+    pub(crate) manifest: String,
+    children: Vec<std::process::Child>,
+    _registry: Registry,
+}
+
+impl Servers {
+    pub(crate) async fn start(directory: &Path) -> Result<Self> {
+        let storage = directory.join("registry");
+        std::fs::create_dir_all(&storage)?;
+        let registry = Registry::start(directory, &storage, false).await?;
+        let pusher = registry.pusher();
+        let (cold, served, manifest) = push(&pusher).await?;
+        let mut children = Vec::new();
+        let upstream = format!("http://{}", registry.address());
+        let up = Settings::new(&directory.join("data-up"))
+            .set("scheduler.listen", "127.0.0.1:0")
+            .set("manager.listen", "127.0.0.1:0")
+            .set("manager.api_listen", "127.0.0.1:0");
+        let mirror = start(directory, "up", up, 15_000, &upstream, &mut children)?;
+        scheduler(directory, &mut children)?;
+        let node = |name: &str| {
+            let schedulers = toml::Value::Array(vec!["http://127.0.0.1:15100".into()]);
+            Settings::new(&directory.join(format!("data-{name}")))
+                .set("node.id", name)
+                .set("scheduler.addresses", schedulers)
+        };
+        let seed = node("seed").set("mirror.role", "seed");
+        let seed = start(directory, "seed", seed, 15_010, &upstream, &mut children)?;
+        let child = start(
+            directory,
+            "child",
+            node("child"),
+            15_020,
+            &upstream,
+            &mut children,
+        )?;
+        let nginx = nginx(directory, &storage, &mut children)?;
+        let servers = Self {
+            directory: directory.to_owned(),
+            registry: Server {
+                address: registry.address(),
+                pids: Vec::new(),
+            },
+            nginx,
+            mirror,
+            mirror_pieces: local(15_001),
+            seed,
+            seed_pieces: local(15_011),
+            child,
+            cold,
+            served,
+            manifest,
+            children,
+            _registry: registry,
+        };
+        Ok(servers)
+    }
+
+    /// Waits until content is in a mirror's store: durable, and served from there.
+    pub(crate) fn wait_held(&self, mirror: &Server, blob: &Blob) -> Result<()> {
+        let (algorithm, hex) = (blob.digest.algorithm(), blob.digest.hex());
+        let held = |name: &str| {
+            let blobs = self
+                .directory
+                .join(format!("data-{name}/store/blobs/{algorithm}"));
+            blobs.join(&hex).exists()
+        };
+        let name = match mirror.address.port() {
+            15_000 => "up",
+            15_010 => "seed",
+            _ => "child",
+        };
+        wait("a blob to be held", || Ok(held(name)))
+    }
+
+    pub(crate) fn stop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn push(pusher: &Pusher) -> Result<(Vec<Blob>, Blob, String)> {
+    let mut cold = Vec::new();
+    for number in 0..COLD {
+        cold.push(push_blob(pusher, number as u64 + 1, COLD_SIZE).await?);
+    }
+    let served = push_blob(pusher, 0, SERVED_SIZE).await?;
+    let layer = |blob: &Blob| {
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        json!({"mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size})
+    };
+    let config = pusher.blob(REPOSITORY, Bytes::from_static(b"{}")).await?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": config.to_string(),
+            "size": 2,
+        },
+        "layers": cold.iter().chain([&served]).map(layer).collect::<Vec<_>>(),
+    });
+    let bytes = Bytes::from(manifest.to_string());
+    let digest = pusher
+        .manifest(REPOSITORY, "latest", MANIFEST, bytes)
+        .await?;
+    Ok((cold, served, format!("/v2/{REPOSITORY}/manifests/{digest}")))
+}
+
+async fn push_blob(pusher: &Pusher, seed: u64, size: u64) -> Result<Blob> {
+    let mut bytes = vec![0; usize::try_from(size)?];
+    let mut random = blake3::Hasher::new()
+        .update(&seed.to_be_bytes())
+        .finalize_xof();
+    random.fill(&mut bytes);
+    let digest = pusher.blob(REPOSITORY, bytes.into()).await?;
+    Ok(Blob { digest, size })
+}
+
+/// A mirror with its front end at `port` and its pieces listener at the one after.
+fn start(
+    directory: &Path,
+    name: &str,
+    settings: Settings,
+    port: u16,
+    upstream: &str,
+    children: &mut Vec<std::process::Child>,
+) -> Result<Server> {
+    let address = local(port);
+    let settings = settings
+        .set("registry.listen", address.to_string())
+        .set("registry.default_upstream", NAME)
+        .set("pieces.listen", local(port + 1).to_string())
+        .upstream(NAME, upstream);
+    let command = if name == "up" { "up" } else { "mirror" };
+    let pid = spawn(directory, name, command, &settings, children)?;
+    wait(name, || Ok(std::net::TcpStream::connect(address).is_ok()))?;
+    Ok(Server {
+        address,
+        pids: vec![pid],
+    })
+}
+
+fn scheduler(directory: &Path, children: &mut Vec<std::process::Child>) -> Result<()> {
+    let settings = Settings::new(&directory.join("data-scheduler"))
+        .set("scheduler.listen", "127.0.0.1:15100")
+        .set("scheduler.settle", "0s");
+    spawn(directory, "scheduler", "scheduler", &settings, children)?;
+    wait("the scheduler", || {
+        Ok(std::net::TcpStream::connect(local(15_100)).is_ok())
+    })
+}
+
+fn spawn(
+    directory: &Path,
+    name: &str,
+    subcommand: &str,
+    settings: &Settings,
+    children: &mut Vec<std::process::Child>,
+) -> Result<u32> {
+    let file = directory.join(format!("{name}.toml"));
+    write(&file, &settings.text())?;
+    let log = std::fs::File::create(directory.join(format!("{name}.log")))?;
+    let mut command = darner::command()?;
+    command.arg(subcommand).arg("--config").arg(file);
+    command.stdout(log.try_clone()?).stderr(log);
+    let child = command.spawn().context("darner")?;
+    let pid = child.id();
+    children.push(child);
+    Ok(pid)
+}
+
+fn nginx(
+    directory: &Path,
+    storage: &Path,
+    children: &mut Vec<std::process::Child>,
+) -> Result<Server> {
+    let address = local(15_200);
+    let config = directory.join("nginx.conf");
+    let work = directory.display();
+    write(
+        &config,
+        &format!(
+            "user root;\nworker_processes auto;\ndaemon off;\npid {work}/nginx.pid;\n\
+             error_log {work}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
+             http {{\n  access_log off;\n  sendfile on;\n  tcp_nodelay on;\n  \
+             keepalive_requests 1000000;\n  default_type application/octet-stream;\n  \
+             server {{ listen {address}; root {}; }}\n}}\n",
+            storage.display()
+        ),
+    )?;
+    let mut command = Command::new(place::required_tool("nginx").or_else(|_| {
+        let path = PathBuf::from("/usr/sbin/nginx");
+        path.is_file()
+            .then_some(path)
+            .context("nginx is not installed")
+    })?);
+    let child = command.arg("-c").arg(&config).spawn().context("nginx")?;
+    let master = child.id();
+    children.push(child);
+    wait(
+        "nginx",
+        || Ok(std::net::TcpStream::connect(address).is_ok()),
+    )?;
+    let mut pids = vec![master];
+    let workers = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
+    for worker in workers.split_whitespace() {
+        pids.push(worker.parse()?);
+    }
+    Ok(Server { address, pids })
+}
