@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use load::{Load, Target};
 use report::{Figure, Report};
-use servers::{Blob, Server, Servers};
+use servers::{Server, Servers};
 
 const MIB: u64 = 1 << 20;
 const GIB: f64 = (1u64 << 30) as f64;
