@@ -15,6 +15,7 @@ mod pull;
 mod run;
 mod scheduler;
 mod setup;
+mod simulate;
 mod up;
 
 /// Its threads do not wait for one another, and it gives memory back.
@@ -51,6 +52,8 @@ enum Command {
     Demo(demo::Args),
     /// Pull an image through a mirror into an OCI image layout
     Pull(pull::Args),
+    /// See how fast a cluster of any size would pull, and what faults would cost
+    Simulate(simulate::Args),
     /// Set a host up for its mirror
     Setup(setup::Setup),
 }
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
             Command::Manager(args) => manager::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
+            Command::Simulate(args) => simulate::run(&args),
             Command::Setup(setup) => match setup.run() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

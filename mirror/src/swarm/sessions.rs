@@ -12,7 +12,7 @@
 //! lease moves along as a claim.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
@@ -114,8 +114,8 @@ pub enum TaskEvent {
 pub struct Sessions {
     schedulers: BTreeMap<HostId, String>,
     connected: BTreeSet<HostId>,
-    tasks: HashMap<TaskId, Registration>,
-    finds: HashMap<u64, HostId>,
+    tasks: BTreeMap<TaskId, Registration>,
+    finds: BTreeMap<u64, HostId>,
     owners: Vec<Host>,
 }
 

@@ -1,0 +1,252 @@
+//! Availability streams, both ends: what a host tells its children of a content as it grows.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use darner_mirror::task::state::Event as TaskEvent;
+use darner_proto::id::Role;
+use darner_proto::piece_map::PieceRun;
+use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::FailureKind;
+
+use super::node::{ContentId, Following, Gone, Nature};
+use super::queue::Time;
+use super::world::{Event, World};
+
+/// A child hears something at least this often.
+const HEARTBEAT: Time = 1_000_000_000;
+/// A stream that is silent this long is dead.
+const SILENCE: Time = 5_000_000_000;
+/// Nobody answers at an address whose host is gone.
+const CONNECT_TIMEOUT: Time = 2_000_000_000;
+
+/// One frame.
+#[derive(Debug)]
+pub(super) struct News {
+    parent: u32,
+    available: Vec<Range<u32>>,
+    statements: Vec<(u32, Arc<PieceRun>)>,
+    received: u64,
+    complete: bool,
+}
+
+impl World {
+    /// A child asks to be told.
+    pub(super) fn subscribed(&mut self, child: u32, parent: u32, content: ContentId) {
+        let back = self.latency(parent, child);
+        let (wait, failure) = match self.how_gone(parent) {
+            Some(Gone::Left) => (back, FailureKind::Unreachable),
+            Some(Gone::Died) => (CONNECT_TIMEOUT, FailureKind::Unreachable),
+            None if self.offers(parent, content) => return self.follows(child, parent, content),
+            None => (back, FailureKind::NotHeld),
+        };
+        let ended = Event::Ended(child, parent, content, Some(failure));
+        self.queue.after(wait, ended);
+    }
+
+    /// Whether there is something to follow. A seed that is asked for what it does not have begins.
+    fn offers(&mut self, host: u32, content: ContentId) -> bool {
+        let node = &self.nodes[host as usize];
+        if node.nature != Nature::Boaster
+            && node.host.role == Role::Seed
+            && !node.offers.contains_key(&content)
+        {
+            self.begin_download(host, content, None, false);
+        }
+        let node = &self.nodes[host as usize];
+        node.offers.contains_key(&content) || node.nature == Nature::Boaster
+    }
+
+    fn follows(&mut self, child: u32, parent: u32, content: ContentId) {
+        let held = if self.nodes[parent as usize].nature == Nature::Boaster {
+            PieceSet::full(self.contents[usize::from(content)].geometry.pieces())
+        } else if let Some(offer) = self.nodes[parent as usize].offers.get_mut(&content) {
+            let held = offer.held.clone();
+            if !held.is_full() {
+                offer.children.push(child);
+            }
+            held
+        } else {
+            return;
+        };
+        let news = Rc::new(self.news(parent, content, held.runs()));
+        let latency = self.latency(parent, child);
+        self.queue.after(latency, Event::Told(child, content, news));
+    }
+
+    fn news(&self, parent: u32, content: ContentId, available: Vec<Range<u32>>) -> News {
+        let node = &self.nodes[parent as usize];
+        let statements = &self.contents[usize::from(content)].statements;
+        let known = available.iter().cloned().flatten();
+        let known = known.filter_map(|index| statements[index as usize].clone());
+        let boasts = node.nature == Nature::Boaster;
+        News {
+            parent,
+            statements: if boasts { Vec::new() } else { known.collect() },
+            received: node.downloads.get(&content).map_or(1, |one| one.received),
+            complete: !boasts && node.offers.get(&content).is_some_and(|one| one.held.is_full()),
+            available,
+        }
+    }
+
+    /// The host has another piece: its children hear of it one way's time later.
+    pub(super) fn offer_piece(&mut self, host: u32, content: ContentId, index: u32) {
+        let latency = self.plan.latency.0;
+        let Some(offer) = self.nodes[host as usize].offers.get_mut(&content) else {
+            return;
+        };
+        if !offer.held.insert(index) {
+            return;
+        }
+        offer.fresh.push(index);
+        if !offer.frame_due {
+            offer.frame_due = true;
+            self.queue.after(latency, Event::Frame(host, content));
+        }
+    }
+
+    /// Tells what is new. Children that are further away hear it later.
+    pub(super) fn frame(&mut self, host: u32, content: ContentId) {
+        let now = self.queue.now;
+        if self.is_gone(host) {
+            return;
+        }
+        let Some(offer) = self.nodes[host as usize].offers.get_mut(&content) else {
+            return;
+        };
+        offer.frame_due = false;
+        offer.last_frame = now;
+        let mut fresh = std::mem::take(&mut offer.fresh);
+        let children = if offer.held.is_full() {
+            std::mem::take(&mut offer.children)
+        } else {
+            offer.children.clone()
+        };
+        fresh.sort_unstable();
+        let news = Rc::new(self.news(host, content, runs(&fresh)));
+        for child in children {
+            let longer = self.latency(host, child) - self.plan.latency.0;
+            if longer == 0 {
+                self.told(child, content, &news);
+            } else {
+                let told = Event::Told(child, content, news.clone());
+                self.queue.after(longer, told);
+            }
+        }
+    }
+
+    /// A child hears a frame.
+    pub(super) fn told(&mut self, child: u32, content: ContentId, news: &News) {
+        let now = self.queue.now;
+        if self.is_gone(child) {
+            return;
+        }
+        let Some(download) = self.nodes[child as usize].downloads.get_mut(&content) else {
+            return;
+        };
+        let parents = &mut download.parents;
+        let Some(at) = parents.iter().position(|one| one.parent == news.parent) else {
+            return;
+        };
+        parents[at].heard = now;
+        let signers = &download.signers;
+        let runs = news.statements.iter();
+        let runs = runs.map(|(signer, run)| (run.clone(), signers.contains(signer)));
+        let runs = runs.collect();
+        if news.complete {
+            parents.swap_remove(at);
+        }
+        let parent = self.nodes[news.parent as usize].host.id.clone();
+        let offered = TaskEvent::Offered {
+            parent: parent.clone(),
+            available: news.available.clone(),
+            runs,
+            received_bytes: news.received,
+        };
+        self.task_event(child, content, offered);
+        if news.complete {
+            let failure = None;
+            self.task_event(child, content, TaskEvent::LinkClosed { parent, failure });
+        }
+    }
+
+    pub(super) fn follow(&mut self, child: u32, parent: u32, content: ContentId) {
+        let heard = self.queue.now;
+        if let Some(download) = self.nodes[child as usize].downloads.get_mut(&content) {
+            download.parents.retain(|one| one.parent != parent);
+            download.parents.push(Following { parent, heard });
+        }
+        let subscribe = Event::Subscribe {
+            child,
+            parent,
+            content,
+        };
+        self.queue.after(self.latency(child, parent), subscribe);
+    }
+
+    pub(super) fn unfollow(&mut self, child: u32, parent: u32, content: ContentId) {
+        if let Some(download) = self.nodes[child as usize].downloads.get_mut(&content) {
+            download.parents.retain(|one| one.parent != parent);
+        }
+        if let Some(offer) = self.nodes[parent as usize].offers.get_mut(&content) {
+            offer.children.retain(|one| *one != child);
+        }
+    }
+
+    /// A stream that was open has ended.
+    pub(super) fn stream_ended(
+        &mut self,
+        child: u32,
+        parent: u32,
+        content: ContentId,
+        failure: Option<FailureKind>,
+    ) {
+        let Some(download) = self.nodes[child as usize].downloads.get_mut(&content) else {
+            return;
+        };
+        let before = download.parents.len();
+        download.parents.retain(|one| one.parent != parent);
+        if download.parents.len() < before {
+            let parent = self.nodes[parent as usize].host.id.clone();
+            self.task_event(child, content, TaskEvent::LinkClosed { parent, failure });
+        }
+    }
+
+    /// Signs of life to children, and parents that give none.
+    pub(super) fn tick_streams(&mut self, host: u32) {
+        let now = self.queue.now;
+        let node = &self.nodes[host as usize];
+        let idle = node.offers.iter().filter(|(_, offer)| {
+            !offer.children.is_empty() && now - offer.last_frame >= HEARTBEAT
+        });
+        let idle: Vec<_> = idle.map(|(content, _)| *content).collect();
+        let mut silent = Vec::new();
+        for (content, download) in &node.downloads {
+            let parents = download.parents.iter();
+            let dead = parents.filter(|one| {
+                now - one.heard >= SILENCE
+                    && self.nodes[one.parent as usize].nature != Nature::Boaster
+            });
+            silent.extend(dead.map(|one| (*content, one.parent)));
+        }
+        for content in idle {
+            self.frame(host, content);
+        }
+        for (content, parent) in silent {
+            self.stream_ended(host, parent, content, Some(FailureKind::Slow));
+        }
+    }
+}
+
+/// Ascending indexes as runs.
+fn runs(indexes: &[u32]) -> Vec<Range<u32>> {
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for index in indexes {
+        match runs.last_mut() {
+            Some(last) if last.end == *index => last.end += 1,
+            _ => runs.push(*index..*index + 1),
+        }
+    }
+    runs
+}
