@@ -2,11 +2,12 @@
 //! content as that grows, and answers from the repositories it owns. Paths are in
 //! [`darner_proto::peer`].
 //!
-//! Slots bound how many runs are sent at once; a few more wait shortly, everybody else is told
-//! "busy" at once and asks another parent. What is public is decided when content enters the store:
+//! What is sent to whom, and when, [`uploads`] decides and [`desk`] waits for. What is public is decided when content enters the store:
 //! in this version nothing else is stored.
 
 mod availability;
+pub mod desk;
+pub mod uploads;
 mod want;
 
 use std::io;
@@ -18,14 +19,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::Role;
-use darner_proto::peer::{CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest};
+use darner_proto::peer::{
+    BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest,
+};
 use darner_proto::piece_map::PieceSigner;
+use darner_proto::piece_set::PieceSet;
 use darner_proto::wire;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
@@ -34,17 +38,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::resolve::Resolver;
 use crate::store::{Content, Store};
-use crate::swarm::peers::MAX_RUN;
 use crate::task::Tasks;
 use crate::task::shared::Shared;
+use desk::{Desk, Slot, Turned};
+use uploads::{Child, Holding};
 
-/// A request waits this long for a slot before it is told "busy": the time of a run or two, so that
-/// a slot that frees is used at once.
-const SLOT_PATIENCE: Duration = Duration::from_millis(50);
 /// A look-up names one repository and one reference.
 const MAX_REQUEST: usize = 16 << 10;
 
@@ -68,8 +69,8 @@ pub struct Serving {
     pub signer: Arc<PieceSigner>,
     /// A seed begins what it is asked for and does not have.
     pub role: Role,
-    /// Runs sent at once.
-    pub slots: Arc<Semaphore>,
+    /// Where requests for pieces wait for their turn.
+    pub desk: Desk,
     /// What is counted.
     pub metrics: PiecesMetrics,
     /// The process's end.
@@ -156,8 +157,18 @@ impl Pieces {
 enum Refusal {
     Invalid(darner_proto::invalid::Invalid),
     NotHeld,
-    Busy,
+    /// Until then.
+    Busy(Duration),
     Unreadable,
+}
+
+impl From<Turned> for Refusal {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Busy(again) => Self::Busy(again),
+            Turned::NotHeld => Self::NotHeld,
+        }
+    }
 }
 
 impl From<darner_proto::invalid::Invalid> for Refusal {
@@ -173,7 +184,10 @@ impl axum::response::IntoResponse for Refusal {
                 (StatusCode::BAD_REQUEST, invalid.to_string()).into_response()
             }
             Self::NotHeld => StatusCode::NOT_FOUND.into_response(),
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            Self::Busy(again) => {
+                let again = [(BUSY_FOR, again.as_millis().to_string())];
+                (StatusCode::SERVICE_UNAVAILABLE, again).into_response()
+            }
             Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }
@@ -183,19 +197,27 @@ async fn send_run(
     State(serving): State<Serving>,
     Path(task): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let task: Digest = task.parse()?;
     let query = query.unwrap_or_default();
     let want = want::parse(query.strip_prefix("want=").unwrap_or_default())?;
     let held = serving.held(&task).ok_or(Refusal::NotHeld)?;
-    let pieces = held.choose(&want).ok_or(Refusal::NotHeld)?;
-    let Ok(Ok(slot)) =
-        tokio::time::timeout(SLOT_PATIENCE, serving.slots.clone().acquire_owned()).await
-    else {
-        serving.metrics.busy.inc();
-        return Err(Refusal::Busy);
-    };
+    let (here, source) = held.here(serving.role);
     let geometry = held.geometry();
+    let holding = Holding {
+        task,
+        geometry,
+        held: &here,
+        source,
+    };
+    let asked = serving.desk.ask(child(&headers), holding, &want).await;
+    let slot = asked.inspect_err(|turned| {
+        if matches!(turned, Turned::Busy(_)) {
+            serving.metrics.busy.inc();
+        }
+    })?;
+    let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
     let body = Upload::new(held.stream(bytes), slot, serving.metrics.clone());
@@ -206,6 +228,12 @@ async fn send_run(
         .header(CONTENT_SIZE, geometry.size())
         .body(Body::from_stream(body.into_stream()))
         .map_err(|_| Refusal::Unreadable)
+}
+
+/// Who asks, by its own word: it only takes places in a queue with it.
+fn child(headers: &HeaderMap) -> Child {
+    let name = headers.get(CHILD).map(|value| value.as_bytes());
+    Child::named(name.unwrap_or_default())
 }
 
 async fn doubt(
@@ -258,15 +286,15 @@ impl Held {
         }
     }
 
-    /// Which of the wanted pieces to send. Of content on its way, what has been sent least often;
-    /// of complete content, what the child named first.
-    fn choose(&self, want: &[Range<u32>]) -> Option<Range<u32>> {
-        let pieces = self.geometry().pieces();
-        if let Self::Running(shared) = self {
-            return shared.choose(&want::within(want, pieces), MAX_RUN);
+    /// What is here of it, and whether pieces enter the swarm here.
+    fn here(&self, role: Role) -> (PieceSet, bool) {
+        match self {
+            Self::Stored(_) => (PieceSet::full(self.geometry().pieces()), role == Role::Seed),
+            Self::Running(shared) => {
+                let view = shared.view();
+                (view.held.clone(), role == Role::Seed || view.reads)
+            }
         }
-        let first = want.first().filter(|first| first.end <= pieces)?;
-        Some(first.start..first.end.min(first.start + MAX_RUN))
     }
 
     fn stream(
@@ -311,7 +339,7 @@ struct Upload<S> {
 
 struct Counted {
     metrics: PiecesMetrics,
-    _slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 impl Drop for Counted {
@@ -321,20 +349,18 @@ impl Drop for Counted {
 }
 
 impl<S: Stream<Item = io::Result<Bytes>>> Upload<S> {
-    fn new(stream: S, slot: OwnedSemaphorePermit, metrics: PiecesMetrics) -> Self {
+    fn new(stream: S, slot: Slot, metrics: PiecesMetrics) -> Self {
         metrics.uploads.inc();
         metrics.uploading.inc();
-        let counted = Counted {
-            metrics,
-            _slot: slot,
-        };
+        let counted = Counted { metrics, slot };
         Self { stream, counted }
     }
 
     fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
-        let counted = self.counted;
+        let mut counted = self.counted;
         self.stream.inspect(move |chunk| {
             if let Ok(bytes) = chunk {
+                counted.slot.took(bytes.len() as u64);
                 counted.metrics.uploaded_bytes.inc_by(bytes.len() as u64);
             }
         })

@@ -14,9 +14,9 @@ use darner_service::identity::{IdentityError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::registry::{Registry, RegistryError};
 use crate::resolve::Resolver;
@@ -112,7 +112,7 @@ impl Mirror {
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, shutdown)?;
         let (swarm, leases) = Swarm::start(me, directory.watch(), inventory(&store), shutdown);
-        let peers = Peers::new().map_err(StartError::Peers)?;
+        let peers = Peers::new(&settings.node.id).map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
             upstreams: upstreams.clone(),
@@ -139,7 +139,7 @@ impl Mirror {
             resolver,
             signer,
             role: settings.mirror.role,
-            slots: Arc::new(Semaphore::new(settings.pieces.upload_slots as usize)),
+            desk: Desk::open(settings.pieces.upload_slots, shutdown),
             metrics: PiecesMetrics::new(metrics),
             shutdown: shutdown.clone(),
         };

@@ -22,6 +22,10 @@ pub const FIRST_PIECE: &str = "darner-first-piece";
 pub const PIECE_COUNT: &str = "darner-piece-count";
 /// The content's size, for a check before the first byte is read.
 pub const CONTENT_SIZE: &str = "darner-content-size";
+/// Who asks, by its host id: a parent sees to it that no child takes every place in its queue.
+pub const CHILD: &str = "darner-child";
+/// With a "busy" (503) answer: milliseconds after which to ask again.
+pub const BUSY_FOR: &str = "darner-busy-for-ms";
 /// No frame of an availability stream is longer than this many bytes.
 pub const MAX_FRAME: usize = 1 << 20;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use darner_proto::digest::Digest;
 use darner_proto::geometry::{Geometry, MAX_SIZE};
@@ -15,9 +16,10 @@ use darner_proto::name::Source;
 use darner_proto::peer::{Availability, ResolveReply};
 use darner_proto::piece_map::{self, PieceRun};
 use darner_proto::piece_set::PieceSet;
-use darner_service::shutdown::Shutdown;
 use tokio::sync::watch;
 
+use super::desk::Watch;
+use super::uploads::Holding;
 use super::{Refusal, Serving};
 use crate::store::Content;
 use crate::swarm::peers::encode_frame;
@@ -33,6 +35,7 @@ pub(super) async fn follow(
     State(serving): State<Serving>,
     Path(task): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let task: Digest = task.parse()?;
     if let Some(content) = serving.store.get(&task) {
@@ -44,11 +47,15 @@ pub(super) async fn follow(
         Some(running) => running,
         None => begin(&serving, &task, &query.unwrap_or_default()).await?,
     };
+    let held = running.view().held.clone();
     let growing = Growing {
+        watch: serving
+            .desk
+            .watch(super::child(&headers), holding(&serving, &running, &held)),
+        serving,
         changes: running.watch(),
         told: PieceSet::empty(running.geometry.pieces()),
         shared: running,
-        shutdown: serving.shutdown.clone(),
         ended: false,
     };
     let frames = futures_util::stream::unfold(growing, |mut growing| async move {
@@ -163,13 +170,34 @@ async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>,
     Ok(runs)
 }
 
+fn holding<'a>(serving: &Serving, shared: &Shared, held: &'a PieceSet) -> Holding<'a> {
+    Holding {
+        task: shared.task,
+        geometry: shared.geometry,
+        held,
+        source: serving.role == Role::Seed || shared.view().reads,
+    }
+}
+
 /// One child's view of a download.
 struct Growing {
+    serving: Serving,
     shared: Arc<Shared>,
+    watch: Watch,
     changes: watch::Receiver<u64>,
     told: PieceSet,
-    shutdown: Shutdown,
     ended: bool,
+}
+
+/// What there is to tell a child.
+enum News {
+    Frame(Bytes),
+    /// The download has failed.
+    End,
+    /// Nothing, for as long as nothing comes: at most this long.
+    None {
+        withheld: Option<Duration>,
+    },
 }
 
 impl Growing {
@@ -182,12 +210,15 @@ impl Growing {
         tokio::pin!(heartbeat);
         loop {
             self.changes.mark_unchanged();
-            if let Some(frame) = self.news() {
-                return frame;
-            }
+            let withheld = match self.news() {
+                News::Frame(frame) => return Some(frame),
+                News::End => return None,
+                News::None { withheld } => withheld.unwrap_or(HEARTBEAT),
+            };
             tokio::select! {
                 _ = self.changes.changed() => {}
-                () = self.shutdown.draining() => return None,
+                () = tokio::time::sleep(withheld) => {}
+                () = self.serving.shutdown.draining() => return None,
                 () = &mut heartbeat => {
                     let nothing = PieceSet::empty(self.told.pieces());
                     return Some(self.frame(&nothing, Vec::new()));
@@ -196,23 +227,24 @@ impl Growing {
         }
     }
 
-    /// A frame, or the stream's end, if there is something to tell.
-    fn news(&mut self) -> Option<Option<Bytes>> {
-        let (mut new, phase) = {
+    fn news(&mut self) -> News {
+        let (held, phase) = {
             let view = self.shared.view();
             (view.held.clone(), view.phase.clone())
         };
         if matches!(phase, Phase::Failed(_)) {
-            return Some(None);
+            return News::End;
         }
+        let holding = holding(&self.serving, &self.shared, &held);
+        let (mut new, withheld) = self.watch.tellable(holding);
         new.subtract(&self.told);
         if new.is_empty() {
-            return None;
+            return News::None { withheld };
         }
         let (available, runs) = self.first_of(&new);
         self.told.union(&available);
         self.ended = self.told.is_full();
-        Some(Some(self.frame(&available, runs)))
+        News::Frame(self.frame(&available, runs))
     }
 
     /// As much of `new` as one frame takes, with the statements about it.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use darner_proto::geometry::MAX_PIECES;
 use darner_proto::invalid::Invalid;
-use darner_proto::piece_set::PieceSet;
 
 /// A child names a handful of ranges; a longer list is not one of ours.
 const MAX_RANGES: usize = 64;
@@ -27,15 +26,6 @@ pub(super) fn parse(text: &str) -> Result<Vec<Range<u32>>, Invalid> {
         return Err(bad());
     }
     Ok(ranges)
-}
-
-/// The wanted pieces as a set over `pieces` pieces.
-pub(super) fn within(want: &[Range<u32>], pieces: u32) -> PieceSet {
-    let mut set = PieceSet::empty(pieces);
-    for range in want {
-        set.insert_range(range.clone());
-    }
-    set
 }
 
 #[cfg(test)]

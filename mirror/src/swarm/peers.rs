@@ -5,17 +5,18 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use darner_proto::id::{Host, TaskId};
+use darner_proto::id::{Host, HostId, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::name::Source;
 use darner_proto::peer::{
-    Availability, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT, ResolveReply,
-    ResolveRequest,
+    Availability, BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT,
+    ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use futures_util::Stream;
 use prost::Message as _;
 use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, HeaderValue};
 
 /// A peer in the same cluster that takes longer to accept a connection is no help.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,9 +50,12 @@ pub enum PeerError {
     /// No answer in time.
     #[error("the peer does not answer")]
     Silent,
-    /// All its upload slots are taken.
+    /// All its upload slots are taken, or what was wanted is on its way to another.
     #[error("the peer is busy")]
-    Busy,
+    Busy {
+        /// When to ask again, if it said.
+        again: Option<Duration>,
+    },
     /// It has none of what was asked for.
     #[error("the peer does not hold it")]
     NotHeld,
@@ -81,8 +85,14 @@ impl PieceBody {
 }
 
 impl Peers {
-    /// A client with its own connections.
-    pub fn new() -> Result<Self, PeerError> {
+    /// A client with its own connections, of the node that is called `me`.
+    pub fn new(me: &HostId) -> Result<Self, PeerError> {
+        let mut headers = HeaderMap::new();
+        let me = HeaderValue::from_str(me.as_str());
+        headers.insert(
+            CHILD,
+            me.map_err(|_| Invalid::new("host id", "is no header"))?,
+        );
         let client = reqwest::Client::builder()
             .http1_only()
             .no_proxy()
@@ -90,6 +100,7 @@ impl Peers {
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(IDLE_PER_PEER)
             .tcp_nodelay(true)
+            .default_headers(headers)
             .build()
             .map_err(PeerError::Client)?;
         Ok(Self { client })
@@ -212,7 +223,12 @@ pub const MAX_RUN: u32 = 4;
 fn accepted(response: reqwest::Response) -> Result<reqwest::Response, PeerError> {
     match response.status() {
         StatusCode::OK => Ok(response),
-        StatusCode::SERVICE_UNAVAILABLE => Err(PeerError::Busy),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            let again = header(&response, BUSY_FOR).ok();
+            Err(PeerError::Busy {
+                again: again.map(Duration::from_millis),
+            })
+        }
         StatusCode::NOT_FOUND => Err(PeerError::NotHeld),
         status => Err(PeerError::Status(status.as_u16())),
     }

@@ -98,7 +98,7 @@ pub(super) async fn fetch(
 ) {
     let end = match run_of_pieces(&context, request, &parent, &want).await {
         Ok(()) => RequestEnd::Done,
-        Err(FetchError::Peer(PeerError::Busy)) => RequestEnd::Busy,
+        Err(FetchError::Peer(PeerError::Busy { again })) => RequestEnd::Busy { again },
         Err(FetchError::Store) => return context.stop(Ended::Store).await,
         Err(error) => {
             let kind = error.kind();
@@ -144,7 +144,7 @@ fn failure_of(error: &PeerError) -> FailureKind {
         PeerError::Invalid(_) => FailureKind::WrongLength,
         PeerError::Client(_)
         | PeerError::Unreachable(_)
-        | PeerError::Busy
+        | PeerError::Busy { .. }
         | PeerError::Status(_) => FailureKind::Unreachable,
     }
 }

@@ -1,4 +1,4 @@
-//! What everybody may see of one download: its readers, the children it is sent to, and its driver.
+//! What everybody may see of one download: its readers, the children that follow it, and its driver.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,8 +35,8 @@ pub struct View {
     pub runs: Vec<Option<Arc<PieceRun>>>,
     /// Where each held piece came from.
     pub from: Vec<ServedFrom>,
-    /// How often each piece has been sent to children.
-    pub sent: Vec<u32>,
+    /// Whether this node reads some of it from upstream.
+    pub reads: bool,
     /// Bytes received, whole pieces or not.
     pub received_bytes: u64,
     /// Bytes are shown to nobody before the whole digest has matched.
@@ -94,7 +94,7 @@ impl Shared {
                 held,
                 runs: by_piece,
                 from: vec![ServedFrom::Store; pieces],
-                sent: vec![0; pieces],
+                reads: false,
                 unvouched: false,
                 phase: Phase::Arriving,
             }),
@@ -126,26 +126,9 @@ impl Shared {
             if view.held.insert(index) {
                 view.runs[index as usize] = Some(run);
                 view.from[index as usize] = from;
+                view.reads |= from == ServedFrom::Upstream;
             }
         });
-    }
-
-    /// Chooses what to send a child that wants `want`: of the pieces held, those sent least often
-    /// so far, so that every piece is out once before any is out twice. At most `max` pieces.
-    pub fn choose(&self, want: &PieceSet, max: u32) -> Option<Range<u32>> {
-        let mut view = self.view();
-        let mut have = want.clone();
-        have.intersect(&view.held);
-        let first = have.iter().min_by_key(|index| view.sent[*index as usize])?;
-        let least = view.sent[first as usize];
-        let mut end = first + 1;
-        while end - first < max && have.contains(end) && view.sent[end as usize] == least {
-            end += 1;
-        }
-        for index in first..end {
-            view.sent[index as usize] += 1;
-        }
-        Some(first..end)
     }
 
     /// The statements about the pieces of `set`, each once.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darner_proto::id::{Host, HostId};
 use darner_proto::name::Source;
@@ -95,7 +96,10 @@ pub enum RequestEnd {
     /// Everything chosen came.
     Done,
     /// The parent is busy.
-    Busy,
+    Busy {
+        /// When to ask again, if it said.
+        again: Option<Duration>,
+    },
     /// The parent failed.
     Failed(FailureKind),
 }

@@ -14,6 +14,8 @@ use super::{Action, Input, Request, RequestEnd, Task};
 
 /// A parent that said "busy" is left alone this long: about the time one run takes.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// Whatever it says of how long.
+const LONGEST_BUSY: Duration = Duration::from_millis(500);
 /// An availability stream that ended early is opened again after this, doubling.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// A parent that failed this often, short of sending wrong bytes, is dropped.
@@ -256,7 +258,9 @@ impl Task {
             link.in_flight = link.in_flight.saturating_sub(1);
             match end {
                 RequestEnd::Done => link.strikes = 0,
-                RequestEnd::Busy => link.busy_until = now + BUSY_PAUSE,
+                RequestEnd::Busy { again } => {
+                    link.busy_until = now + again.unwrap_or(BUSY_PAUSE).min(LONGEST_BUSY);
+                }
                 RequestEnd::Failed(FailureKind::NotHeld) => {
                     for index in pieces {
                         link.has.remove(index);

@@ -201,7 +201,7 @@ fn a_busy_parent_is_asked_again_soon_without_a_strike() {
         at(2),
         Event::RequestEnded {
             request: 1,
-            end: RequestEnd::Busy,
+            end: RequestEnd::Busy { again: None },
         },
     );
     assert_eq!(fetches(&actions), []);

@@ -1,0 +1,413 @@
+//! What this node sends to whom next: pure. [`Uploads::apply`] takes in what children ask and what
+//! has been sent, and says what is to be done; the driver in the pieces listener waits and sends.
+//!
+//! ```text
+//! asked --(nothing of it is held)------------------> NotHeld
+//!   |-----(the queue is full)----------------------> Busy
+//!   v
+//! waiting --(a slot and a piece for it)--> sending --(Sent, Gone)--> over
+//!   |-----(ask again: what is wanted is free now, or the wait was long)--> Busy
+//!   +-----(Gone)--> over
+//! ```
+//!
+//! Three rules make a swarm come near the limit of its links. The piece is chosen when a slot frees,
+//! not when it is asked for. The queue is short and first come, first served: a long one holds
+//! children's requests that would be of use elsewhere, and whoever is refused at once leaves the
+//! uplink idle in between. And a *source*, which is where pieces enter the swarm, sends each piece
+//! once before it sends any twice: see [`spread`].
+
+mod pace;
+mod spread;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use darner_proto::geometry::Geometry;
+use darner_proto::id::TaskId;
+use darner_proto::piece_set::PieceSet;
+
+use pace::Pace;
+use spread::{Choice, Spread};
+
+/// Requests that wait beside one for each slot: a slot that frees finds the next one here, and
+/// nobody waits for more than about three runs.
+const WAITING_BESIDE_SLOTS: usize = 8;
+/// Requests of one child for one content that wait: the second is there when the first is served.
+const WAITING_PER_CHILD: usize = 2;
+/// A request that has waited this long is answered "busy": well before the child gives up by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A source serves a child that has waited this long in its turn, whatever it wants.
+const WAITED: Duration = Duration::from_secs(1);
+/// Pieces named by one request that are looked at.
+const MAX_WANTED: usize = 64;
+/// Contents whose spread is remembered. The one that was idle longest is forgotten first.
+const MAX_TASKS: usize = 256;
+
+/// A child, by a number that stands for its host id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Child(pub u64);
+
+/// What this node has of a content.
+#[derive(Debug, Clone, Copy)]
+pub struct Holding<'a> {
+    /// The content.
+    pub task: TaskId,
+    /// How it is cut.
+    pub geometry: Geometry,
+    /// The pieces that are here.
+    pub held: &'a PieceSet,
+    /// Whether pieces enter the swarm here: a seed, or a node that reads upstream under a lease.
+    pub source: bool,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A child follows what this node has.
+    Watched {
+        /// The child.
+        child: Child,
+        /// What it follows.
+        holding: Holding<'a>,
+    },
+    /// It no longer does.
+    Unwatched {
+        /// The child.
+        child: Child,
+        /// The content.
+        task: TaskId,
+    },
+    /// A child asks for a run of some of these pieces.
+    Asked {
+        /// Chosen by the driver, not used before.
+        request: u64,
+        /// The child.
+        child: Child,
+        /// What is here of the content.
+        holding: Holding<'a>,
+        /// Which pieces would do, in the child's order of preference.
+        want: &'a [Range<u32>],
+    },
+    /// This is here now.
+    Has(Holding<'a>),
+    /// A further piece is here.
+    Gained {
+        /// The content.
+        task: TaskId,
+        /// The piece.
+        piece: u32,
+    },
+    /// The content is no longer here.
+    Lost {
+        /// The content.
+        task: TaskId,
+    },
+    /// A run has been sent.
+    Sent {
+        /// The request it answered.
+        request: u64,
+    },
+    /// The child has hung up, waiting or receiving.
+    Gone {
+        /// The request.
+        request: u64,
+    },
+    /// Time has passed: see [`Uploads::next`].
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send these pieces.
+    Send {
+        /// The request they answer.
+        request: u64,
+        /// The pieces.
+        pieces: Range<u32>,
+    },
+    /// Say "busy".
+    Busy {
+        /// The request.
+        request: u64,
+        /// When to ask again; zero for at once, with what is wanted by then.
+        again: Duration,
+    },
+    /// Say that nothing of it is here.
+    NotHeld {
+        /// The request.
+        request: u64,
+    },
+}
+
+/// Pieces that a child is not to be told of yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// The pieces.
+    pub pieces: PieceSet,
+    /// When the first of them is to be told.
+    pub until: Duration,
+}
+
+/// The uploads of one node.
+#[derive(Debug)]
+pub struct Uploads {
+    pace: Pace,
+    tasks: BTreeMap<TaskId, Spread>,
+    waiting: VecDeque<Waiting>,
+    sending: BTreeMap<u64, Sending>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: u64,
+    child: Child,
+    task: TaskId,
+    want: Vec<u32>,
+    asked_at: Duration,
+}
+
+#[derive(Debug)]
+struct Sending {
+    child: Child,
+    bytes: u64,
+    begun_at: Duration,
+}
+
+impl Uploads {
+    /// Nothing asked yet; at most `slots` runs are sent at once.
+    pub fn new(slots: u32) -> Self {
+        Self {
+            pace: Pace::new(slots.max(1)),
+            tasks: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            sending: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what happened and says what is to be done about it. Time never runs backwards.
+    pub fn apply(&mut self, now: Duration, event: Event<'_>) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Watched { child, holding } => self.spread(now, &holding).watched(child),
+            Event::Has(holding) => {
+                self.spread(now, &holding);
+            }
+            Event::Unwatched { child, task } => {
+                if let Some(spread) = self.tasks.get_mut(&task) {
+                    spread.unwatched(child);
+                }
+            }
+            Event::Asked {
+                request,
+                child,
+                holding,
+                want,
+            } => self.asked(now, (request, child), &holding, want, &mut out),
+            Event::Gained { task, piece } => {
+                let exclusive = self.pace.exclusive();
+                if let Some(spread) = self.tasks.get_mut(&task) {
+                    spread.gained(now, piece, exclusive);
+                }
+            }
+            Event::Lost { task } => self.lost(&task, &mut out),
+            Event::Sent { request } => self.over(now, request, true),
+            Event::Gone { request } => self.over(now, request, false),
+            Event::Tick => self.tick(now, &mut out),
+        }
+        self.serve(now, &mut out);
+        out
+    }
+
+    /// When [`Event::Tick`] is due, if nothing else happens.
+    pub fn next(&self) -> Option<Duration> {
+        self.waiting.iter().map(|one| self.due(one)).min()
+    }
+
+    /// What `child` is not to be told of yet: pieces that another child is getting, and will pass
+    /// on. `None` when it may be told of everything.
+    pub fn withheld(&self, now: Duration, task: &TaskId, child: Child) -> Option<Withheld> {
+        self.tasks.get(task)?.withheld(now, child)
+    }
+
+    /// Runs being sent.
+    pub fn sending(&self) -> usize {
+        self.sending.len()
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Runs that may be sent at once, as measured so far.
+    pub fn slots(&self) -> u32 {
+        self.pace.slots()
+    }
+
+    fn asked(
+        &mut self,
+        now: Duration,
+        (request, child): (u64, Child),
+        holding: &Holding<'_>,
+        want: &[Range<u32>],
+        out: &mut Vec<Action>,
+    ) {
+        let spread = self.spread(now, holding);
+        let wanted = want.iter().cloned().flatten().take(MAX_WANTED);
+        let want: Vec<_> = wanted.filter(|index| spread.holds(*index)).collect();
+        if want.is_empty() {
+            out.push(Action::NotHeld { request });
+            return;
+        }
+        let same = |one: &&Waiting| one.child == child && one.task == holding.task;
+        let of_child = self.waiting.iter().filter(same).count();
+        let places = self.pace.slots() as usize + WAITING_BESIDE_SLOTS;
+        // What can be sent at once does not wait, however long the queue.
+        if of_child >= WAITING_PER_CHILD || self.waiting.len() >= places {
+            let again = self.pace.turn();
+            out.push(Action::Busy { request, again });
+            return;
+        }
+        self.waiting.push_back(Waiting {
+            request,
+            child,
+            task: holding.task,
+            want,
+            asked_at: now,
+        });
+    }
+
+    /// What is known of the spread of a content, brought up to date.
+    fn spread(&mut self, now: Duration, holding: &Holding<'_>) -> &mut Spread {
+        if !self.tasks.contains_key(&holding.task) && self.tasks.len() >= MAX_TASKS {
+            let idlest = self.tasks.iter().min_by_key(|(_, spread)| spread.used_at());
+            if let Some(idlest) = idlest.map(|(task, _)| *task) {
+                self.tasks.remove(&idlest);
+            }
+        }
+        let exclusive = self.pace.exclusive();
+        let spread = self
+            .tasks
+            .entry(holding.task)
+            .or_insert_with(|| Spread::new(holding.geometry, holding.held.clone()));
+        spread.update(now, holding, exclusive);
+        spread
+    }
+
+    fn lost(&mut self, task: &TaskId, out: &mut Vec<Action>) {
+        self.tasks.remove(task);
+        self.waiting.retain(|one| {
+            if one.task == *task {
+                let request = one.request;
+                out.push(Action::NotHeld { request });
+            }
+            one.task != *task
+        });
+    }
+
+    fn over(&mut self, now: Duration, request: u64, sent: bool) {
+        match self.sending.remove(&request) {
+            Some(run) if sent => {
+                let took = now.saturating_sub(run.begun_at);
+                let waits = !self.waiting.is_empty();
+                self.pace.sent(now, run.bytes, took, waits);
+            }
+            Some(_) => {}
+            None => self.waiting.retain(|one| one.request != request),
+        }
+    }
+
+    fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let due: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|one| now >= self.due(one))
+            .map(|one| (one.request, now >= one.asked_at + PATIENCE))
+            .collect();
+        for (request, long) in due {
+            self.waiting.retain(|one| one.request != request);
+            let again = if long {
+                self.pace.turn()
+            } else {
+                Duration::ZERO
+            };
+            out.push(Action::Busy { request, again });
+        }
+    }
+
+    /// When a waiting request is answered in any case.
+    fn due(&self, one: &Waiting) -> Duration {
+        let patience = one.asked_at + PATIENCE;
+        match self.tasks.get(&one.task) {
+            Some(spread) => spread
+                .frees_at(one.child, &one.want, one.asked_at)
+                .map_or(patience, |frees| frees.min(patience)),
+            // Its spread was forgotten meanwhile.
+            None => one.asked_at,
+        }
+    }
+
+    /// Sends for as long as there is a slot and a request that it can be used for.
+    fn serve(&mut self, now: Duration, out: &mut Vec<Action>) {
+        while self.sending.len() < self.pace.slots() as usize {
+            let Some((at, choice)) = self.next_to_serve(now) else {
+                return;
+            };
+            let Some(one) = self.waiting.remove(at) else {
+                return;
+            };
+            let Some(spread) = self.tasks.get_mut(&one.task) else {
+                return;
+            };
+            let pieces = choice.pieces;
+            spread.begun(now, one.child, pieces.clone(), self.pace.relay());
+            self.sending.insert(
+                one.request,
+                Sending {
+                    child: one.child,
+                    bytes: spread.bytes(&pieces),
+                    begun_at: now,
+                },
+            );
+            out.push(Action::Send {
+                request: one.request,
+                pieces,
+            });
+        }
+    }
+
+    /// First come, first served; but what a source has not sent yet comes before what it has.
+    fn next_to_serve(&self, now: Duration) -> Option<(usize, Choice)> {
+        let per_child = (self.pace.slots() / 2).max(2) as usize;
+        let mut best: Option<(u32, usize, Choice)> = None;
+        for (at, one) in self.waiting.iter().enumerate() {
+            let spread = self.tasks.get(&one.task);
+            let of_child = self.sending.values().filter(|run| run.child == one.child);
+            if of_child.count() >= per_child {
+                continue;
+            }
+            let run = self.pace.run();
+            let choice = spread.and_then(|spread| {
+                let choice = spread.choose(one.child, &one.want, one.asked_at, run)?;
+                Some((spread.is_source(), choice))
+            });
+            let Some((source, choice)) = choice else {
+                continue;
+            };
+            let in_turn = !source || now.saturating_sub(one.asked_at) >= WAITED;
+            let rank = if in_turn { 0 } else { choice.sent };
+            if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
+                best = Some((rank, at, choice));
+            }
+            if rank == 0 {
+                break;
+            }
+        }
+        best.map(|(_, at, choice)| (at, choice))
+    }
+}
+
+#[cfg(test)]
+mod tests;
