@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use darner_mirror::pieces::uploads::Event as Upload;
 use darner_mirror::swarm::sessions::{Input, TaskEvent as Heard};
 use darner_mirror::task::state::{Action, Event as TaskEvent, Task};
+use darner_proto::id::Role;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{Join, Lease, LeaseClaim, Outcome};
 
 use super::exchange::Exchange;
-use super::node::{ContentId, Download, Offer};
+use super::node::{ContentId, Download, Nature, Offer};
 use super::world::{Event, Todo, World};
 
 /// The model's clients are told apart by nothing.
@@ -71,7 +73,8 @@ impl World {
             received: 0,
         };
         node.downloads.insert(content, download);
-        node.offers.insert(content, Offer::new(held));
+        let source = node.host.role == Role::Seed;
+        node.offers.insert(content, Offer::new(held, source));
         self.todo.push_back(Todo::Input(host, Input::Join(join)));
         if let Some(download) = self.nodes[host as usize].downloads.get_mut(&content) {
             let actions = download.task.start(Duration::ZERO, clean).into_iter();
@@ -264,9 +267,11 @@ impl World {
         let children = node.offers.remove(&content);
         for child in children.into_iter().flat_map(|offer| offer.children) {
             let failure = Some(darner_proto::scheduler::FailureKind::Slow);
-            let ended = Event::Ended(child, host, content, failure);
-            self.queue.after(self.latency(host, child), ended);
+            let ended = Event::Ended(child.child, host, content, failure);
+            self.queue.after(self.latency(host, child.child), ended);
         }
+        let lost = Upload::Lost { task };
+        self.upload_event(host, lost);
         let failed = Input::Leave(task, Outcome::Failed);
         self.todo.push_back(Todo::Input(host, failed));
         let node = &mut self.nodes[host as usize];
@@ -285,8 +290,7 @@ impl World {
 
     /// Whether the host is one whose pull is measured.
     pub(super) fn counts_for(&self, host: u32) -> bool {
-        use super::node::Nature;
         let node = &self.nodes[host as usize];
-        node.nature == Nature::Honest && node.host.role == darner_proto::id::Role::Mirror
+        node.nature == Nature::Honest && node.host.role == Role::Mirror
     }
 }

@@ -16,6 +16,21 @@ pub(super) struct ExchangeId {
     turn: u32,
 }
 
+impl ExchangeId {
+    /// As a number that no other request ever has.
+    pub(super) fn number(self) -> u64 {
+        (u64::from(self.turn) << 32) | u64::from(self.place)
+    }
+
+    /// The request of this number.
+    pub(super) fn numbered(number: u64) -> Self {
+        Self {
+            place: (number & u64::from(u32::MAX)) as u32,
+            turn: (number >> 32) as u32,
+        }
+    }
+}
+
 /// A request and what came of it so far.
 #[derive(Debug)]
 pub(super) struct Exchange {

@@ -185,8 +185,8 @@ impl World {
         for (content, offer) in offers {
             for child in offer.children {
                 let failure = Some(FailureKind::Unreachable);
-                let ended = Event::Ended(child, host, content, failure);
-                self.queue.after(self.latency(host, child), ended);
+                let ended = Event::Ended(child.child, host, content, failure);
+                self.queue.after(self.latency(host, child.child), ended);
             }
         }
         self.hang_up(host);

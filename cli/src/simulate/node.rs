@@ -98,12 +98,23 @@ pub(super) struct Following {
 /// What a host tells its children of a content.
 #[derive(Debug)]
 pub(super) struct Offer {
-    pub(super) children: Vec<u32>,
+    pub(super) children: Vec<Follower>,
+    /// Pieces enter the swarm here.
+    pub(super) source: bool,
     pub(super) fresh: Vec<u32>,
-    pub(super) frame_due: bool,
+    /// When the next frame is due.
+    pub(super) frame_due: Time,
     pub(super) last_frame: Time,
     /// Everything it has.
     pub(super) held: PieceSet,
+}
+
+/// A child that is told.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) child: u32,
+    /// What it has not been told of yet, although it is here.
+    pub(super) owed: Vec<u32>,
 }
 
 impl Download {
@@ -114,11 +125,12 @@ impl Download {
 }
 
 impl Offer {
-    pub(super) fn new(held: PieceSet) -> Self {
+    pub(super) fn new(held: PieceSet, source: bool) -> Self {
         Self {
             children: Vec::new(),
+            source,
             fresh: Vec::new(),
-            frame_due: false,
+            frame_due: Time::MAX,
             last_frame: 0,
             held,
         }

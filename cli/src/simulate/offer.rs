@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use darner_mirror::pieces::uploads::{Child, Event as Upload};
 use darner_mirror::task::state::Event as TaskEvent;
 use darner_proto::id::Role;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::FailureKind;
 
-use super::node::{ContentId, Following, Gone, Nature};
+use super::node::{ContentId, Follower, Following, Gone, Nature};
 use super::queue::Time;
 use super::world::{Event, World};
 
@@ -59,18 +60,36 @@ impl World {
     }
 
     fn follows(&mut self, child: u32, parent: u32, content: ContentId) {
-        let held = if self.nodes[parent as usize].nature == Nature::Boaster {
-            PieceSet::full(self.contents[usize::from(content)].geometry.pieces())
-        } else if let Some(offer) = self.nodes[parent as usize].offers.get_mut(&content) {
-            let held = offer.held.clone();
-            if !held.is_full() {
-                offer.children.push(child);
-            }
-            held
-        } else {
+        if self.nodes[parent as usize].nature == Nature::Boaster {
+            let pieces = self.contents[usize::from(content)].geometry.pieces();
+            let news = self.news(parent, content, vec![0..pieces]);
+            return self.send_news(child, parent, content, Rc::new(news));
+        }
+        self.upload_watched(parent, content, child);
+        let Some(offer) = self.nodes[parent as usize].offers.get(&content) else {
             return;
         };
-        let news = Rc::new(self.news(parent, content, held.runs()));
+        let mut told = offer.held.clone();
+        let full = told.is_full();
+        let mut owed = Vec::new();
+        if let Some((withheld, until)) = self.withheld(parent, content, child) {
+            owed = withheld.iter().collect();
+            told.subtract(&withheld);
+            self.frame_at(parent, content, until);
+        }
+        if let Some(offer) = self.nodes[parent as usize].offers.get_mut(&content)
+            && !(full && owed.is_empty())
+        {
+            offer.children.push(Follower { child, owed });
+        }
+        let news = Rc::new(News {
+            complete: told.is_full(),
+            ..self.news(parent, content, told.runs())
+        });
+        self.send_news(child, parent, content, news);
+    }
+
+    fn send_news(&mut self, child: u32, parent: u32, content: ContentId, news: Rc<News>) {
         let latency = self.latency(parent, child);
         self.queue.after(latency, Event::Told(child, content, news));
     }
@@ -85,14 +104,13 @@ impl World {
             parent,
             statements: if boasts { Vec::new() } else { known.collect() },
             received: node.downloads.get(&content).map_or(1, |one| one.received),
-            complete: !boasts && node.offers.get(&content).is_some_and(|one| one.held.is_full()),
+            complete: false,
             available,
         }
     }
 
     /// The host has another piece: its children hear of it one way's time later.
     pub(super) fn offer_piece(&mut self, host: u32, content: ContentId, index: u32) {
-        let latency = self.plan.latency.0;
         let Some(offer) = self.nodes[host as usize].offers.get_mut(&content) else {
             return;
         };
@@ -100,14 +118,24 @@ impl World {
             return;
         }
         offer.fresh.push(index);
-        if !offer.frame_due {
-            offer.frame_due = true;
-            self.queue.after(latency, Event::Frame(host, content));
+        let task = self.contents[usize::from(content)].task;
+        let gained = Upload::Gained { task, piece: index };
+        self.upload_event(host, gained);
+        let at = self.queue.now + self.plan.latency.0;
+        self.frame_at(host, content, at);
+    }
+
+    fn frame_at(&mut self, host: u32, content: ContentId, at: Time) {
+        if let Some(offer) = self.nodes[host as usize].offers.get_mut(&content)
+            && at < offer.frame_due
+        {
+            offer.frame_due = at;
+            self.queue.at(at, Event::Frame(host, content));
         }
     }
 
     /// Tells what is new. Children that are further away hear it later.
-    pub(super) fn frame(&mut self, host: u32, content: ContentId) {
+    pub(super) fn frame(&mut self, host: u32, content: ContentId, heartbeat: bool) {
         let now = self.queue.now;
         if self.is_gone(host) {
             return;
@@ -115,24 +143,54 @@ impl World {
         let Some(offer) = self.nodes[host as usize].offers.get_mut(&content) else {
             return;
         };
-        offer.frame_due = false;
+        if !heartbeat && now < offer.frame_due {
+            return;
+        }
+        offer.frame_due = Time::MAX;
         offer.last_frame = now;
         let mut fresh = std::mem::take(&mut offer.fresh);
-        let children = if offer.held.is_full() {
-            std::mem::take(&mut offer.children)
-        } else {
-            offer.children.clone()
-        };
         fresh.sort_unstable();
-        let news = Rc::new(self.news(host, content, runs(&fresh)));
-        for child in children {
+        let children = std::mem::take(&mut offer.children);
+        let full = offer.held.is_full();
+        let common = Rc::new(News {
+            complete: full,
+            ..self.news(host, content, runs(&fresh))
+        });
+        let mut stay = Vec::with_capacity(children.len());
+        let mut next = Time::MAX;
+        for mut follower in children {
+            let child = follower.child;
+            let withheld = self.withheld(host, content, child);
+            let plain = withheld.is_none() && follower.owed.is_empty();
+            let news = if plain {
+                common.clone()
+            } else {
+                follower.owed.extend(&fresh);
+                let (told, owed, until) = part(follower.owed, withheld);
+                follower.owed = owed;
+                next = next.min(until);
+                let complete = full && follower.owed.is_empty();
+                Rc::new(News { complete, ..self.news(host, content, runs(&told)) })
+            };
+            if !news.complete {
+                stay.push(follower);
+            }
+            if news.available.is_empty() && !heartbeat && !news.complete {
+                continue;
+            }
             let longer = self.latency(host, child) - self.plan.latency.0;
             if longer == 0 {
                 self.told(child, content, &news);
             } else {
-                let told = Event::Told(child, content, news.clone());
+                let told = Event::Told(child, content, news);
                 self.queue.after(longer, told);
             }
+        }
+        if let Some(offer) = self.nodes[host as usize].offers.get_mut(&content) {
+            offer.children.extend(stay);
+        }
+        if next < Time::MAX {
+            self.frame_at(host, content, next + self.plan.latency.0);
         }
     }
 
@@ -190,8 +248,11 @@ impl World {
             download.parents.retain(|one| one.parent != parent);
         }
         if let Some(offer) = self.nodes[parent as usize].offers.get_mut(&content) {
-            offer.children.retain(|one| *one != child);
+            offer.children.retain(|one| one.child != child);
         }
+        let task = self.contents[usize::from(content)].task;
+        let child = Child(u64::from(child));
+        self.upload_event(parent, Upload::Unwatched { child, task });
     }
 
     /// A stream that was open has ended.
@@ -231,7 +292,7 @@ impl World {
             silent.extend(dead.map(|one| (*content, one.parent)));
         }
         for content in idle {
-            self.frame(host, content);
+            self.frame(host, content, true);
         }
         for (content, parent) in silent {
             self.stream_ended(host, parent, content, Some(FailureKind::Slow));
@@ -239,14 +300,33 @@ impl World {
     }
 }
 
+/// What of `pieces` may be told now, what may not, and until when.
+fn part(mut pieces: Vec<u32>, withheld: Option<(PieceSet, Time)>) -> (Vec<u32>, Vec<u32>, Time) {
+    pieces.sort_unstable();
+    pieces.dedup();
+    let Some((withheld, until)) = withheld else {
+        return (pieces, Vec::new(), Time::MAX);
+    };
+    let (owed, told): (Vec<_>, Vec<_>) = pieces
+        .into_iter()
+        .partition(|index| withheld.contains(*index));
+    let until = if owed.is_empty() { Time::MAX } else { until };
+    (told, owed, until)
+}
+
 /// Ascending indexes as runs.
 fn runs(indexes: &[u32]) -> Vec<Range<u32>> {
-    let mut runs: Vec<Range<u32>> = Vec::new();
+    let mut runs = Vec::new();
     for index in indexes {
-        match runs.last_mut() {
-            Some(last) if last.end == *index => last.end += 1,
-            _ => runs.push(*index..*index + 1),
-        }
+        extend(&mut runs, *index);
     }
     runs
+}
+
+/// Adds an index that is behind all others.
+pub(super) fn extend(runs: &mut Vec<Range<u32>>, index: u32) {
+    match runs.last_mut() {
+        Some(last) if last.end == index => last.end += 1,
+        _ => runs.push(index..index + 1),
+    }
 }

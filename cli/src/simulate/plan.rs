@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use darner_proto::geometry::Geometry;
 
 use super::Args;
 use super::fault::Fault;

@@ -1,18 +1,18 @@
 //! Bytes on their way: requests and their answers, pieces as they come, and what goes wrong.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use darner_mirror::pieces::uploads::Event as Upload;
 use darner_mirror::task::state::{Event as TaskEvent, RequestEnd};
 use darner_proto::id::{HostId, Role};
 use darner_proto::piece_map::PieceRun;
-use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{FailureKind, ReturnReason};
 
 use super::exchange::{Exchange, ExchangeId};
 use super::network::TransferId;
-use super::node::{ContentId, Gone, Nature, Node};
+use super::node::{ContentId, Gone, Nature};
 use super::queue::Time;
-use super::uploader::{Answer, PATIENCE};
 use super::world::{Event, World};
 
 /// A parent answers within this time, or it has failed.
@@ -35,7 +35,7 @@ impl World {
         let Some(exchange) = self.exchanges.get(id) else {
             return;
         };
-        let (Some(parent), content) = (exchange.parent, exchange.content) else {
+        let Some(parent) = exchange.parent else {
             return;
         };
         match self.nodes[parent as usize].gone {
@@ -46,32 +46,14 @@ impl World {
         if self.nodes[parent as usize].nature == Nature::Boaster {
             return self.refuse(id, FailureKind::NotHeld);
         }
-        let pieces = self.contents[usize::from(content)].geometry.pieces();
-        let mut want = PieceSet::empty(pieces);
-        for (index, _) in &exchange.want {
-            want.insert(*index);
-        }
-        let now = self.queue.now;
-        let Node {
-            uploader, offers, ..
-        } = &mut self.nodes[parent as usize];
-        let held = |content: ContentId| offers.get(&content).map(|offer| offer.held.clone());
-        let answers = uploader.asked(now, (id, content, want), held);
-        self.queue.after(PATIENCE, Event::Patience(parent));
-        self.answer(parent, answers);
+        self.upload_asked(parent, id);
     }
 
-    pub(super) fn patience(&mut self, host: u32) {
-        let now = self.queue.now;
-        let answers = self.nodes[host as usize].uploader.tick(now);
-        self.answer(host, answers);
-    }
-
-    fn refuse(&mut self, id: ExchangeId, kind: FailureKind) {
+    pub(super) fn refuse(&mut self, id: ExchangeId, kind: FailureKind) {
         self.refuse_with(id, RequestEnd::Failed(kind));
     }
 
-    fn refuse_with(&mut self, id: ExchangeId, end: RequestEnd) {
+    pub(super) fn refuse_with(&mut self, id: ExchangeId, end: RequestEnd) {
         let Some(exchange) = self.exchanges.get(id) else {
             return;
         };
@@ -81,44 +63,24 @@ impl World {
         self.queue.after(way, Event::Refused(id, end));
     }
 
-    /// Does what the parent's uploader has decided.
-    fn answer(&mut self, parent: u32, answers: Vec<Answer>) {
-        for answer in answers {
-            match answer {
-                Answer::Busy(id) => {
-                    self.counts.busy += 1;
-                    self.refuse_with(id, RequestEnd::Busy);
-                }
-                Answer::NotHeld(id) => self.refuse(id, FailureKind::NotHeld),
-                Answer::Send(id, pieces) => {
-                    let Some(exchange) = self.exchanges.get_mut(id) else {
-                        self.slot_freed(parent);
-                        continue;
-                    };
-                    exchange.piece = pieces.start;
-                    exchange.pieces = pieces.clone();
-                    exchange.holds_slot = true;
-                    let (child, content) = (exchange.child, exchange.content);
-                    let geometry = self.contents[usize::from(content)].geometry;
-                    let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
-                    let way = self.latency(parent, child);
-                    self.queue.after(way, Event::Answered(id));
-                    let bytes = bytes.end - bytes.start;
-                    let transfer = self.network.send(&mut self.queue, (parent, child), bytes, way);
-                    self.exchanges.carry(id, transfer);
-                }
-            }
-        }
-    }
-
-    fn slot_freed(&mut self, parent: u32) {
-        let now = self.queue.now;
-        let Node {
-            uploader, offers, ..
-        } = &mut self.nodes[parent as usize];
-        let held = |content: ContentId| offers.get(&content).map(|offer| offer.held.clone());
-        let answers = uploader.ended(now, held);
-        self.answer(parent, answers);
+    /// The parent sends these pieces.
+    pub(super) fn send_run(&mut self, parent: u32, id: ExchangeId, pieces: Range<u32>) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            let request = id.number();
+            return self.upload_event(parent, Upload::Gone { request });
+        };
+        exchange.piece = pieces.start;
+        exchange.pieces = pieces.clone();
+        exchange.holds_slot = true;
+        let (child, content) = (exchange.child, exchange.content);
+        let geometry = self.contents[usize::from(content)].geometry;
+        let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
+        let way = self.latency(parent, child);
+        self.queue.after(way, Event::Answered(id));
+        let bytes = bytes.end - bytes.start;
+        let ends = (parent, child);
+        let transfer = self.network.send(&mut self.queue, ends, bytes, way);
+        self.exchanges.carry(id, transfer);
     }
 
     /// The answer begins to arrive: the child learns what is sent.
@@ -139,12 +101,15 @@ impl World {
 
     /// The sender has sent everything.
     pub(super) fn sent(&mut self, transfer: TransferId) {
-        let id = self.exchanges.of(transfer);
-        if let Some(exchange) = id.and_then(|id| self.exchanges.get_mut(id))
+        let Some(id) = self.exchanges.of(transfer) else {
+            return;
+        };
+        if let Some(exchange) = self.exchanges.get_mut(id)
             && let Some(parent) = exchange.parent
             && std::mem::take(&mut exchange.holds_slot)
         {
-            self.slot_freed(parent);
+            let request = id.number();
+            self.upload_event(parent, Upload::Sent { request });
         }
     }
 
@@ -220,6 +185,9 @@ impl World {
         let last = piece + 1 == exchange.pieces.end;
         let Some(parent) = exchange.parent else {
             self.state(child, content, piece);
+            if let Some(offer) = self.nodes[child as usize].offers.get_mut(&content) {
+                offer.source = true;
+            }
             self.gained(child, content, piece);
             self.task_event(child, content, TaskEvent::ReadPiece { index: piece });
             if last {
@@ -331,9 +299,9 @@ impl World {
             self.network.stop(transfer);
         }
         if let Some(parent) = exchange.parent {
-            self.nodes[parent as usize].uploader.forget(id);
-            if exchange.holds_slot {
-                self.slot_freed(parent);
+            if exchange.holds_slot || !exchange.answered {
+                let request = id.number();
+                self.upload_event(parent, Upload::Gone { request });
             }
         }
         Some(exchange)

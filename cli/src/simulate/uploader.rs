@@ -1,126 +1,154 @@
-//! The parent's side of requests for pieces, as the pieces listener does it: which are sent, and
-//! which are told to ask elsewhere.
+//! The parent's side of requests for pieces: gives the uploads core its events and carries out what
+//! it decides, as the desk of the pieces listener does.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::time::Duration;
 
-use darner_mirror::swarm::peers::MAX_RUN;
+use darner_mirror::pieces::uploads::{Action, Child, Event as Upload, Holding, Uploads};
+use darner_mirror::task::state::RequestEnd;
 use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::FailureKind;
 
 use super::exchange::ExchangeId;
-use super::node::ContentId;
-use super::queue::Time;
-
-/// What the pieces listener waits for a slot.
-pub(super) const PATIENCE: Time = 50_000_000;
-
-/// What is to be done about a request.
-#[derive(Debug, PartialEq)]
-pub(super) enum Answer {
-    Send(ExchangeId, Range<u32>),
-    Busy(ExchangeId),
-    NotHeld(ExchangeId),
-}
-
-/// A request for pieces.
-#[derive(Debug)]
-struct Asked {
-    id: ExchangeId,
-    content: ContentId,
-    want: PieceSet,
-    until: Time,
-}
+use super::node::{Content, ContentId, Node, Offer};
+use super::queue::{Time, nanos};
+use super::world::{Event, World};
 
 /// One host's uploads.
 #[derive(Debug)]
 pub(super) struct Uploader {
-    free: u32,
-    waiting: VecDeque<Asked>,
-    sent: BTreeMap<ContentId, Vec<u32>>,
+    pub(super) uploads: Uploads,
+    /// When the timer that is set goes off.
+    timer: Time,
 }
 
 impl Uploader {
     pub(super) fn new(slots: u32) -> Self {
         Self {
-            free: slots,
-            waiting: VecDeque::new(),
-            sent: BTreeMap::new(),
+            uploads: Uploads::new(slots),
+            timer: Time::MAX,
+        }
+    }
+}
+
+impl World {
+    /// A child asks for pieces.
+    pub(super) fn upload_asked(&mut self, parent: u32, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        let content = exchange.content;
+        let mut want = Vec::with_capacity(exchange.want.len());
+        for (index, _) in &exchange.want {
+            super::offer::extend(&mut want, *index);
+        }
+        let child = Child(u64::from(exchange.child));
+        let Node {
+            uploader, offers, ..
+        } = &mut self.nodes[parent as usize];
+        let Some(offer) = offers.get(&content) else {
+            return self.refuse(id, FailureKind::NotHeld);
+        };
+        let asked = Upload::Asked {
+            request: id.number(),
+            child,
+            holding: holding(&self.contents[usize::from(content)], offer),
+            want: &want,
+        };
+        let now = Duration::from_nanos(self.queue.now);
+        let actions = uploader.uploads.apply(now, asked);
+        self.uploads_decided(parent, actions);
+    }
+
+    /// A child follows what the host has of a content.
+    pub(super) fn upload_watched(&mut self, host: u32, content: ContentId, child: u32) {
+        let Node {
+            uploader, offers, ..
+        } = &mut self.nodes[host as usize];
+        let Some(offer) = offers.get(&content) else {
+            return;
+        };
+        let holding = holding(&self.contents[usize::from(content)], offer);
+        let child = Child(u64::from(child));
+        let now = Duration::from_nanos(self.queue.now);
+        let watched = Upload::Watched { child, holding };
+        let actions = uploader.uploads.apply(now, watched);
+        self.uploads_decided(host, actions);
+    }
+
+    /// Something else that the uploads are to know.
+    pub(super) fn upload_event(&mut self, host: u32, event: Upload<'_>) {
+        let now = Duration::from_nanos(self.queue.now);
+        let actions = self.nodes[host as usize].uploader.uploads.apply(now, event);
+        self.uploads_decided(host, actions);
+    }
+
+    /// A timer goes off.
+    pub(super) fn patience(&mut self, host: u32) {
+        let now = self.queue.now;
+        let uploader = &mut self.nodes[host as usize].uploader;
+        if now < uploader.timer {
+            return;
+        }
+        uploader.timer = Time::MAX;
+        if uploader.uploads.next().is_some_and(|next| nanos(next) <= now) {
+            self.upload_event(host, Upload::Tick);
+        } else {
+            self.set_timer(host);
         }
     }
 
-    /// A child asks. `held` says what there is of a content.
-    pub(super) fn asked(
-        &mut self,
-        now: Time,
-        (id, content, want): (ExchangeId, ContentId, PieceSet),
-        held: impl Fn(ContentId) -> Option<PieceSet>,
-    ) -> Vec<Answer> {
-        let until = now + PATIENCE;
-        self.waiting.push_back(Asked {
-            id,
-            content,
-            want,
-            until,
-        });
-        self.serve(now, held)
-    }
-
-    /// Everything was sent, or the child has hung up: the slot is free.
-    pub(super) fn ended(
-        &mut self,
-        now: Time,
-        held: impl Fn(ContentId) -> Option<PieceSet>,
-    ) -> Vec<Answer> {
-        self.free += 1;
-        self.serve(now, held)
-    }
-
-    /// The child no longer waits. Says whether it did.
-    pub(super) fn forget(&mut self, id: ExchangeId) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|asked| asked.id != id);
-        self.waiting.len() < before
-    }
-
-    /// Whoever has waited too long is told.
-    pub(super) fn tick(&mut self, now: Time) -> Vec<Answer> {
-        let mut out = Vec::new();
-        while let Some(first) = self.waiting.pop_front_if(|first| first.until <= now) {
-            out.push(Answer::Busy(first.id));
-        }
-        out
-    }
-
-    fn serve(&mut self, now: Time, held: impl Fn(ContentId) -> Option<PieceSet>) -> Vec<Answer> {
-        let mut out = self.tick(now);
-        while self.free > 0
-            && let Some(asked) = self.waiting.pop_front()
+    fn set_timer(&mut self, host: u32) {
+        let uploader = &mut self.nodes[host as usize].uploader;
+        if let Some(next) = uploader.uploads.next().map(nanos)
+            && next < uploader.timer
         {
-            match self.choose(&asked, held(asked.content)) {
-                Some(pieces) => {
-                    self.free -= 1;
-                    out.push(Answer::Send(asked.id, pieces));
+            uploader.timer = next;
+            self.queue.at(next, Event::Patience(host));
+        }
+    }
+
+    fn uploads_decided(&mut self, parent: u32, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Busy { request, again } => {
+                    self.counts.busy += 1;
+                    // The header carries whole milliseconds.
+                    let again = u64::try_from(again.as_millis()).unwrap_or(u64::MAX);
+                    let again = Some(Duration::from_millis(again));
+                    let id = ExchangeId::numbered(request);
+                    self.refuse_with(id, RequestEnd::Busy { again });
                 }
-                None => out.push(Answer::NotHeld(asked.id)),
+                Action::NotHeld { request } => {
+                    self.refuse(ExchangeId::numbered(request), FailureKind::NotHeld);
+                }
+                Action::Send { request, pieces } => {
+                    self.send_run(parent, ExchangeId::numbered(request), pieces);
+                }
             }
         }
-        out
+        self.set_timer(parent);
     }
 
-    fn choose(&mut self, asked: &Asked, held: Option<PieceSet>) -> Option<Range<u32>> {
-        let mut have = held?;
-        have.intersect(&asked.want);
-        let sent = self.sent.entry(asked.content).or_default();
-        sent.resize(have.pieces() as usize, 0);
-        let first = have.iter().min_by_key(|index| sent[*index as usize])?;
-        let least = sent[first as usize];
-        let mut end = first + 1;
-        while end - first < MAX_RUN && have.contains(end) && sent[end as usize] == least {
-            end += 1;
-        }
-        for index in first..end {
-            sent[index as usize] += 1;
-        }
-        Some(first..end)
+    /// What a child is not to be told of yet, and until when.
+    pub(super) fn withheld(
+        &self,
+        host: u32,
+        content: ContentId,
+        child: u32,
+    ) -> Option<(PieceSet, Time)> {
+        let now = Duration::from_nanos(self.queue.now);
+        let task = &self.contents[usize::from(content)].task;
+        let uploads = &self.nodes[host as usize].uploader.uploads;
+        let withheld = uploads.withheld(now, task, Child(u64::from(child)))?;
+        Some((withheld.pieces, nanos(withheld.until)))
+    }
+}
+
+fn holding<'a>(content: &Content, offer: &'a Offer) -> Holding<'a> {
+    Holding {
+        task: content.task,
+        geometry: content.geometry,
+        held: &offer.held,
+        source: offer.source,
     }
 }

@@ -124,7 +124,7 @@ impl World {
                 parent,
                 content,
             } => self.subscribed(child, parent, content),
-            Event::Frame(host, content) => self.frame(host, content),
+            Event::Frame(host, content) => self.frame(host, content, false),
             Event::Told(child, content, news) => self.told(child, content, &news),
             Event::Ended(child, parent, content, failure) => {
                 self.stream_ended(child, parent, content, failure);
