@@ -47,7 +47,8 @@ const PATIENCE: (f64, Duration) = (20.0, Duration::from_secs(120));
 
 /// Flags of `darner simulate`
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Faults, each flag one of them, times from the first pull:\n  \
+#[command(
+    after_help = "Faults, each flag one of them, times from the first pull:\n  \
     die=20%@0s..10s     hosts fall silent, each at a random moment of that time\n  \
     leave=20%@0s..10s   hosts end, and their connections close\n  \
     slow=5%*0.5         hosts with this part of the upload rate\n  \
@@ -58,7 +59,8 @@ const PATIENCE: (f64, Duration) = (20.0, Duration::from_secs(120));
     upstream@4s         upstream can no longer be reached\n\n\
     Kraken's published shape:\n  \
     darner simulate --peers 2600 --size 3GB --layers 2 --link 300MB/s --seeds 5 --upstream 1.5GB/s\n\n\
-    Exit status: 0 every host that could has its image, 1 some have not, 2 wrong usage.")]
+    Exit status: 0 every host that could has its image, 1 some have not, 2 wrong usage."
+)]
 pub(crate) struct Args {
     /// Hosts that pull, seeds not counted
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = parse_peers)]
@@ -171,7 +173,12 @@ fn show(args: &Args, report: &Report) -> anyhow::Result<()> {
     let Some(file) = &args.plot else {
         return Ok(());
     };
-    let title = format!("{} hosts, {}, {} seeds", args.peers, ByteSize(args.size), args.seeds);
+    let title = format!(
+        "{} hosts, {}, {} seeds",
+        args.peers,
+        ByteSize(args.size),
+        args.seeds
+    );
     let written = std::fs::write(file, plot::draw(report, &title));
     written.with_context(|| format!("{} cannot be written", file.display()))
 }
@@ -208,3 +215,6 @@ fn parse_latency(text: &str) -> Result<(Duration, Duration), String> {
     }
     Ok((near, far))
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,11 @@ impl World {
         let (seeds, peers) = (self.plan.seeds, self.plan.peers);
         let per_image = self.contents.len() / self.plan.images;
         for number in 0..seeds + peers {
-            let role = if number < seeds { Role::Seed } else { Role::Mirror };
+            let role = if number < seeds {
+                Role::Seed
+            } else {
+                Role::Mirror
+            };
             let zone = u16::try_from(number % usize::from(self.plan.zones)).unwrap_or(0);
             let image = (number.max(seeds) - seeds) % self.plan.images;
             let wanted = (image * per_image..(image + 1) * per_image)
@@ -138,7 +142,8 @@ impl World {
         let (seeds, peers) = (self.plan.seeds, self.plan.peers);
         let count = (peers as f64 * share).round() as usize;
         let some = self.plan.chance.some(count, peers).into_iter();
-        some.filter_map(|one| u32::try_from(seeds + one).ok()).collect()
+        some.filter_map(|one| u32::try_from(seeds + one).ok())
+            .collect()
     }
 
     /// When everybody attends and asks, and the clocks.
@@ -150,7 +155,12 @@ impl World {
         for number in 0..self.nodes.len() {
             let host = u32::try_from(number).unwrap_or(u32::MAX);
             let seed = number < seeds;
-            let asks = begins + if seed { 0 } else { self.plan.chance.below(join + 1) };
+            let asks = begins
+                + if seed {
+                    0
+                } else {
+                    self.plan.chance.below(join + 1)
+                };
             let attends = if seed {
                 0
             } else {

@@ -186,7 +186,13 @@ impl World {
         }
     }
 
-    fn exchange(&self, child: u32, content: ContentId, number: u64, pieces: Range<u32>) -> Exchange {
+    fn exchange(
+        &self,
+        child: u32,
+        content: ContentId,
+        number: u64,
+        pieces: Range<u32>,
+    ) -> Exchange {
         Exchange {
             child,
             content,

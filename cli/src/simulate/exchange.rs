@@ -99,7 +99,9 @@ impl Exchanges {
     pub(super) fn from(&self, host: u32) -> Vec<ExchangeId> {
         let places = (0u32..).zip(&self.places);
         let theirs = places.filter(|(_, (_, exchange))| {
-            exchange.as_ref().is_some_and(|one| one.parent == Some(host))
+            exchange
+                .as_ref()
+                .is_some_and(|one| one.parent == Some(host))
         });
         theirs
             .map(|(place, (turn, _))| ExchangeId { place, turn: *turn })
@@ -109,9 +111,8 @@ impl Exchanges {
     /// Reads of upstream.
     pub(super) fn reads(&self) -> Vec<ExchangeId> {
         let places = (0u32..).zip(&self.places);
-        let reads = places.filter(|(_, (_, exchange))| {
-            exchange.as_ref().is_some_and(|one| one.parent.is_none())
-        });
+        let reads = places
+            .filter(|(_, (_, exchange))| exchange.as_ref().is_some_and(|one| one.parent.is_none()));
         reads
             .map(|(place, (turn, _))| ExchangeId { place, turn: *turn })
             .collect()

@@ -63,12 +63,19 @@ impl FromStr for Fault {
         let fault = match kind {
             "die" | "leave" => {
                 let (from, to) = parse_span(when.unwrap_or("0s..10s"))?;
-                let fault = if kind == "die" { Self::Die } else { Self::Leave };
+                let fault = if kind == "die" {
+                    Self::Die
+                } else {
+                    Self::Leave
+                };
                 fault(share()?, from, to)
             }
             "slow" => {
                 let (share, factor) = how.split_once('*').unwrap_or((how, "0.5"));
-                let factor = factor.parse().ok().filter(|part| (0.001..=1.0).contains(part));
+                let factor = factor
+                    .parse()
+                    .ok()
+                    .filter(|part| (0.001..=1.0).contains(part));
                 let factor = factor.ok_or("slow=5%*0.5: the part is from 0.001 to 1")?;
                 Self::Slow(parse_share(share)?, factor)
             }
@@ -128,7 +135,8 @@ impl World {
             Failing::Host(host, how) => self.host_fails(host, how),
             Failing::Scheduler => {
                 self.scheduler_stops();
-                self.queue.after(RESTART, Event::Fault(Failing::SchedulerBack));
+                self.queue
+                    .after(RESTART, Event::Fault(Failing::SchedulerBack));
             }
             Failing::SchedulerBack => {
                 self.scheduler_starts();
@@ -200,13 +208,27 @@ mod tests {
     #[test]
     fn faults_are_read_and_nonsense_is_explained() {
         let second = Duration::from_secs(1);
-        assert_eq!("die=20%@0s..10s".parse(), Ok(Fault::Die(0.2, Duration::ZERO, second * 10)));
-        assert_eq!("leave=5%@1s".parse(), Ok(Fault::Leave(0.05, second, second)));
+        assert_eq!(
+            "die=20%@0s..10s".parse(),
+            Ok(Fault::Die(0.2, Duration::ZERO, second * 10))
+        );
+        assert_eq!(
+            "leave=5%@1s".parse(),
+            Ok(Fault::Leave(0.05, second, second))
+        );
         assert_eq!("slow=5%*0.25".parse(), Ok(Fault::Slow(0.05, 0.25)));
         assert_eq!("liars=20%".parse(), Ok(Fault::Liars(0.2)));
         assert_eq!("scheduler@500ms".parse(), Ok(Fault::Scheduler(second / 2)));
         for bad in [
-            "", "die", "die=20", "die=120%", "die=5%@9s..1s", "slow=5%*2", "seed", "seed@4", "flood=1%",
+            "",
+            "die",
+            "die=20",
+            "die=120%",
+            "die=5%@9s..1s",
+            "slow=5%*2",
+            "seed",
+            "seed@4",
+            "flood=1%",
         ] {
             assert!(bad.parse::<Fault>().is_err(), "{bad}");
         }

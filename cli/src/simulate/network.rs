@@ -264,7 +264,10 @@ mod tests {
         let long = network.send(&mut queue, (0, 1), 8 << 20, 0);
         let short = network.send(&mut queue, (0, 2), 1 << 20, 0);
         let ends = finish(&mut network, &mut queue);
-        assert_eq!(ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [short, long]);
+        assert_eq!(
+            ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+            [short, long]
+        );
         let (short, long) = (ends[0].1 as f64 / 1e9, ends[1].1 as f64 / 1e9);
         assert!((2.0..2.2).contains(&short), "{short}");
         assert!((9.4..9.5).contains(&long), "{long}");
@@ -279,7 +282,10 @@ mod tests {
         let slow = network.send(&mut queue, (0, 1), 4 << 20, 1000);
         let fast = network.send(&mut queue, (0, 2), 4 << 20, 1000);
         let ends = finish(&mut network, &mut queue);
-        assert_eq!(ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [fast, slow]);
+        assert_eq!(
+            ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+            [fast, slow]
+        );
         assert!(ends[0].1 < 1_000_000_000 && ends[1].1 > 4_000_000_000);
     }
 

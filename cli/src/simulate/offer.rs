@@ -170,9 +170,14 @@ impl World {
                 follower.owed = owed;
                 next = next.min(until);
                 let complete = full && follower.owed.is_empty();
-                Rc::new(News { complete, ..self.news(host, content, runs(&told)) })
+                Rc::new(News {
+                    complete,
+                    ..self.news(host, content, runs(&told))
+                })
             };
-            if !news.complete {
+            if news.complete {
+                self.unwatch(host, content, child);
+            } else {
                 stay.push(follower);
             }
             if news.available.is_empty() && !heartbeat && !news.complete {
@@ -250,9 +255,13 @@ impl World {
         if let Some(offer) = self.nodes[parent as usize].offers.get_mut(&content) {
             offer.children.retain(|one| one.child != child);
         }
+        self.unwatch(parent, content, child);
+    }
+
+    fn unwatch(&mut self, host: u32, content: ContentId, child: u32) {
         let task = self.contents[usize::from(content)].task;
         let child = Child(u64::from(child));
-        self.upload_event(parent, Upload::Unwatched { child, task });
+        self.upload_event(host, Upload::Unwatched { child, task });
     }
 
     /// A stream that was open has ended.
@@ -278,9 +287,10 @@ impl World {
     pub(super) fn tick_streams(&mut self, host: u32) {
         let now = self.queue.now;
         let node = &self.nodes[host as usize];
-        let idle = node.offers.iter().filter(|(_, offer)| {
-            !offer.children.is_empty() && now - offer.last_frame >= HEARTBEAT
-        });
+        let idle = node
+            .offers
+            .iter()
+            .filter(|(_, offer)| !offer.children.is_empty() && now - offer.last_frame >= HEARTBEAT);
         let idle: Vec<_> = idle.map(|(content, _)| *content).collect();
         let mut silent = Vec::new();
         for (content, download) in &node.downloads {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-
 use super::Args;
 use super::fault::Fault;
 use super::queue::Chance;
@@ -82,7 +81,6 @@ impl Plan {
         self.bytes() / self.images as u64
     }
 
-
     /// The least time in seconds that any scheme needs, with the capacity that the faults leave:
     /// every byte leaves upstream once, passes each host's downlink, and is uploaded once for each
     /// host that takes it. Liars take and give nothing of use; hosts that die or leave are counted
@@ -114,7 +112,11 @@ impl Plan {
         let capacity = seeds.max(0.0) * up + peers * givers.max(0.0) * up;
         let source = self.bytes() as f64 / entry;
         // Without seeds the first copy comes from upstream and not from an uplink.
-        let copies = if seeds > 0.0 { peers * takers } else { peers * takers - 1.0 };
+        let copies = if seeds > 0.0 {
+            peers * takers
+        } else {
+            peers * takers - 1.0
+        };
         source.max(image / down).max(copies * image / capacity)
     }
 }

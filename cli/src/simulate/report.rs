@@ -191,7 +191,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "no scheme is faster than   {:.3} s", self.bound_s)?;
         writeln!(f)?;
-        writeln!(f, "completion     p50      p90      p99    p99.9      max     mean")?;
+        writeln!(
+            f,
+            "completion     p50      p90      p99    p99.9      max     mean"
+        )?;
         let row = |f: &mut fmt::Formatter<'_>, name: &str, spread: &Spread| {
             let Spread {
                 p50,
@@ -213,28 +216,69 @@ impl fmt::Display for Report {
             writeln!(f, "{name:26} {value}")
         };
         let (done, gone, open) = (self.completed, self.gone, self.unfinished);
-        line(f, "hosts", format_args!("{done} complete, {gone} gone, {open} without the image"))?;
+        line(
+            f,
+            "hosts",
+            format_args!("{done} complete, {gone} gone, {open} without the image"),
+        )?;
         let ratio = self.upstream_ratio;
         let requests = self.upstream_requests;
-        line(f, "upstream", format_args!("{ratio:.4} of the images' bytes, in {requests} requests"))?;
+        line(
+            f,
+            "upstream",
+            format_args!("{ratio:.4} of the images' bytes, in {requests} requests"),
+        )?;
         let from = &self.bytes_from;
         let all = (from.seed + from.peer).max(1) as f64;
-        let (seed, peer) = (from.seed as f64 / all * 100.0, from.peer as f64 / all * 100.0);
-        line(f, "between hosts", format_args!("{seed:.1} % from seeds, {peer:.1} % from peers"))?;
-        line(f, "across zones", format_args!("{:.1} %", self.cross_zone_share * 100.0))?;
+        let (seed, peer) = (
+            from.seed as f64 / all * 100.0,
+            from.peer as f64 / all * 100.0,
+        );
+        line(
+            f,
+            "between hosts",
+            format_args!("{seed:.1} % from seeds, {peer:.1} % from peers"),
+        )?;
+        line(
+            f,
+            "across zones",
+            format_args!("{:.1} %", self.cross_zone_share * 100.0),
+        )?;
         let (per_host, busy) = (self.control_messages_per_host, self.busy_per_piece);
-        line(f, "scheduler's messages", format_args!("{per_host:.1} for every host"))?;
+        line(
+            f,
+            "scheduler's messages",
+            format_args!("{per_host:.1} for every host"),
+        )?;
         line(f, "\"busy\"", format_args!("{busy:.3} for every piece"))?;
         line(f, "timeouts", format_args!("{}", self.timeouts))?;
-        let (wrong, taken, mismatches) =
-            (self.wrong_pieces, self.wrong_accepted, self.mismatches);
-        line(f, "wrong pieces", format_args!("{wrong} refused, {taken} taken in, {mismatches} downloads begun again"))?;
+        let (wrong, taken, mismatches) = (self.wrong_pieces, self.wrong_accepted, self.mismatches);
+        line(
+            f,
+            "wrong pieces",
+            format_args!("{wrong} refused, {taken} taken in, {mismatches} downloads begun again"),
+        )?;
         let (events, rate) = (self.scheduler_events, self.scheduler_events_per_s);
-        line(f, "scheduler", format_args!("{events} events; {rate:.0} a second on this machine"))?;
+        line(
+            f,
+            "scheduler",
+            format_args!("{events} events; {rate:.0} a second on this machine"),
+        )?;
         let (events, wall) = (self.events, self.wall_s);
-        line(f, "simulation", format_args!("{events} events in {wall:.1} s, {:.0} a second", self.events_per_s))?;
+        line(
+            f,
+            "simulation",
+            format_args!(
+                "{events} events in {wall:.1} s, {:.0} a second",
+                self.events_per_s
+            ),
+        )?;
         if let Some(memory) = self.peak_memory_bytes {
-            line(f, "memory at most", format_args!("{}", bytesize::ByteSize(memory)))?;
+            line(
+                f,
+                "memory at most",
+                format_args!("{}", bytesize::ByteSize(memory)),
+            )?;
         }
         Ok(())
     }
@@ -243,7 +287,9 @@ impl fmt::Display for Report {
 /// The most memory this process has had.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
 }
@@ -257,7 +303,10 @@ mod tests {
         let values: Vec<_> = (1..=1000).map(f64::from).collect();
         let spread = Spread::of(&values);
         assert_eq!((spread.p50, spread.p90, spread.p99), (500.0, 900.0, 990.0));
-        assert_eq!((spread.p99_9, spread.max, spread.mean), (999.0, 1000.0, 500.5));
+        assert_eq!(
+            (spread.p99_9, spread.max, spread.mean),
+            (999.0, 1000.0, 500.5)
+        );
         assert_eq!(Spread::of(&[2.0]).p50, 2.0);
         assert_eq!(Spread::of(&[]), Spread::default());
     }

@@ -200,7 +200,11 @@ impl World {
             return self.end_exchange(id, RequestEnd::Failed(FailureKind::WrongLength));
         };
         let liar = self.nodes[parent as usize].nature == Nature::Liar;
-        let sent = if liar { wrong(parent, piece) } else { right(content, piece) };
+        let sent = if liar {
+            wrong(parent, piece)
+        } else {
+            right(content, piece)
+        };
         if sent != expected {
             self.counts.wrong_pieces += 1;
             return self.end_exchange(id, RequestEnd::Failed(FailureKind::WrongBytes));
@@ -213,7 +217,11 @@ impl World {
         self.gained(child, content, piece);
         self.task_event(child, content, TaskEvent::Arrived { index: piece });
         if last {
-            debug_assert!(self.exchanges.get(id).is_none_or(|one| one.number == number));
+            debug_assert!(
+                self.exchanges
+                    .get(id)
+                    .is_none_or(|one| one.number == number)
+            );
             self.end_exchange(id, RequestEnd::Done);
         }
     }

@@ -90,7 +90,11 @@ impl World {
             return;
         }
         uploader.timer = Time::MAX;
-        if uploader.uploads.next().is_some_and(|next| nanos(next) <= now) {
+        if uploader
+            .uploads
+            .next()
+            .is_some_and(|next| nanos(next) <= now)
+        {
             self.upload_event(host, Upload::Tick);
         } else {
             self.set_timer(host);

@@ -145,7 +145,9 @@ impl World {
             Todo::Session(host, output) => self.do_session(host, output),
             Todo::Input(host, input) => {
                 let outputs = self.nodes[host as usize].sessions.apply(input);
-                let todo = outputs.into_iter().map(|output| Todo::Session(host, output));
+                let todo = outputs
+                    .into_iter()
+                    .map(|output| Todo::Session(host, output));
                 self.todo.extend(todo);
             }
         }
