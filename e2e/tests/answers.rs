@@ -7,7 +7,7 @@ use darner_e2e::client::{Client, SOURCE};
 use darner_e2e::cluster::start_up;
 use darner_e2e::image::{Blob, Image};
 use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::{raw, scene};
+use darner_e2e::{raw, scene, wait};
 use futures_util::future::try_join_all;
 
 #[test]
@@ -33,8 +33,13 @@ fn manifests_and_blobs_carry_what_clients_go_by() {
         // The only node is the seed: what it reads for its own client comes from upstream.
         ensure!(cold.header(SOURCE)? == "upstream", "{:?}", cold.headers);
         upstream.off();
+        // A client has its last byte before the disk has.
+        wait::until("the blob is the store's", async || {
+            let warm = client.get(&path).await.ok()?;
+            (warm.header(SOURCE).ok()? == "store").then_some(())
+        })
+        .await?;
         let warm = client.get(&path).await?;
-        ensure!(warm.header(SOURCE)? == "store", "{:?}", warm.headers);
         ensure!(warm.header("accept-ranges")? == "bytes");
         ensure!(warm.header("docker-content-digest")? == blob.digest.to_string());
         let head = client.head(&path).await?;

@@ -220,7 +220,7 @@ async fn send_run(
     let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let body = Upload::new(held.stream(bytes), slot, serving.metrics.clone());
+    let body = Upload::new(held.stream(bytes), slot, task, &serving);
     Response::builder()
         .header(header::CONTENT_LENGTH, length)
         .header(FIRST_PIECE, pieces.start)
@@ -340,19 +340,30 @@ struct Upload<S> {
 struct Counted {
     metrics: PiecesMetrics,
     slot: Slot,
+    tasks: Tasks,
+    task: Digest,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.metrics.uploading.dec();
+        if self.slot.is_sent() {
+            self.tasks.copied(&self.task, self.slot.pieces());
+        }
     }
 }
 
 impl<S: Stream<Item = io::Result<Bytes>>> Upload<S> {
-    fn new(stream: S, slot: Slot, metrics: PiecesMetrics) -> Self {
+    fn new(stream: S, slot: Slot, task: Digest, serving: &Serving) -> Self {
+        let metrics = serving.metrics.clone();
         metrics.uploads.inc();
         metrics.uploading.inc();
-        let counted = Counted { metrics, slot };
+        let counted = Counted {
+            metrics,
+            slot,
+            tasks: serving.tasks.clone(),
+            task,
+        };
         Self { stream, counted }
     }
 

@@ -15,6 +15,7 @@ pub mod state;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -187,6 +188,24 @@ impl Tasks {
     pub fn running(&self, digest: &Digest) -> Option<Arc<Shared>> {
         let cell = lock(&self.inner.live).get(digest).cloned()?;
         Some(cell.get()?.shared.clone())
+    }
+
+    /// Children have had these pieces from here.
+    pub fn copied(&self, digest: &Digest, pieces: Range<u32>) {
+        self.note(digest, Event::Copied { pieces });
+    }
+
+    /// So many children follow what is here.
+    pub fn followed(&self, digest: &Digest, children: u32) {
+        self.note(digest, Event::Followed { children });
+    }
+
+    /// What only steers a download, and does no harm when it is lost because too much happens.
+    fn note(&self, digest: &Digest, event: Event) {
+        let cell = lock(&self.inner.live).get(digest).cloned();
+        if let Some(live) = cell.as_ref().and_then(|cell| cell.get()) {
+            let _ = live.events.try_send(event);
+        }
     }
 
     /// Completes when the process drains and no download is under way any more.

@@ -151,6 +151,23 @@ impl PieceSet {
         })
     }
 
+    /// The indexes within `range`, ascending.
+    pub fn range(&self, range: Range<u32>) -> impl Iterator<Item = u32> + '_ {
+        let first = (range.start / WORD) as usize;
+        let words = self.words.iter().zip(0u32..).skip(first);
+        let words = words.take_while(move |(_, at)| at * WORD < range.end);
+        words
+            .flat_map(|(word, at)| {
+                let mut left = *word;
+                std::iter::from_fn(move || {
+                    let lowest = (left != 0).then(|| left.trailing_zeros())?;
+                    left &= left - 1;
+                    Some(at * WORD + lowest)
+                })
+            })
+            .filter(move |index| range.contains(index))
+    }
+
     /// The maximal runs of consecutive indexes, ascending.
     pub fn runs(&self) -> Vec<Range<u32>> {
         let mut runs: Vec<Range<u32>> = Vec::new();
@@ -267,6 +284,10 @@ mod tests {
             check(&both, left.intersection(&right).copied().collect());
             check(&a.complement(), (0..pieces).filter(|n| !left.contains(n)).collect());
             prop_assert_eq!(PieceSet::from_wire(&a.to_wire(), pieces), Ok(a.clone()));
+            prop_assert_eq!(
+                a.range(60..130).collect::<Vec<_>>(),
+                left.range(60..130).copied().collect::<Vec<_>>()
+            );
             prop_assert_eq!(a.end_of_run(0), (0..pieces).find(|n| !left.contains(n)).unwrap_or(pieces));
         }
 

@@ -58,6 +58,7 @@ pub(super) async fn follow(
         shared: running,
         ended: false,
     };
+    growing.tell_children(0);
     let frames = futures_util::stream::unfold(growing, |mut growing| async move {
         let frame = growing.next().await?;
         Some((Ok::<_, std::io::Error>(frame), growing))
@@ -200,7 +201,19 @@ enum News {
     },
 }
 
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.tell_children(1);
+    }
+}
+
 impl Growing {
+    /// A reader keeps near to its children while it has some; `leaving` of them go now.
+    fn tell_children(&self, leaving: u32) {
+        let children = self.watch.children().saturating_sub(leaving);
+        self.serving.tasks.followed(&self.shared.task, children);
+    }
+
     /// The next frame: when there are new pieces, or a second has passed.
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {

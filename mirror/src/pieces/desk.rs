@@ -214,6 +214,11 @@ impl Slot {
         self.pieces.clone()
     }
 
+    /// Whether all of it has been handed on.
+    pub(super) fn is_sent(&self) -> bool {
+        self.left == 0
+    }
+
     /// So many bytes of it have been handed on.
     pub(super) fn took(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
@@ -224,7 +229,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let request = self.request;
         self.desk.state().answers.remove(&request);
-        self.desk.apply(if self.left == 0 {
+        self.desk.apply(if self.is_sent() {
             Event::Sent { request }
         } else {
             Event::Gone { request }
@@ -233,6 +238,11 @@ impl Drop for Slot {
 }
 
 impl Watch {
+    /// How many children follow the content.
+    pub(super) fn children(&self) -> u32 {
+        self.desk.state().uploads.children(&self.task)
+    }
+
     /// Of what is here, what the child may be told of, and when there will be more without anything
     /// new having come.
     pub(super) fn tellable(&self, holding: Holding<'_>) -> (PieceSet, Option<Duration>) {

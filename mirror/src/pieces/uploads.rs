@@ -231,6 +231,11 @@ impl Uploads {
         self.tasks.get(task)?.withheld(now, child)
     }
 
+    /// Children that follow a content.
+    pub fn children(&self, task: &TaskId) -> u32 {
+        self.tasks.get(task).map_or(0, Spread::children)
+    }
+
     /// Runs being sent.
     pub fn sending(&self) -> usize {
         self.sending.len()
@@ -362,7 +367,10 @@ impl Uploads {
                 return;
             };
             let pieces = choice.pieces;
-            spread.begun(now, one.child, pieces.clone(), self.pace.relay());
+            let reaction = spread.begun(now, one.child, pieces.clone(), self.pace.relay());
+            if let Some(reaction) = reaction {
+                self.pace.reacted(reaction);
+            }
             self.sending.insert(
                 one.request,
                 Sending {
@@ -409,5 +417,7 @@ impl Uploads {
     }
 }
 
+#[cfg(test)]
+mod schedules;
 #[cfg(test)]
 mod tests;

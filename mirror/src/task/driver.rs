@@ -229,6 +229,8 @@ async fn download(
         if let Some(end) = driver.carry_out_all(actions).await {
             break end;
         }
+        let wake = driver.task.wake_at().unwrap_or(started.elapsed() + TICK);
+        let wake = wake.saturating_sub(started.elapsed());
         let event = tokio::select! {
             Some(event) = heard.recv() => {
                 driver.note_signers(&event);
@@ -241,6 +243,7 @@ async fn download(
                 true => break Err(Ended::Stopping),
                 false => Event::Tick,
             },
+            () = tokio::time::sleep(wake) => Event::Tick,
             () = context.shutdown.cancelled() => break Err(Ended::Stopping),
         };
         actions = driver.task.apply(started.elapsed(), event);

@@ -18,6 +18,7 @@ mod events;
 mod links;
 mod picker;
 mod reads;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -34,11 +35,9 @@ use darner_proto::scheduler::{Lease, Outcome, Progress};
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
 use links::Link;
-use reads::Read;
+use reads::{Lead, Read};
+use requests::Request;
 
-/// Pieces asked for at once, over all parents: enough to fill a fast link, little enough that one
-/// node does not take every slot of a swarm.
-const MAX_IN_FLIGHT: u32 = 32;
 /// Without a scheduler this long, the task helps itself.
 const ALONE_GRACE: Duration = Duration::from_secs(1);
 /// A parent that is asked in a scheduler's place gets this long to move.
@@ -71,6 +70,15 @@ pub struct Task {
     requests: BTreeMap<u64, Request>,
     reads: BTreeMap<u64, Read>,
     next_number: u64,
+    /// Where in the content this node begins, where nothing else says so.
+    place: u64,
+    /// How long a piece takes to come.
+    piece_time: Option<Duration>,
+    /// Pieces asked for at a second parent because they were late.
+    hedges: u32,
+    lead: Lead,
+    /// The highest number of any lease so far: an older one no longer counts.
+    newest_lease: u64,
     lease: Option<HeldLease>,
     ranged: Option<bool>,
     ranged_told: bool,
@@ -81,19 +89,14 @@ pub struct Task {
     gained: BTreeSet<u32>,
     read_bytes: u64,
     ended: bool,
+    /// When it was last decided what to do.
+    looked_at: Duration,
 }
 
 #[derive(Debug)]
 struct HeldLease {
     number: u64,
     ranges: Vec<Range<u32>>,
-}
-
-#[derive(Debug)]
-struct Request {
-    parent: HostId,
-    pieces: BTreeSet<u32>,
-    asked_at: Duration,
 }
 
 /// The task has no scheduler.
@@ -114,6 +117,8 @@ impl Task {
         geometry: Geometry,
         sources: Vec<Source>,
     ) -> Self {
+        let place = place_of(&me);
+        let pieces = geometry.pieces();
         Self {
             id,
             me,
@@ -127,6 +132,11 @@ impl Task {
             requests: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_number: 0,
+            place,
+            piece_time: None,
+            hedges: 0,
+            lead: Lead::new(pieces),
+            newest_lease: OWN_AUTHORITY,
             lease: None,
             ranged: None,
             ranged_told: false,
@@ -137,7 +147,14 @@ impl Task {
             gained: BTreeSet::new(),
             read_bytes: 0,
             ended: false,
+            looked_at: now,
         }
+    }
+
+    /// When [`Event::Tick`] is of use, should nothing else happen: a parent is no longer busy.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let busy = self.links.values().map(|link| link.busy_until);
+        busy.filter(|until| *until > self.looked_at).min()
     }
 
     /// What is held.
@@ -171,6 +188,7 @@ impl Task {
         if self.ended {
             return out;
         }
+        self.looked_at = now;
         match event {
             Event::Scheduler(event) => self.scheduler(now, event, &mut out),
             Event::Offered {
@@ -185,10 +203,19 @@ impl Task {
             Event::LinkClosed { parent, failure } => {
                 self.link_closed(now, &parent, failure, &mut out)
             }
-            Event::Arrived { index } => self.gain(now, index, &mut out),
-            Event::Chosen { request, pieces } => self.chosen(request, &pieces),
+            Event::Arrived { index } => {
+                self.arrived(now, index, &mut out);
+                self.gain(now, index, &mut out);
+            }
+            Event::Chosen { request, pieces } => self.chosen(now, request, &pieces, &mut out),
+            Event::Copied { pieces } => self.lead.copied(now, pieces),
+            Event::Followed { children } => self.lead.followed(children),
             Event::RequestEnded { request, end } => self.request_ended(now, request, end, &mut out),
-            Event::ReadPiece { index } => self.gain(now, index, &mut out),
+            Event::ReadPiece { index } => {
+                self.lead.read(index);
+                self.arrived(now, index, &mut out);
+                self.gain(now, index, &mut out);
+            }
             Event::ReadBegun { read, ranged } => self.read_begun(now, read, ranged, &mut out),
             Event::ReadBytes { bytes } => {
                 self.read_bytes += bytes;
@@ -249,6 +276,11 @@ impl Task {
     }
 
     fn leased(&mut self, now: Duration, lease: Lease, out: &mut Vec<Action>) {
+        // A message that was overtaken by a later decision.
+        if lease.lease < self.newest_lease {
+            return;
+        }
+        self.newest_lease = lease.lease;
         self.last_progress = now;
         for source in lease.sources {
             if !self.sources.contains(&source) {
@@ -387,7 +419,7 @@ impl Task {
         if self.ended {
             return;
         }
-        self.begin_reads(out);
+        self.begin_reads(now, out);
         self.ask_parents(now, out);
         let first = self.last_report == Duration::ZERO && !self.gained.is_empty();
         if first || (self.ranged.is_some() && !self.ranged_told) {
@@ -401,5 +433,17 @@ impl Task {
     }
 }
 
+/// A number that differs from node to node.
+fn place_of(me: &HostId) -> u64 {
+    // FNV-1a: any mixing of the bytes will do, provided that it is the same everywhere and always.
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    me.as_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
+#[cfg(test)]
+mod schedules;
 #[cfg(test)]
 mod tests;

@@ -21,8 +21,11 @@ const RUN_TIME: Duration = Duration::from_millis(4);
 /// Before anything has been measured a run takes this long.
 const FIRST_TYPICAL: Duration = Duration::from_millis(10);
 /// Pieces are left to their owner within these bounds, whatever was measured.
-const SHORTEST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_millis(500);
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(1);
+/// A place in the queue is waited for within these bounds.
+const TURN: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_millis(250);
 /// Newer measurements count one part in this many.
 const SMOOTHING: u32 = 8;
 
@@ -32,6 +35,8 @@ pub(super) struct Pace {
     slots: u32,
     /// How long a run takes.
     typical: Duration,
+    /// How long a child takes from when it may be told of a piece until it is sent.
+    reaction: Duration,
     /// Bytes a second of one run.
     rate: u64,
     window: Window,
@@ -53,6 +58,7 @@ impl Pace {
             most,
             slots: most.min(FIRST_SLOTS),
             typical: FIRST_TYPICAL,
+            reaction: FIRST_TYPICAL,
             rate: 0,
             window: Window::default(),
             before: None,
@@ -73,17 +79,23 @@ impl Pace {
 
     /// How long a new piece is kept for its owner to ask for it.
     pub(super) fn exclusive(&self) -> Duration {
-        (self.typical * 2).clamp(SHORTEST, LONGEST)
+        (self.reaction * 4).clamp(SHORTEST, LONGEST)
     }
 
-    /// How long it takes a child to get a piece and pass it on.
+    /// How long it takes a child to get a piece and pass it on: each of the two is asked and sends,
+    /// and both may have others to serve.
     pub(super) fn relay(&self) -> Duration {
-        (self.typical * 4).clamp(SHORTEST * 2, LONGEST)
+        ((self.typical + self.reaction) * 4).clamp(SHORTEST, LONGEST)
+    }
+
+    /// A child was sent what it had been given, so long after.
+    pub(super) fn reacted(&mut self, after: Duration) {
+        self.reaction = (self.reaction * (SMOOTHING - 1) + after) / SMOOTHING;
     }
 
     /// When a place in the queue is free again, about.
     pub(super) fn turn(&self) -> Duration {
-        self.typical.clamp(Duration::from_millis(1), LONGEST) / self.slots.max(1)
+        (self.typical / self.slots.max(1)).clamp(*TURN.start(), *TURN.end())
     }
 
     /// A run of `bytes` took so long; others wait, or not.

@@ -38,6 +38,8 @@ struct Piece {
     /// Who has it, or is to have it, for itself until `open_at`.
     owner: Option<Child>,
     open_at: Duration,
+    /// When it was given to its owner.
+    given_at: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +104,10 @@ impl Spread {
         bytes.end - bytes.start
     }
 
+    pub(super) fn children(&self) -> u32 {
+        u32::try_from(self.watchers.len()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn watched(&mut self, child: Child) {
         self.watchers.entry(child).or_default().streams += 1;
     }
@@ -130,6 +136,7 @@ impl Spread {
         let piece = &mut self.pieces[index as usize];
         piece.owner = Some(owner);
         piece.open_at = now + exclusive;
+        piece.given_at = now;
         self.closed.insert(index);
     }
 
@@ -243,8 +250,18 @@ impl Spread {
         })
     }
 
-    /// The run goes out to `child`, whose alone it is for a time where pieces enter the swarm.
-    pub(super) fn begun(&mut self, now: Duration, child: Child, run: Range<u32>, relay: Duration) {
+    /// The run goes out to `child`, whose alone it is for a time where pieces enter the swarm. Says
+    /// how long that child had known of what it was given.
+    pub(super) fn begun(
+        &mut self,
+        now: Duration,
+        child: Child,
+        run: Range<u32>,
+        relay: Duration,
+    ) -> Option<Duration> {
+        let first = self.piece(run.start);
+        let first = first.filter(|first| first.sent == 0 && first.owner == Some(child));
+        let reaction = first.map(|first| now.saturating_sub(first.given_at));
         if let Some(watcher) = self.watchers.get_mut(&child) {
             watcher.missed = 0;
         }
@@ -261,5 +278,6 @@ impl Spread {
             }
         }
         self.open_what_is_due(now);
+        reaction
     }
 }

@@ -79,6 +79,16 @@ pub enum Event {
         /// Whether everything came.
         result: Result<(), ReturnReason>,
     },
+    /// Children have had these pieces from here: there is a second copy.
+    Copied {
+        /// The pieces.
+        pieces: Range<u32>,
+    },
+    /// So many children follow what is here.
+    Followed {
+        /// How many.
+        children: u32,
+    },
     /// A client reads from here on, or no longer.
     Cursor {
         /// The client.

@@ -10,12 +10,8 @@ use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{FailureKind, Parent};
 
-use super::{Action, Input, Request, RequestEnd, Task};
+use super::{Action, Input, Task};
 
-/// A parent that said "busy" is left alone this long: about the time one run takes.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// Whatever it says of how long.
-const LONGEST_BUSY: Duration = Duration::from_millis(500);
 /// An availability stream that ended early is opened again after this, doubling.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// A parent that failed this often, short of sending wrong bytes, is dropped.
@@ -36,6 +32,10 @@ pub(super) struct Link {
     untrusted: BTreeMap<u32, Arc<PieceRun>>,
     pub(super) in_flight: u32,
     pub(super) busy_until: Duration,
+    /// How often in a row it said "busy".
+    pub(super) busy: u32,
+    /// A piece was late from it, and nothing came in time since.
+    pub(super) slow: bool,
     pub(super) strikes: u32,
     received_bytes: u64,
 }
@@ -66,6 +66,8 @@ impl Link {
             untrusted: BTreeMap::new(),
             in_flight: 0,
             busy_until: Duration::ZERO,
+            busy: 0,
+            slow: false,
             strikes: 0,
             received_bytes: 0,
         }
@@ -76,7 +78,7 @@ impl Link {
         !self.is_dropped() && now >= self.busy_until
     }
 
-    fn is_dropped(&self) -> bool {
+    pub(super) fn is_dropped(&self) -> bool {
         matches!(self.stream, Stream::Dropped { .. })
     }
 
@@ -244,39 +246,15 @@ impl Task {
         }
     }
 
-    pub(super) fn request_ended(
-        &mut self,
-        now: Duration,
-        request: u64,
-        end: RequestEnd,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(Request { parent, pieces, .. }) = self.requests.remove(&request) else {
-            return;
-        };
-        if let Some(link) = self.links.get_mut(&parent) {
-            link.in_flight = link.in_flight.saturating_sub(1);
-            match end {
-                RequestEnd::Done => link.strikes = 0,
-                RequestEnd::Busy { again } => {
-                    link.busy_until = now + again.unwrap_or(BUSY_PAUSE).min(LONGEST_BUSY);
-                }
-                RequestEnd::Failed(FailureKind::NotHeld) => {
-                    for index in pieces {
-                        link.has.remove(index);
-                    }
-                }
-                RequestEnd::Failed(_) => {}
-            }
-        }
-        if let RequestEnd::Failed(kind) = end {
-            self.strike(now, &parent, kind, out);
-        }
-    }
-
     /// Counts a failure against a parent, drops it after too many, and tells the scheduler. One
     /// that sent something wrong is dropped for good.
-    fn strike(&mut self, now: Duration, parent: &HostId, kind: FailureKind, out: &mut Vec<Action>) {
+    pub(super) fn strike(
+        &mut self,
+        now: Duration,
+        parent: &HostId,
+        kind: FailureKind,
+        out: &mut Vec<Action>,
+    ) {
         let Some(link) = self.links.get_mut(parent) else {
             return;
         };
@@ -298,13 +276,6 @@ impl Task {
                 parent.clone(),
                 kind,
             )));
-        }
-    }
-
-    /// The parent sends these; the others it was asked for are free again.
-    pub(super) fn chosen(&mut self, request: u64, pieces: &Range<u32>) {
-        if let Some(request) = self.requests.get_mut(&request) {
-            request.pieces.retain(|index| pieces.contains(index));
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Which pieces to ask which parent for.
 //!
 //! The parent chooses among what it is asked for (it knows what it has sent to whom), so a request
-//! names several pieces that no other request names. Readers are served in order: pieces near a
-//! reader come first. Ordinary peers are asked before seeds, whose slots are the swarm's only source
-//! of what nobody has yet.
+//! that waits names several pieces, its *reservation*. Reservations do not overlap, but they are
+//! soft: a parent with nothing else to do is asked for what waits at another, and what is chosen
+//! first counts. Pieces near a reader come first, in order; else those that the fewest parents have.
+//!
+//! A seed is the swarm's only source of what nobody has yet. What a peer has too, a seed is asked
+//! for only when the peers have more than they can be asked for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,125 +14,201 @@ use std::time::Duration;
 use darner_proto::id::{HostId, Role};
 use darner_proto::piece_set::PieceSet;
 
-use super::{Action, MAX_IN_FLIGHT, Request, Task};
+use super::links::Link;
+use super::requests::{Request, Stage};
+use super::{Action, Task};
 
-/// Pieces named in one request: room for the parent to choose.
-const WANT: usize = 8;
+/// Pieces reserved by one request: room for the parent to choose.
+const WIDEST: usize = 16;
 /// Requests to one parent at once: one being sent and one waiting keep its uplink busy.
-const PER_PARENT: u32 = 2;
-/// A request that takes longer is asked for at another parent too.
-const HEDGE_AFTER: Duration = Duration::from_secs(2);
+pub(super) const PER_PARENT: u32 = 2;
+/// Requests at once, over all parents.
+const MAX_REQUESTS: usize = 24;
+/// Pieces so near to a reader are asked for in order.
+const NEAR: u32 = 16;
+/// Of the others so many are weighed by how rare they are.
+const WEIGHED: usize = 48;
 
 impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
-        while self.in_flight() < MAX_IN_FLIGHT {
-            let claimed = self.claimed(now);
-            let Some((parent, wanted)) = self.next_request(now, &claimed) else {
+        if self.links.is_empty() || self.requests.len() >= MAX_REQUESTS {
+            return;
+        }
+        let mut taken = self.taken();
+        // Bounded by itself too: a request made here may give another one up.
+        for _ in self.requests.len()..MAX_REQUESTS {
+            let Some((parent, wanted, hedge)) = self.next_request(now, &taken) else {
                 return;
             };
-            let request = self.number();
-            let want: BTreeMap<_, _> = wanted
-                .iter()
-                .filter_map(|index| Some((*index, self.expected.get(index)?.clone())))
-                .collect();
-            let Some(link) = self.links.get_mut(&parent) else {
-                return;
-            };
-            link.in_flight += 1;
-            let asked = Action::Fetch {
-                request,
-                parent: link.host.clone(),
-                want,
-            };
-            let pieces = wanted.into_iter().collect();
-            self.requests.insert(
-                request,
-                Request {
-                    parent,
-                    pieces,
-                    asked_at: now,
-                },
-            );
-            out.push(asked);
+            for index in &wanted {
+                taken.insert(*index);
+            }
+            if hedge && let Some(index) = wanted.first() {
+                self.hedged(*index, out);
+            } else {
+                self.give_up_reservations(&wanted, out);
+            }
+            self.ask(now, parent, wanted, hedge, out);
         }
     }
 
-    fn in_flight(&self) -> u32 {
-        let pieces: usize = self
-            .requests
-            .values()
-            .map(|request| request.pieces.len().min(4))
-            .sum();
-        u32::try_from(pieces).unwrap_or(u32::MAX)
+    fn ask(
+        &mut self,
+        now: Duration,
+        parent: HostId,
+        wanted: Vec<u32>,
+        hedge: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let request = self.number();
+        let known = |index: &u32| Some((*index, self.expected.get(index)?.clone()));
+        let want: BTreeMap<_, _> = wanted.iter().filter_map(known).collect();
+        let Some(link) = self.links.get_mut(&parent) else {
+            return;
+        };
+        link.in_flight += 1;
+        out.push(Action::Fetch {
+            request,
+            parent: link.host.clone(),
+            want,
+        });
+        let stage = Stage::Waiting(wanted);
+        self.requests.insert(
+            request,
+            Request {
+                parent,
+                stage,
+                hedge,
+                moved_at: now,
+            },
+        );
     }
 
-    /// What is on its way already, from upstream or from a parent that is not late.
-    fn claimed(&self, now: Duration) -> PieceSet {
-        let mut claimed = self.held.clone();
+    /// What is on its way already, from upstream or from a parent, or waits at one.
+    fn taken(&self) -> PieceSet {
+        let mut taken = self.held.clone();
         if let Some(lease) = &self.lease {
             for range in &lease.ranges {
-                claimed.insert_range(range.clone());
+                taken.insert_range(range.clone());
             }
         }
-        let mut late = PieceSet::empty(self.geometry.pieces());
-        for request in self.requests.values() {
-            let is_late = now.saturating_sub(request.asked_at) >= HEDGE_AFTER;
-            for index in &request.pieces {
-                // A piece that is late at one parent is hedged once, not at everybody.
-                if !is_late || !late.insert(*index) {
-                    claimed.insert(*index);
-                }
-            }
+        for index in self.requests.values().flat_map(Request::pieces) {
+            taken.insert(index);
         }
-        claimed
+        taken
     }
 
-    fn next_request(&self, now: Duration, claimed: &PieceSet) -> Option<(HostId, Vec<u32>)> {
-        let mut links: Vec<_> = self
-            .links
-            .values()
-            .filter(|link| link.usable(now) && link.in_flight < PER_PARENT)
-            .collect();
+    fn next_request(&self, now: Duration, taken: &PieceSet) -> Option<(HostId, Vec<u32>, bool)> {
+        let usable = |link: &&Link| link.usable(now) && link.in_flight < PER_PARENT;
+        let mut links: Vec<_> = self.links.values().filter(usable).collect();
         links.sort_by_key(|link| {
             (
+                link.slow,
                 link.in_flight,
                 link.host.role == Role::Seed,
                 link.strikes,
                 link.order,
             )
         });
-        links.into_iter().find_map(|link| {
+        let fresh = links.iter().find_map(|link| {
             let mut useful = link.has.clone();
-            useful.subtract(claimed);
-            for request in self
-                .requests
-                .values()
-                .filter(|request| request.parent == link.host.id)
-            {
-                for index in &request.pieces {
-                    useful.remove(*index);
-                }
+            useful.subtract(taken);
+            if link.host.role == Role::Seed {
+                self.leave_to_peers(&mut useful);
             }
-            let wanted = self.nearest(&useful);
-            (!wanted.is_empty()).then(|| (link.host.id.clone(), wanted))
-        })
+            self.pick(&useful).map(|wanted| (*link, wanted, false))
+        });
+        let idle = || links.iter().filter(|link| link.in_flight == 0);
+        let stolen = || idle().find_map(|link| Some((*link, self.steal(now, link)?, false)));
+        let hedged = || idle().find_map(|link| Some((*link, vec![self.hedge(now, link)?], true)));
+        let (link, wanted, hedge) = fresh.or_else(stolen).or_else(hedged)?;
+        Some((link.host.id.clone(), wanted, hedge))
     }
 
-    /// The first of `useful` at or after a reader's place, then the first of all.
-    fn nearest(&self, useful: &PieceSet) -> Vec<u32> {
+    /// Takes from what a seed could be asked for what the peers will soon have been asked for.
+    fn leave_to_peers(&self, useful: &mut PieceSet) {
+        let mut at_peers = PieceSet::empty(useful.pieces());
+        let mut peers = 0;
+        let helpful =
+            |link: &&Link| link.host.role != Role::Seed && !link.is_dropped() && !link.slow;
+        for link in self.links.values().filter(helpful) {
+            at_peers.union(&link.has);
+            peers += u32::from(!link.has.is_empty());
+        }
+        at_peers.intersect(useful);
+        if at_peers.len() <= peers * PER_PARENT * 2 {
+            useful.subtract(&at_peers);
+        }
+    }
+
+    /// A reservation out of `useful`.
+    fn pick(&self, useful: &PieceSet) -> Option<Vec<u32>> {
+        if useful.is_empty() {
+            return None;
+        }
+        // The fewer there are, the fewer one parent may keep from the others.
+        let parents = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
+        let share = useful.len() / parents.saturating_mul(PER_PARENT).max(1);
+        let width = (share as usize).clamp(1, WIDEST);
         let known = |index: &u32| self.expected.contains_key(index);
-        let mut wanted = Vec::with_capacity(WANT);
-        let mut cursors: Vec<_> = self.cursors.values().copied().collect();
-        cursors.push(0);
-        for cursor in cursors {
-            let after = useful.iter().filter(|index| *index >= cursor).filter(known);
-            for index in after.take(WANT) {
-                if wanted.len() < WANT && !wanted.contains(&index) {
+        let mut wanted = Vec::with_capacity(width);
+        for cursor in self.cursors.values() {
+            let near = useful.range(*cursor..cursor.saturating_add(NEAR));
+            for index in near.filter(known) {
+                if wanted.len() < width && !wanted.contains(&index) {
                     wanted.push(index);
                 }
             }
         }
-        wanted
+        if wanted.len() < width {
+            let mut rare = self.some_of(useful);
+            rare.retain(|index| known(index) && !wanted.contains(index));
+            rare.sort_by_cached_key(|index| self.holders(*index));
+            wanted.extend(rare.into_iter().take(width - wanted.len()));
+        }
+        (!wanted.is_empty()).then_some(wanted)
+    }
+
+    /// Some of `useful`, from a place on that is another one at every node, so that neighbours do
+    /// not all ask for the same.
+    fn some_of(&self, useful: &PieceSet) -> Vec<u32> {
+        let pieces = useful.pieces();
+        let start = u32::try_from(self.place % u64::from(pieces.max(1))).unwrap_or(0);
+        let after = useful.range(start..pieces);
+        after.chain(useful.range(0..start)).take(WEIGHED).collect()
+    }
+
+    fn holders(&self, index: u32) -> usize {
+        let has = |link: &&Link| link.has.contains(index);
+        self.links.values().filter(has).count()
+    }
+
+    /// What waits elsewhere and could come from this idle parent: half of the longest reservation,
+    /// from its end; all of it when it waits at a seed and this is a peer, or has waited long.
+    fn steal(&self, now: Duration, link: &Link) -> Option<Vec<u32>> {
+        let of = |request: &Request| -> Vec<u32> {
+            let Stage::Waiting(want) = &request.stage else {
+                return Vec::new();
+            };
+            if request.parent == link.host.id {
+                return Vec::new();
+            }
+            let parent = self.links.get(&request.parent);
+            let slow = parent.is_some_and(|parent| parent.slow) && !link.slow;
+            let from_seed = parent.is_some_and(|parent| parent.host.role == Role::Seed);
+            let late = now.saturating_sub(request.moved_at) >= self.hedge_after();
+            let all = slow || late || (from_seed && link.host.role != Role::Seed);
+            // What was taken from a seed or a slow parent does not go back there.
+            let back = link.slow || (link.host.role == Role::Seed && !from_seed);
+            if back && !late {
+                return Vec::new();
+            }
+            let keeps = if all { 0 } else { want.len().div_ceil(2) };
+            let tail = want.iter().skip(keeps);
+            tail.copied().filter(|at| link.has.contains(*at)).collect()
+        };
+        let best = self.requests.values().map(of).max_by_key(Vec::len)?;
+        (!best.is_empty()).then_some(best)
     }
 }

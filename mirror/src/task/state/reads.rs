@@ -12,6 +12,53 @@ const READ_PIECES: u32 = 16;
 /// Range requests of one task at once, when upstream takes ranges.
 const PARALLEL_READS: usize = 4;
 
+/// Pieces that only the reader may have while children wait for them: what is lost with it, and must
+/// be read again, is bounded. Enough that its uplink always finds something to send.
+const MAX_LEAD: u32 = 64;
+/// The reader goes on all the same when no child has taken anything for this long.
+const LEAD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How far the reader is ahead of what has a second copy.
+#[derive(Debug)]
+pub(super) struct Lead {
+    /// Read here, and not yet sent to any child.
+    alone: PieceSet,
+    children: u32,
+    copied_at: Duration,
+}
+
+impl Lead {
+    pub(super) fn new(pieces: u32) -> Self {
+        Self {
+            alone: PieceSet::empty(pieces),
+            children: 0,
+            copied_at: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn read(&mut self, index: u32) {
+        self.alone.insert(index);
+    }
+
+    pub(super) fn copied(&mut self, now: Duration, pieces: Range<u32>) {
+        for index in pieces {
+            self.alone.remove(index);
+        }
+        self.copied_at = now;
+    }
+
+    pub(super) fn followed(&mut self, children: u32) {
+        self.children = children;
+    }
+
+    /// Whether reading waits for children to take what is there.
+    fn is_long(&self, now: Duration) -> bool {
+        self.children > 0
+            && self.alone.len() >= MAX_LEAD
+            && now.saturating_sub(self.copied_at) < LEAD_PATIENCE
+    }
+}
+
 /// A read in progress.
 #[derive(Debug)]
 pub(super) struct Read {
@@ -29,8 +76,11 @@ impl Read {
 
 impl Task {
     /// Begins as many reads as the lease and what is known of upstream allow.
-    pub(super) fn begin_reads(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn begin_reads(&mut self, now: Duration, out: &mut Vec<Action>) {
         let Some(lease) = &self.lease else { return };
+        if self.lead.is_long(now) {
+            return;
+        }
         let at_once = if self.ranged == Some(true) {
             PARALLEL_READS
         } else {

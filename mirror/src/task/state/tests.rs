@@ -5,7 +5,7 @@ use darner_proto::scheduler::{FailureKind, Parent, ReturnReason};
 
 const MIB: u64 = 1 << 20;
 
-fn at(ms: u64) -> Duration {
+pub(super) fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -20,7 +20,7 @@ fn host(name: &str, role: Role) -> Host {
     }
 }
 
-fn task(pieces: u64) -> Task {
+pub(super) fn task(pieces: u64) -> Task {
     let geometry = Geometry::of(pieces * MIB);
     let me = "me".parse().expect("valid");
     let held = PieceSet::empty(geometry.pieces());
@@ -34,6 +34,10 @@ fn task(pieces: u64) -> Task {
     )
 }
 
+pub(super) fn geometry_of(pieces: u32) -> Geometry {
+    Geometry::of(u64::from(pieces) * MIB)
+}
+
 fn source(repository: &str) -> Source {
     Source {
         registry: "docker.io".parse().expect("valid"),
@@ -41,7 +45,7 @@ fn source(repository: &str) -> Source {
     }
 }
 
-fn parents(names: &[(&str, Role)]) -> Event {
+pub(super) fn parents(names: &[(&str, Role)]) -> Event {
     let parents = names.iter().map(|(name, role)| Parent {
         host: host(name, *role),
         complete: false,
@@ -52,7 +56,7 @@ fn parents(names: &[(&str, Role)]) -> Event {
     })
 }
 
-fn offer(parent: &str, pieces: Range<u32>, trusted: bool) -> Event {
+pub(super) fn offer(parent: &str, pieces: Range<u32>, trusted: bool) -> Event {
     let run = Arc::new(PieceRun {
         first: pieces.start,
         hashes: vec![[0; 32]; pieces.len()],
@@ -143,15 +147,25 @@ fn what_the_parent_did_not_choose_is_asked_for_again() {
     let mut task = task(8);
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     let asked = fetches(&task.apply(at(1), offer("seed", 0..8, true)));
-    assert_eq!(asked, [(1, "seed".to_owned(), (0..8).collect())]);
-    let asked = fetches(&task.apply(
+    let (first, _, wanted) = asked[0].clone();
+    let chosen = wanted[0];
+    task.apply(
         at(2),
         Event::Chosen {
-            request: 1,
-            pieces: 4..8,
+            request: first,
+            pieces: chosen..chosen + 1,
+        },
+    );
+    task.apply(at(3), Event::Arrived { index: chosen });
+    let end = RequestEnd::Done;
+    let asked = fetches(&task.apply(
+        at(3),
+        Event::RequestEnded {
+            request: first,
+            end,
         },
     ));
-    assert_eq!(asked, [(2, "seed".to_owned(), (0..4).collect())]);
+    assert!(wanted[1..].contains(&asked[0].2[0]), "{asked:?}");
 }
 
 #[test]
@@ -161,7 +175,7 @@ fn a_piece_is_not_asked_for_before_its_hash_is_trusted() {
     assert_eq!(fetches(&task.apply(at(1), offer("peer", 0..4, false))), []);
     let actions = task.apply(at(2000), Event::Tick);
     assert!(actions.contains(&Action::Unvouch), "{actions:?}");
-    assert_eq!(fetches(&actions).len(), 1);
+    assert!(!fetches(&actions).is_empty());
 }
 
 #[test]
@@ -176,7 +190,7 @@ fn readers_come_first() {
     );
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
     let asked = fetches(&task.apply(at(1), offer("seed", 0..100, true)));
-    assert_eq!(asked[0].2, (50..58).collect::<Vec<_>>());
+    assert!(asked[0].2.starts_with(&[50, 51, 52, 53]), "{asked:?}");
 }
 
 #[test]
@@ -210,16 +224,54 @@ fn a_busy_parent_is_asked_again_soon_without_a_strike() {
 
 #[test]
 fn a_late_request_is_hedged_at_another_parent_once() {
-    let mut task = task(2);
+    let mut task = task(1);
     task.apply(
         at(0),
         parents(&[("slow", Role::Mirror), ("other", Role::Mirror)]),
     );
-    task.apply(at(1), offer("slow", 0..2, true));
-    assert_eq!(fetches(&task.apply(at(2), offer("other", 0..2, true))), []);
-    let hedged = fetches(&task.apply(at(2100), Event::Tick));
-    assert_eq!(hedged, [(2, "other".to_owned(), vec![0, 1])]);
+    assert_eq!(
+        fetches(&task.apply(at(1), offer("slow", 0..1, true))).len(),
+        1
+    );
+    let (request, pieces) = (1, 0..1);
+    task.apply(at(2), Event::Chosen { request, pieces });
+    assert_eq!(fetches(&task.apply(at(3), offer("other", 0..1, true))), []);
+    let actions = task.apply(at(2100), Event::Tick);
+    assert_eq!(fetches(&actions), [(2, "other".to_owned(), vec![0])]);
+    assert!(told(&actions, FailureKind::Slow));
     assert_eq!(fetches(&task.apply(at(2200), Event::Tick)), []);
+}
+
+#[test]
+fn what_waits_at_one_parent_is_asked_of_another_that_is_idle() {
+    let mut task = task(1);
+    task.apply(
+        at(0),
+        parents(&[("seed", Role::Seed), ("peer", Role::Mirror)]),
+    );
+    task.apply(at(1), offer("seed", 0..1, true));
+    let actions = task.apply(at(2), offer("peer", 0..1, true));
+    assert!(actions.contains(&Action::CancelFetch(1)), "{actions:?}");
+    assert_eq!(fetches(&actions), [(2, "peer".to_owned(), vec![0])]);
+}
+
+#[test]
+fn a_reader_waits_for_its_children_but_not_for_ever() {
+    let mut task = task(200);
+    task.apply(at(0), lease(1, vec![0..200]));
+    task.apply(at(0), Event::Followed { children: 1 });
+    let ranged = true;
+    task.apply(at(1), Event::ReadBegun { read: 1, ranged });
+    for index in 0..64 {
+        task.apply(at(2), Event::ReadPiece { index });
+    }
+    let ended = |task: &mut Task, ms, read| {
+        let result = Ok(());
+        reads(&task.apply(at(ms), Event::ReadEnded { read, result }))
+    };
+    assert_eq!(ended(&mut task, 3, 1), []);
+    let copied = Event::Copied { pieces: 0..1 };
+    assert_eq!(reads(&task.apply(at(4), copied)), [(5, 64..80)]);
 }
 
 #[test]
