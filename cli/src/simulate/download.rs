@@ -13,6 +13,7 @@ use darner_proto::scheduler::{Join, Lease, LeaseClaim, Outcome};
 
 use super::exchange::Exchange;
 use super::node::{ContentId, Download, Nature, Offer};
+use super::queue::Time;
 use super::world::{Event, Todo, World};
 
 /// The model's clients are told apart by nothing.
@@ -71,6 +72,7 @@ impl World {
             cursor: None,
             tainted: false,
             received: 0,
+            wake: Time::MAX,
         };
         node.downloads.insert(content, download);
         let source = node.host.role == Role::Seed;

@@ -86,6 +86,8 @@ pub(super) struct Download {
     /// A piece came that the true content does not have.
     pub(super) tainted: bool,
     pub(super) received: u64,
+    /// When it is to be woken next.
+    pub(super) wake: Time,
 }
 
 /// A parent whose availability stream is open.

@@ -66,6 +66,7 @@ impl World {
             return self.send_news(child, parent, content, Rc::new(news));
         }
         self.upload_watched(parent, content, child);
+        self.followed(parent, content);
         let Some(offer) = self.nodes[parent as usize].offers.get(&content) else {
             return;
         };
@@ -262,6 +263,14 @@ impl World {
         let task = self.contents[usize::from(content)].task;
         let child = Child(u64::from(child));
         self.upload_event(host, Upload::Unwatched { child, task });
+        self.followed(host, content);
+    }
+
+    /// The host's own download is told how many follow it.
+    fn followed(&mut self, host: u32, content: ContentId) {
+        let task = self.contents[usize::from(content)].task;
+        let children = self.nodes[host as usize].uploader.uploads.children(&task);
+        self.task_event(host, content, TaskEvent::Followed { children });
     }
 
     /// A stream that was open has ended.

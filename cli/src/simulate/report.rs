@@ -212,9 +212,19 @@ impl fmt::Display for Report {
         row(f, "seconds", &self.completion_s)?;
         row(f, "x limit", &self.over_bound)?;
         writeln!(f)?;
-        let line = |f: &mut fmt::Formatter<'_>, name: &str, value: fmt::Arguments<'_>| {
-            writeln!(f, "{name:26} {value}")
-        };
+        self.write_transfers(f)?;
+        self.write_costs(f)
+    }
+}
+
+/// A named value.
+fn line(f: &mut fmt::Formatter<'_>, name: &str, value: fmt::Arguments<'_>) -> fmt::Result {
+    writeln!(f, "{name:26} {value}")
+}
+
+impl Report {
+    /// Who has what from where.
+    fn write_transfers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (done, gone, open) = (self.completed, self.gone, self.unfinished);
         line(
             f,
@@ -252,6 +262,11 @@ impl fmt::Display for Report {
         )?;
         line(f, "\"busy\"", format_args!("{busy:.3} for every piece"))?;
         line(f, "timeouts", format_args!("{}", self.timeouts))?;
+        Ok(())
+    }
+
+    /// What went wrong, and what it took.
+    fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (wrong, taken, mismatches) = (self.wrong_pieces, self.wrong_accepted, self.mismatches);
         line(
             f,

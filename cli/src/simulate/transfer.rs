@@ -108,7 +108,9 @@ impl World {
             && let Some(parent) = exchange.parent
             && std::mem::take(&mut exchange.holds_slot)
         {
+            let (content, pieces) = (exchange.content, exchange.pieces.clone());
             let request = id.number();
+            self.task_event(parent, content, TaskEvent::Copied { pieces });
             self.upload_event(parent, Upload::Sent { request });
         }
     }
@@ -306,11 +308,11 @@ impl World {
         if let Some(transfer) = exchange.transfer {
             self.network.stop(transfer);
         }
-        if let Some(parent) = exchange.parent {
-            if exchange.holds_slot || !exchange.answered {
-                let request = id.number();
-                self.upload_event(parent, Upload::Gone { request });
-            }
+        if let Some(parent) = exchange.parent
+            && (exchange.holds_slot || !exchange.answered)
+        {
+            let request = id.number();
+            self.upload_event(parent, Upload::Gone { request });
         }
         Some(exchange)
     }

@@ -18,7 +18,7 @@ use super::network::{LinkEvent, Moved, Network};
 use super::node::{Content, ContentId, Gone, Node};
 use super::offer::News;
 use super::plan::Plan;
-use super::queue::{Queue, Time};
+use super::queue::{Queue, Time, nanos};
 
 /// Something happens.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) enum Event {
     Begin(u32),
     /// Time passes for a host.
     Tick(u32),
+    /// A download has asked to be woken.
+    Wake(u32, ContentId),
     SchedulerTick,
     /// A host's session with the scheduler opens.
     Attend(u32),
@@ -115,6 +117,7 @@ impl World {
             },
             Event::Begin(host) => self.begin(host),
             Event::Tick(host) => self.tick(host),
+            Event::Wake(host, content) => self.wake(host, content),
             Event::SchedulerTick => self.scheduler_tick(),
             Event::Attend(host) => self.attend(host),
             Event::ToScheduler(session, message) => self.scheduler_hears(session, *message),
@@ -161,9 +164,27 @@ impl World {
         };
         let clock = download.clock(now);
         let actions = download.task.apply(clock, event);
+        if let Some(wake) = download.task.wake_at() {
+            let wake = (download.began + nanos(wake)).max(now + 1);
+            if wake < download.wake {
+                download.wake = wake;
+                self.queue.at(wake, Event::Wake(host, content));
+            }
+        }
         let todo = actions.into_iter();
         self.todo
             .extend(todo.map(|action| Todo::Task(host, content, action)));
+    }
+
+    /// The timer that was set last goes off; those set for later before it are passed over.
+    fn wake(&mut self, host: u32, content: ContentId) {
+        let now = self.queue.now;
+        if let Some(download) = self.nodes[host as usize].downloads.get_mut(&content)
+            && download.wake <= now
+        {
+            download.wake = Time::MAX;
+            self.task_event(host, content, TaskEvent::Tick);
+        }
     }
 
     pub(super) fn latency(&self, one: u32, other: u32) -> Time {
