@@ -16,6 +16,7 @@ mod pull;
 mod run;
 mod scheduler;
 mod setup;
+mod simulate;
 mod up;
 
 /// Its threads do not wait for one another, and it gives memory back.
@@ -52,6 +53,8 @@ enum Command {
     Demo(demo::Args),
     /// Pull an image through a mirror into an OCI image layout
     Pull(pull::Args),
+    /// See how fast a cluster of any size would pull, and what faults would cost
+    Simulate(simulate::Args),
     /// Set a host up for its mirror
     Setup(setup::Setup),
     /// Check settings without starting anything
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
             Command::Config(config) => config.run(),
+            Command::Simulate(args) => simulate::run(&args),
             Command::Setup(setup) => match setup.run() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

@@ -131,9 +131,7 @@ impl Front {
                 .blob(&source.repository, digest, range.clone(), size)
                 .await
                 .map_err(io::Error::other)?;
-            let chunks = body
-                .stream
-                .map(|chunk| chunk.map_err(io::Error::other));
+            let chunks = body.stream.map(|chunk| chunk.map_err(io::Error::other));
             let cut = through::cut(chunks, body.range.start, range.clone());
             let mut bytes: BoxStream<'static, io::Result<Bytes>> = if range == (0..size) {
                 through::checked(cut, *digest).boxed()

@@ -69,7 +69,12 @@ impl Node {
             holds: Arc::new(|_| false),
         };
         let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &shutdown);
-        let resolver = Resolver::new(store.clone(), upstreams, swarm, Peers::new(&host.id).unwrap());
+        let resolver = Resolver::new(
+            store.clone(),
+            upstreams,
+            swarm,
+            Peers::new(&host.id).unwrap(),
+        );
         let routes = Router::new()
             .route(&format!("{PATH_PREFIX}/resolve"), post(answer))
             .with_state(resolver.clone());

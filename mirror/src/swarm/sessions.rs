@@ -19,7 +19,7 @@
 mod holdings;
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
@@ -128,11 +128,11 @@ pub enum TaskEvent {
 pub struct Sessions {
     schedulers: BTreeMap<HostId, String>,
     connected: BTreeSet<HostId>,
-    tasks: HashMap<TaskId, Registration>,
+    tasks: BTreeMap<TaskId, Registration>,
     /// Whose lease begins a task, until that has joined.
     beginning: BTreeMap<TaskId, (HostId, LeaseClaim)>,
     holdings: Holdings,
-    finds: HashMap<u64, HostId>,
+    finds: BTreeMap<u64, HostId>,
     owners: Vec<Host>,
 }
 

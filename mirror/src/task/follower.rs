@@ -113,10 +113,7 @@ impl Arriving {
     }
 
     /// The bytes of `range`, as parts of the open file. An error item ends the stream.
-    pub fn spans(
-        self,
-        range: Range<u64>,
-    ) -> impl Stream<Item = io::Result<Span>> + Send + 'static {
+    pub fn spans(self, range: Range<u64>) -> impl Stream<Item = io::Result<Span>> + Send + 'static {
         futures_util::stream::unfold(Some((self, range)), |state| async move {
             let (mut arriving, range) = state?;
             if range.is_empty() {

@@ -1,0 +1,152 @@
+//! What happens when, and the only source of chance: a queue of events in the order of their time,
+//! and a seeded generator.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+/// Nanoseconds since the model's clock began.
+pub(super) type Time = u64;
+
+/// A duration as the model counts it.
+pub(super) fn nanos(duration: Duration) -> Time {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Events by time; of the same time, in the order they were put in.
+#[derive(Debug)]
+pub(super) struct Queue<E> {
+    heap: BinaryHeap<Entry<E>>,
+    next: u64,
+    /// When the event taken last happened.
+    pub(super) now: Time,
+    /// How many were taken.
+    pub(super) taken: u64,
+}
+
+#[derive(Debug)]
+struct Entry<E> {
+    at: Time,
+    number: u64,
+    event: E,
+}
+
+impl<E> Queue<E> {
+    pub(super) fn new() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            next: 0,
+            now: 0,
+            taken: 0,
+        }
+    }
+
+    /// Puts in what happens `after` from now.
+    pub(super) fn after(&mut self, after: Time, event: E) {
+        self.at(self.now.saturating_add(after), event);
+    }
+
+    /// Puts in what happens at a time that is not past.
+    pub(super) fn at(&mut self, at: Time, event: E) {
+        let number = self.next;
+        self.next += 1;
+        let at = at.max(self.now);
+        self.heap.push(Entry { at, number, event });
+    }
+
+    /// Takes the next event out; time is then its time.
+    pub(super) fn take(&mut self) -> Option<E> {
+        let entry = self.heap.pop()?;
+        self.now = entry.at;
+        self.taken += 1;
+        Some(entry.event)
+    }
+}
+
+impl<E> PartialEq for Entry<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<E> Eq for Entry<E> {}
+
+impl<E> PartialOrd for Entry<E> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<E> Ord for Entry<E> {
+    /// The heap gives the greatest first, so the earliest is the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+/// Splitmix64: small, fast, and the same everywhere.
+#[derive(Debug, Clone)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// One of `0..end`, each as likely; 0 when there is none.
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        let wide = u128::from(self.next()) * u128::from(end);
+        u64::try_from(wide >> 64).unwrap_or(0)
+    }
+
+    /// `count` of `0..of`, in no order.
+    pub(super) fn some(&mut self, count: usize, of: usize) -> Vec<usize> {
+        let mut all: Vec<_> = (0..of).collect();
+        for at in 0..count.min(of) {
+            let other = at + usize::try_from(self.below((of - at) as u64)).unwrap_or(0);
+            all.swap(at, other);
+        }
+        all.truncate(count);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_by_time_and_then_in_order() {
+        let mut queue = Queue::new();
+        for (at, name) in [(5, 'c'), (1, 'a'), (5, 'd'), (3, 'b')] {
+            queue.at(at, name);
+        }
+        let order: String = std::iter::from_fn(|| queue.take()).collect();
+        assert_eq!((order.as_str(), queue.now), ("abcd", 5));
+    }
+
+    #[test]
+    fn chance_is_even_and_repeatable() {
+        let draw = || {
+            let mut chance = Chance::new(7);
+            (0..8000).map(move |_| chance.below(8)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(), draw());
+        for value in 0..8 {
+            let count = draw().iter().filter(|one| **one == value).count();
+            assert!((850..1150).contains(&count), "{value}: {count}");
+        }
+        let mut some = Chance::new(1).some(30, 100);
+        some.sort_unstable();
+        some.dedup();
+        assert_eq!(some.len(), 30);
+    }
+}
