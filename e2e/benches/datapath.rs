@@ -208,6 +208,7 @@ fn cold(servers: &Servers, report: &mut Report) -> Result<()> {
 /// Blobs that a seed has, through another mirror.
 fn from_peer(servers: &Servers, report: &mut Report) -> Result<()> {
     let (mut spent, mut floor, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first = Vec::new();
     for blob in &servers.cold {
         let size = blob.size as f64 / GIB;
         load::pull(&Target::file(servers.seed.address, &blob.path()), blob)?;
@@ -217,6 +218,7 @@ fn from_peer(servers: &Servers, report: &mut Report) -> Result<()> {
         servers.wait_held(&servers.child, blob)?;
         spent.push((servers.child.processor_time()? - before).as_secs_f64() / size);
         rates.push(size / pulled.took.as_secs_f64());
+        first.push(pulled.first_byte.as_secs_f64() * 1000.0);
         let seed = Target::pieces(servers.seed_pieces, &blob.digest);
         let used = floor::relay(&seed, blob, &servers.directory.join("floor"))?;
         floor.push(used.as_secs_f64() / size);
@@ -229,6 +231,7 @@ fn from_peer(servers: &Servers, report: &mut Report) -> Result<()> {
         report::median(floor),
         report::median(spent),
     );
+    report.alone(name, Figure::new("ms to first byte", report::median(first)));
     let one_core = 1.0 / floor::sha256_seconds_per_gib()?;
     report.beside(
         name,

@@ -34,7 +34,7 @@ pub(crate) fn relay(from: &Target, blob: &Blob, path: &Path) -> Result<Duration>
     while at < blob.size {
         let end = blob.size.min(at + REQUEST);
         stream.write_all(from.request(at, end).as_bytes())?;
-        read_body(&mut stream, &mut buffer, |mut bytes| {
+        let length = read_body(&mut stream, &mut buffer, |mut bytes| {
             while !bytes.is_empty() {
                 let now = bytes.len().min(PIECE - piece.len());
                 piece.extend_from_slice(&bytes[..now]);
@@ -49,7 +49,7 @@ pub(crate) fn relay(from: &Target, blob: &Blob, path: &Path) -> Result<Duration>
             }
             Ok(())
         })?;
-        at = end;
+        at += length;
     }
     ensure!(
         whole.finish() == blob.digest,

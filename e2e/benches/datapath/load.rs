@@ -113,11 +113,18 @@ impl Load {
             if at >= self.bytes {
                 return Ok(());
             }
-            let start = at % self.size;
+            let mut start = at % self.size;
             let end = self.size.min(start + self.request);
-            stream.write_all(target.request(start, end).as_bytes())?;
-            let length = read_body(&mut stream, &mut buffer, |_| Ok(()))?;
-            ensure!(length == end - start, "{length} bytes of {start}..{end}");
+            // A peer chooses how many of the pieces it sends for one request.
+            while start < end {
+                stream.write_all(target.request(start, end).as_bytes())?;
+                let length = read_body(&mut stream, &mut buffer, |_| Ok(()))?;
+                ensure!(
+                    length > 0 && length <= end - start,
+                    "{length} bytes of {start}..{end}"
+                );
+                start += length;
+            }
         }
     }
 }

@@ -174,9 +174,17 @@ impl Servers {
         wait("a blob to be held", || Ok(held(name)))
     }
 
+    /// Ends all of them. A master that is killed would leave its workers behind.
     pub(crate) fn stop(&mut self) {
         for child in &mut self.children {
-            let _ = child.kill();
+            let pid = rustix::process::Pid::from_child(child);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        for mut child in self.children.drain(..) {
+            let ended = wait("a server to end", || Ok(child.try_wait()?.is_some()));
+            if ended.is_err() {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
     }
