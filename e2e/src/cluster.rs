@@ -19,6 +19,18 @@ pub struct Shape {
     pub mirrors: usize,
 }
 
+/// So many seeds, and as many mirrors as [`Shape::mirrors`] says.
+pub const fn seeds(seeds: usize) -> Shape {
+    Shape { seeds, mirrors: 0 }
+}
+
+impl Shape {
+    /// With so many mirrors.
+    pub const fn mirrors(self, mirrors: usize) -> Self {
+        Self { mirrors, ..self }
+    }
+}
+
 /// Manager, scheduler, seeds and mirrors, all ready.
 #[derive(Debug)]
 pub struct Cluster {

@@ -11,6 +11,7 @@ pub mod containerd;
 pub mod darner;
 pub mod hostile;
 pub mod image;
+pub mod midway;
 pub mod place;
 pub mod process;
 pub mod raw;

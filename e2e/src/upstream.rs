@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use axum::body::Body;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -25,7 +25,7 @@ pub use fault::{Fault, Rule};
 pub use guard::{Guard, TOKEN};
 pub use ledger::{Ledger, Request as LoggedRequest};
 
-use crate::image::Images;
+use crate::image::{Image, Images};
 use crate::registry::Registry;
 use crate::scene::Scene;
 use body::Link;
@@ -75,6 +75,13 @@ enum Host {
 }
 
 impl Upstream {
+    /// Whether the image has left upstream once, and no more than a hundredth of it again.
+    pub fn read_once(&self, image: &Image) -> Result<()> {
+        let ratio = self.ledger().ratio(image);
+        ensure!(ratio <= 1.01, "{ratio}:\n{}", self.ledger().describe());
+        Ok(())
+    }
+
     /// Starts the registry with all images, and the proxy, without any fault.
     pub async fn start(scene: &Scene) -> Result<Self> {
         let images = scene.images().clone();

@@ -5,65 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::{Cluster, Shape};
+use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::darner::Darner;
-use darner_e2e::image::Image;
-use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::{scene, wait};
-use futures_util::future::try_join_all;
+use darner_e2e::midway::{pull_while, start, under_way};
+use darner_e2e::scene;
+use darner_e2e::upstream::NAME;
 
-/// Slow enough that a pull lasts some seconds, fast enough that a test does not.
-const UPSTREAM_RATE: u64 = 8 << 20;
 /// A mirror that is alone has everything of a small image of 8 contents within this time.
 const ALONE_IN_TIME: Duration = Duration::from_secs(25);
 /// Bytes between a count and the kill that follows it.
 const SLACK: u64 = 2 << 20;
 
-async fn start(scene: &scene::Scene, shape: Shape) -> Result<(Upstream, Cluster)> {
-    let upstream = Upstream::start(scene).await?;
-    upstream.throttle(Some(UPSTREAM_RATE));
-    let cluster = Cluster::start(scene, &upstream, shape).await?;
-    Ok((upstream, cluster))
-}
-
-/// Waits until a third of the image has left upstream.
-async fn under_way(upstream: &Upstream, image: &Image) -> Result<()> {
-    wait::until_true("a third of the image", || {
-        upstream.ledger().blob_bytes(image) > image.bytes() / 3
-    })
-    .await?;
-    let sent = upstream.ledger().blob_bytes(image);
-    ensure!(sent < image.bytes() * 9 / 10, "the pull was over too soon");
-    Ok(())
-}
-
-/// All of `clients` pull, and something happens meanwhile.
-async fn pull_while(
-    clients: &[Client],
-    image: &Image,
-    happens: impl Future<Output = Result<()>>,
-) -> Result<()> {
-    let pulls = try_join_all(clients.iter().map(|client| client.pull(image)));
-    tokio::try_join!(pulls, happens).map(drop)
-}
-
-fn check_ratio(upstream: &Upstream, image: &Image) -> Result<()> {
-    let ratio = upstream.ledger().ratio(image);
-    ensure!(ratio <= 1.01, "{ratio}:\n{}", upstream.ledger().describe());
-    Ok(())
-}
-
 #[test]
 fn a_seed_is_killed_and_only_what_it_alone_held_is_read_again() {
     scene::run("loss_of_a_seed", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 2,
-                mirrors: 3,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(2).mirrors(3)).await?;
         let image = &upstream.images.middle;
         let clients = cluster.clients()?;
         let (seeds, mirrors) = (&mut cluster.seeds, &cluster.mirrors);
@@ -110,14 +66,7 @@ async fn fetched_by(node: &Darner) -> Result<u64> {
 #[test]
 fn the_scheduler_is_killed_and_started_again() {
     scene::run("loss_of_the_scheduler", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 2,
-                mirrors: 3,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(2).mirrors(3)).await?;
         let image = &upstream.images.middle;
         let clients = cluster.clients()?;
         let scheduler = &mut cluster.scheduler;
@@ -128,40 +77,26 @@ fn the_scheduler_is_killed_and_started_again() {
         })
         .await?;
         cluster.attended().await?;
-        check_ratio(&upstream, image)
+        upstream.read_once(image)
     });
 }
 
 #[test]
 fn the_scheduler_is_gone_before_the_pull_and_stays_away() {
     scene::run("loss_of_the_scheduler_for_good", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 2,
-                mirrors: 3,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(2).mirrors(3)).await?;
         cluster.scheduler.kill()?;
         let image = &upstream.images.middle;
         cluster.pull_everywhere(image).await?;
         // The digest's owner seed reads for all.
-        check_ratio(&upstream, image)
+        upstream.read_once(image)
     });
 }
 
 #[test]
 fn a_mirror_is_killed() {
     scene::run("loss_of_a_mirror", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 2,
-                mirrors: 4,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(2).mirrors(4)).await?;
         let image = &upstream.images.middle;
         let clients = cluster.clients()?;
         let Some((doomed, survivors)) = clients.split_first() else {
@@ -177,39 +112,25 @@ fn a_mirror_is_killed() {
         );
         others?;
         ensure!(unlucky.is_err(), "a dead mirror served its client");
-        check_ratio(&upstream, image)
+        upstream.read_once(image)
     });
 }
 
 #[test]
 fn the_manager_is_down_from_the_start_of_the_pull() {
     scene::run("loss_of_the_manager", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 2,
-                mirrors: 3,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(2).mirrors(3)).await?;
         cluster.manager.kill()?;
         let image = &upstream.images.middle;
         cluster.pull_everywhere(image).await?;
-        check_ratio(&upstream, image)
+        upstream.read_once(image)
     });
 }
 
 #[test]
 fn a_mirror_that_starts_without_its_manager_goes_by_the_last_good_answer() {
     scene::run("loss_of_the_manager_at_start", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 1,
-                mirrors: 1,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(1).mirrors(1)).await?;
         cluster.manager.kill()?;
         cluster.mirrors[0].stop().await?;
         cluster.mirrors[0].restart().await?;
@@ -228,14 +149,7 @@ fn a_mirror_that_starts_without_its_manager_goes_by_the_last_good_answer() {
 #[test]
 fn with_everything_else_dead_a_mirror_pulls_from_upstream() {
     scene::run("loss_of_everything", async |scene| {
-        let (upstream, mut cluster) = start(
-            scene,
-            Shape {
-                seeds: 2,
-                mirrors: 1,
-            },
-        )
-        .await?;
+        let (upstream, mut cluster) = start(scene, seeds(2).mirrors(1)).await?;
         let image = &upstream.images.middle;
         let client = Client::new(&cluster.mirrors[0], NAME)?;
         let Cluster {

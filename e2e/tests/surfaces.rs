@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::{Cluster, Shape, node, start_up, up_settings};
+use darner_e2e::cluster::{Cluster, node, seeds, start_up, up_settings};
 use darner_e2e::darner::{self, Darner};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{place, process, scene, wait};
@@ -16,10 +16,7 @@ use rustix::process::Signal;
 fn every_role_tells_its_health_and_metrics_that_promtool_accepts() {
     scene::run("surfaces_metrics", async |scene| {
         let upstream = Upstream::start(scene).await?;
-        let shape = Shape {
-            seeds: 1,
-            mirrors: 2,
-        };
+        let shape = seeds(1).mirrors(2);
         let cluster = Cluster::start(scene, &upstream, shape).await?;
         cluster.pull_everywhere(&upstream.images.multi).await?;
         let Cluster {

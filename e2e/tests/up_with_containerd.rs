@@ -75,8 +75,7 @@ fn containerd_pulls_and_unpacks_an_image_of_some_hundred_megabytes() {
         containerd.pull(&image.reference(NAME)).await?;
         containerd.check_blobs(&image.blobs)?;
         containerd.unpacked_layers(image)?;
-        let ratio = upstream.ledger().ratio(image);
-        ensure!(ratio <= 1.01, "{ratio}:\n{}", upstream.ledger().describe());
+        upstream.read_once(image)?;
         Ok(())
     });
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::{Cluster, Shape, start_up};
+use darner_e2e::cluster::{Cluster, seeds, start_up};
 use darner_e2e::scene;
 use darner_e2e::upstream::{NAME, Upstream};
 
@@ -23,10 +23,7 @@ async fn pull_from_the_one_holder(upstream: &mut Upstream, cluster: &Cluster) ->
 fn an_image_of_one_mirror_is_pulled_by_others_when_its_seed_is_gone_too() {
     scene::run("off_without_the_seed", async |scene| {
         let mut upstream = Upstream::start(scene).await?;
-        let shape = Shape {
-            seeds: 1,
-            mirrors: 3,
-        };
+        let shape = seeds(1).mirrors(3);
         let mut cluster = Cluster::start(scene, &upstream, shape).await?;
         Client::new(&cluster.mirrors[0], NAME)?
             .pull(&upstream.images.middle)
@@ -40,10 +37,7 @@ fn an_image_of_one_mirror_is_pulled_by_others_when_its_seed_is_gone_too() {
 fn an_image_of_one_mirror_is_pulled_by_others_in_a_cluster_without_seeds() {
     scene::run("off_without_seeds", async |scene| {
         let mut upstream = Upstream::start(scene).await?;
-        let shape = Shape {
-            seeds: 0,
-            mirrors: 3,
-        };
+        let shape = seeds(0).mirrors(3);
         let cluster = Cluster::start(scene, &upstream, shape).await?;
         Client::new(&cluster.mirrors[0], NAME)?
             .pull(&upstream.images.middle)

@@ -29,7 +29,7 @@ use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Content, Store, StoreError};
+use crate::store::{Content, Partial, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
 use crate::upstream::Upstreams;
@@ -135,6 +135,8 @@ struct Live {
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
 }
+
+type Prepared = (Live, Context, mpsc::Receiver<Event>, mpsc::Receiver<Ended>);
 
 impl Tasks {
     /// No downloads yet.
@@ -305,12 +307,7 @@ impl Tasks {
         beginning: Beginning,
     ) -> Result<Live, StoreError> {
         let partial = self.inner.parts.store.begin(digest, size).await?;
-        let shared = Arc::new(Shared::new(*digest, partial));
-        let (context, events, stops) = self.context(shared.clone());
-        let live = Live {
-            shared,
-            events: context.events.clone(),
-        };
+        let (live, context, events, stops) = self.prepare(digest, partial);
         self.inner.parts.metrics.began();
         let tasks = self.clone();
         let sources = beginning.sources.clone();
@@ -332,12 +329,7 @@ impl Tasks {
         let Ok(partial) = self.inner.parts.store.begin(digest, size).await else {
             return;
         };
-        let shared = Arc::new(Shared::new(*digest, partial));
-        let (context, events, stops) = self.context(shared.clone());
-        let live = Live {
-            shared,
-            events: context.events.clone(),
-        };
+        let (live, context, events, stops) = self.prepare(digest, partial);
         match lock(&self.inner.live).entry(*digest) {
             // A client came first: its download is as good as this one would be.
             Entry::Occupied(_) => return,
@@ -353,13 +345,16 @@ impl Tasks {
         lock(&self.inner.live).remove(digest);
     }
 
-    fn context(
-        &self,
-        shared: Arc<Shared>,
-    ) -> (Context, mpsc::Receiver<Event>, mpsc::Receiver<Ended>) {
+    /// A download into `partial`: what others see of it, and what its driver runs on.
+    fn prepare(&self, digest: &Digest, partial: Partial) -> Prepared {
         let parts = &self.inner.parts;
+        let shared = Arc::new(Shared::new(*digest, partial));
         let (events, incoming) = mpsc::channel(driver::EVENTS);
         let (stops, stopped) = mpsc::channel(1);
+        let live = Live {
+            shared: shared.clone(),
+            events: events.clone(),
+        };
         let context = Context {
             shared,
             events,
@@ -375,7 +370,7 @@ impl Tasks {
             metrics: parts.metrics.clone(),
             shutdown: parts.shutdown.clone(),
         };
-        (context, incoming, stopped)
+        (live, context, incoming, stopped)
     }
 }
 

@@ -162,7 +162,7 @@ impl Shared {
         )
     }
 
-    fn write(&self, index: u32, piece: Bytes, run: &PieceRun) -> Result<(), StoreError> {
+    fn write(&self, index: u32, piece: Bytes, run: &Arc<PieceRun>) -> Result<(), StoreError> {
         let bytes = self.geometry.bytes_of(index);
         let fits = piece.len() as u64 == bytes.end - bytes.start && !piece.is_empty();
         if !fits || !run.indexes().contains(&index) {
@@ -184,13 +184,7 @@ impl Shared {
             // Before it is held: whoever hashes takes it from there.
             self.keep_hot(index, piece);
             state.held.insert(index);
-            let shared = state
-                .runs
-                .values()
-                .find(|known| known.as_ref() == run)
-                .cloned();
-            let shared = shared.unwrap_or_else(|| Arc::new(run.clone()));
-            state.runs.insert(index, shared);
+            state.runs.insert(index, run.clone());
         }
         drop(state);
         self.settled.notify_all();
@@ -386,23 +380,17 @@ impl Partial {
         (state.held.clone(), runs)
     }
 
-    /// Writes piece `index`, which the caller has checked against `run`. The run is kept beside it, so
-    /// that a restart can tell whether the piece is still what it was. A piece that is there already
-    /// is left as it is.
+    /// Writes piece `index` once `state` has given the statement about it: by checking the piece
+    /// against one, or by making one. It runs where it may take its time, just before the bytes are
+    /// written; a piece that it refuses is not. The statement is kept beside the piece, so that a
+    /// restart can tell whether the piece is still what it was. A piece that is there already is
+    /// left as it is.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] when the piece has not the length it must have or the run is not about
-    /// it; [`StoreError::Gone`] after [`Partial::discard`]; [`StoreError::Full`] and
+    /// [`StoreError::Missing`] when the piece has not the length it must have or the statement is
+    /// not about it; [`StoreError::Gone`] after [`Partial::discard`]; [`StoreError::Full`] and
     /// [`StoreError::Io`] from the disk.
-    pub async fn write(&self, index: u32, piece: Bytes, run: &PieceRun) -> Result<(), StoreError> {
-        let (shared, run) = (self.shared.clone(), run.clone());
-        blocking(move || shared.write(index, piece, &run)).await?
-    }
-
-    /// As [`Partial::write`], with the statement from `state`, which checks the piece, or makes the
-    /// statement, where it may take its time and just before the bytes are written. A piece that is
-    /// refused is not written.
-    pub async fn write_checked<E: Send + 'static>(
+    pub async fn write<E: Send + 'static>(
         &self,
         index: u32,
         piece: Bytes,

@@ -3,6 +3,7 @@ mod crash;
 mod eviction;
 mod partials;
 
+use std::convert::Infallible;
 use std::path::Path;
 
 use darner_proto::piece_map::{self, PieceSigner};
@@ -128,9 +129,25 @@ impl Sample {
 
     async fn write(&self, partial: &Partial, indexes: impl IntoIterator<Item = u32>) {
         for index in indexes {
-            let run = &self.runs[index as usize];
-            partial.write(index, self.piece(index), run).await.unwrap();
+            self.write_one(partial, index, self.piece(index), index)
+                .await
+                .unwrap();
         }
+    }
+
+    /// Writes `piece` as piece `index`, under the statement about piece `stated`.
+    async fn write_one(
+        &self,
+        partial: &Partial,
+        index: u32,
+        piece: Bytes,
+        stated: u32,
+    ) -> Result<(), StoreError> {
+        let run = Arc::new(self.runs[stated as usize].clone());
+        let Ok(_) = partial
+            .write(index, piece, move |_| Ok::<_, Infallible>(run))
+            .await?;
+        Ok(())
     }
 
     async fn download(&self, store: &Store) -> Content {

@@ -169,10 +169,8 @@ async fn finish(
     let shared = &context.shared;
     match hashing.await {
         Ok(Ok(())) => {}
-        Ok(Err(StoreError::Mismatch { .. })) => {
-            shared.partial.clone().discard().await;
-            return Err(Ended::Mismatch);
-        }
+        // The store has discarded it.
+        Ok(Err(StoreError::Mismatch { .. })) => return Err(Ended::Mismatch),
         Ok(Err(error)) => {
             tracing::error!(task = %shared.task, %error, "what arrived cannot be read back");
             return Err(Ended::Store);
@@ -187,7 +185,6 @@ async fn finish(
                 tracing::warn!(task = %shared.task, %error, "the piece map is not kept; it is made anew when asked for");
             }
             shared.change(|view| view.phase = Phase::Stored(content));
-            context.swarm.tell(Input::Held(vec![shared.task])).await;
             Ok(())
         }
         Err(error) => {
@@ -231,8 +228,9 @@ async fn download(
         if let Some(end) = driver.carry_out_all(actions).await {
             break end;
         }
-        let wake = driver.task.wake_at().unwrap_or(started.elapsed() + TICK);
-        let wake = wake.saturating_sub(started.elapsed());
+        // A busy parent can be asked again sooner than the next tick.
+        let wake = driver.task.wake_at();
+        let pause = wake.unwrap_or_default().saturating_sub(started.elapsed());
         let event = tokio::select! {
             Some(event) = heard.recv() => {
                 driver.note_signers(&event);
@@ -240,12 +238,14 @@ async fn download(
             }
             Some(event) = events.recv() => event,
             Some(ended) = stops.recv() => break Err(ended),
-            // What was received stays on disk for the next start.
-            _ = tick.tick() => match context.shutdown.is_draining() && !driver.task.has_readers() {
-                true => break Err(Ended::Stopping),
-                false => Event::Tick,
-            },
-            () = tokio::time::sleep(wake) => Event::Tick,
+            _ = tick.tick() => {
+                // What was received stays on disk for the next start.
+                if context.shutdown.is_draining() && !driver.task.has_readers() {
+                    break Err(Ended::Stopping);
+                }
+                Event::Tick
+            }
+            () = tokio::time::sleep(pause), if wake.is_some() => Event::Tick,
             () = context.shutdown.cancelled() => break Err(Ended::Stopping),
         };
         actions = driver.task.apply(started.elapsed(), event);

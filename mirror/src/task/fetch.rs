@@ -214,7 +214,7 @@ async fn settle(
             Err(FetchError::WrongBytes)
         }
     };
-    let written = context.shared.partial.write_checked(index, piece, check);
+    let written = context.shared.partial.write(index, piece, check);
     let run = written.await.map_err(|_| FetchError::Store)??;
     context.gained(index, run, from, length);
     context.tell(Event::Arrived { index }).await;

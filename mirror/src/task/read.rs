@@ -226,7 +226,7 @@ async fn settle(context: Context, index: u32, piece: Bytes) -> Result<(), StoreE
         let run = signer.sign(&task, size, index, vec![piece_map::hash(piece)]);
         Ok::<_, std::convert::Infallible>(Arc::new(run))
     };
-    let written = context.shared.partial.write_checked(index, piece, sign);
+    let written = context.shared.partial.write(index, piece, sign);
     let Ok(run) = written.await?;
     context.gained(index, run, ServedFrom::Upstream, length);
     context.tell(Event::ReadPiece { index }).await;

@@ -30,7 +30,7 @@ use darner_proto::id::{Host, HostId, SigningKey, TaskId};
 use darner_proto::name::Source;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
-use darner_proto::scheduler::{Lease, Outcome, Progress};
+use darner_proto::scheduler::{Lease, Progress};
 
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
@@ -399,7 +399,6 @@ impl Task {
 
     fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
         self.end(out);
-        out.push(Action::Tell(Input::Leave(self.id, Outcome::Failed)));
         out.push(Action::Fail(failure));
     }
 

@@ -78,7 +78,7 @@ async fn a_wrong_whole_is_discarded_and_begun_anew() {
     // Somebody may still hold the old one.
     let anew = store.begin(&sample.digest, sample.size()).await.unwrap();
     assert!(anew.restored().0.is_empty());
-    let late = partial.write(0, sample.piece(0), &sample.runs[0]).await;
+    let late = sample.write_one(&partial, 0, sample.piece(0), 0).await;
     assert!(late.is_ok() || matches!(late, Err(StoreError::Gone(_))));
     partial.discard().await;
     sample.content = right;
@@ -97,19 +97,10 @@ async fn pieces_of_the_wrong_length_or_place_are_refused() {
         .await
         .unwrap();
     let short = sample.piece(0).slice(1..);
-    assert!(partial.write(0, short, &sample.runs[0]).await.is_err());
-    assert!(
-        partial
-            .write(0, sample.piece(0), &sample.runs[1])
-            .await
-            .is_err()
-    );
-    assert!(
-        partial
-            .write(2, Bytes::new(), &sample.runs[1])
-            .await
-            .is_err()
-    );
+    for (index, piece, stated) in [(0, short, 0), (0, sample.piece(0), 1), (2, Bytes::new(), 1)] {
+        let written = sample.write_one(&partial, index, piece, stated).await;
+        assert!(written.is_err(), "piece {index}, statement {stated}");
+    }
     assert!(partial.restored().0.is_empty());
 }
 
