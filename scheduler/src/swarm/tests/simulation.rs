@@ -217,6 +217,7 @@ impl World {
             gained: vec![range],
             upstream_bytes: self.draw(2),
             upstream_ranges: ranged,
+            rates: Vec::new(),
         })
     }
 
