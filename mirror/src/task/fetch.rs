@@ -20,6 +20,7 @@ use super::state::{Event, RequestEnd};
 use super::{Ended, ServedFrom};
 use crate::swarm::PeerError;
 use crate::swarm::peers::PieceBody;
+use crate::swarm::sessions::Input;
 
 /// A parent that sends less than this in a window is slow: one at 1 KiB/s must not hold a pull up.
 const MIN_BYTES: usize = 64 << 10;
@@ -177,11 +178,33 @@ async fn run_of_pieces(
         body,
         buffers: context.buffers.clone(),
         rest: Bytes::new(),
+        received: 0,
     };
+    let began = Instant::now();
+    let taken = take_in(context, &mut incoming, pieces, want, from).await;
+    let fetched = Input::Fetched {
+        task: shared.task,
+        parent: parent.id.clone(),
+        bytes: incoming.received,
+        took: began.elapsed(),
+    };
+    context.swarm.tell(fetched).await;
+    taken?;
+    incoming.end().await
+}
+
+/// Takes in these pieces, one after the other.
+async fn take_in(
+    context: &Context,
+    incoming: &mut Incoming,
+    pieces: Range<u32>,
+    want: &BTreeMap<u32, Arc<PieceRun>>,
+    from: ServedFrom,
+) -> Result<(), FetchError> {
     let mut settling = None;
     for index in pieces {
         let run = want.get(&index).ok_or(FetchError::WrongLength)?;
-        let bytes = shared.geometry.bytes_of(index);
+        let bytes = context.shared.geometry.bytes_of(index);
         let length =
             usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
         // While one piece comes in, the one before it is hashed and written.
@@ -192,8 +215,7 @@ async fn run_of_pieces(
         settled?;
         settling = Some((index, piece?, run.clone()));
     }
-    settle(context, settling, from).await?;
-    incoming.end().await
+    settle(context, settling, from).await
 }
 
 /// Checks a piece, writes it and tells everybody.
@@ -227,6 +249,8 @@ struct Incoming {
     buffers: Buffers,
     /// What came with the end of the last piece.
     rest: Bytes,
+    /// Bytes that have come in all.
+    received: u64,
 }
 
 impl Incoming {
@@ -245,6 +269,7 @@ impl Incoming {
             self.rest = chunk
                 .map_err(|_| FetchError::Slow)??
                 .ok_or(FetchError::WrongLength)?;
+            self.received += self.rest.len() as u64;
             in_window += self.rest.len();
             if in_window >= MIN_BYTES {
                 in_window = 0;
