@@ -77,11 +77,6 @@ fn sections() -> Vec<Section> {
             };
             let is_section = sections.len() == 1 && name != "data_dir";
             if !is_section && kind != "Option<Credentials>" {
-                let name = if kind == "Secret" {
-                    "password_file"
-                } else {
-                    name
-                };
                 let last = sections.last_mut().expect("there is one");
                 last.keys.push(Key {
                     name: name.to_owned(),

@@ -249,10 +249,25 @@ fn process_url(text: &str) -> Result<String, String> {
 
 /// The URL of a registry, without a slash at its end.
 pub(super) fn registry_url(item: &Item) -> Result<String, String> {
-    let url = plain_url(
-        text(item)?,
-        "is not a URL such as \"https://registry.example\"",
-    )?;
+    registry(text(item)?)
+}
+
+/// `["https://a", "https://b"]`, or the same without brackets and quotes in a variable or flag.
+pub(super) fn registry_urls(item: &Item) -> Result<Vec<String>, String> {
+    match &item.value {
+        Value::List(items) => items.iter().map(registry_url).collect(),
+        Value::Raw(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(registry)
+            .collect(),
+        _ => Err(format!("is {}, not a list of URLs", item.kind())),
+    }
+}
+
+fn registry(text: &str) -> Result<String, String> {
+    let url = plain_url(text, "is not a URL such as \"https://registry.example\"")?;
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
