@@ -188,7 +188,8 @@ fn every_key_is_read() {
     assert_eq!(upstream.url, "http://10.0.0.9:5000/prefix");
     assert_eq!(upstream.ca_file, Some(directory.join("ca.pem")));
     let credentials = upstream.credentials.as_ref().unwrap();
-    assert_eq!(credentials.password.reveal(), "hunter2");
+    let password = crate::secret::Secret::read(&credentials.password_file);
+    assert_eq!(password.unwrap().reveal(), "hunter2");
     assert!(upstream.tag_ttl.is_zero());
     assert_eq!(upstream.max_connections, 3);
     assert_eq!(settings.upstreams[1].url, "https://registry-1.docker.io");
