@@ -35,6 +35,8 @@ pub struct Settings {
     pub manager: Manager,
     /// The content store.
     pub store: Store,
+    /// How much of the network the mirror may take.
+    pub limits: Limits,
     /// Health and metrics.
     pub admin: Admin,
     /// How processes know each other.
@@ -148,6 +150,17 @@ pub struct Store {
     /// Bytes of content kept at most. Default: half of what is free on the file system at start,
     /// at most 100 GiB.
     pub capacity: Option<u64>,
+}
+
+/// `[limits]`: sizes are bytes a second, such as `50 MB`.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Pieces to other nodes. Default: no limit.
+    pub upload: Option<u64>,
+    /// Everything that comes to this node, from other nodes and from registries. Default: no limit.
+    pub download: Option<u64>,
+    /// What comes from registries. Default: no limit.
+    pub upstream: Option<u64>,
 }
 
 /// `[admin]`
