@@ -16,6 +16,7 @@ use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::bandwidth::Bandwidth;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -100,8 +101,10 @@ impl Mirror {
     ) -> Result<Self, StartError> {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
-        let upstreams =
-            Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)?;
+        let bandwidth = Bandwidth::new(&settings.limits, metrics);
+        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
+            .map_err(StartError::Upstream)?
+            .limited(bandwidth.clone());
         let signer = piece_signer(&settings.data_dir, settings.node.id.clone())
             .map_err(StartError::Identity)?;
         let signer = Arc::new(signer);
@@ -124,6 +127,7 @@ impl Mirror {
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
+            bandwidth: bandwidth.clone(),
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
@@ -146,6 +150,7 @@ impl Mirror {
             signer,
             role: settings.mirror.role,
             desk: Desk::open(settings.pieces.upload_slots, shutdown),
+            bandwidth,
             metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };

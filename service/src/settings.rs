@@ -12,6 +12,13 @@ use std::time::Duration;
 use darner_proto::id::{HostId, Role};
 use darner_proto::name::RegistryName;
 
+use crate::secret::Secret;
+
+/// Long enough that a whole cluster asks once, short enough that a tag that moved is soon seen.
+pub(crate) const TAG_TTL: Duration = Duration::from_secs(60);
+/// What is older says little about what a tag means now.
+pub(crate) const MAX_TAG_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -33,6 +40,8 @@ pub struct Settings {
     pub manager: Manager,
     /// The content store.
     pub store: Store,
+    /// How much of the network the mirror may take.
+    pub limits: Limits,
     /// Health and metrics.
     pub admin: Admin,
     /// How processes know each other.
@@ -171,6 +180,17 @@ pub struct Store {
     pub capacity: Option<u64>,
 }
 
+/// `[limits]`: sizes are bytes a second, such as `50 MB`.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Pieces to other nodes. Default: no limit.
+    pub upload: Option<u64>,
+    /// Everything that comes to this node, from other nodes and from registries. Default: no limit.
+    pub download: Option<u64>,
+    /// What comes from registries. Default: no limit.
+    pub upstream: Option<u64>,
+}
+
 /// `[admin]`
 #[derive(Debug, Clone)]
 pub struct Admin {
@@ -213,6 +233,26 @@ pub enum LogFormat {
     Human,
     /// One JSON object on each line.
     Json,
+}
+
+impl Upstream {
+    /// A registry with nothing set but where it is and how many connections it is sent.
+    pub fn new(name: RegistryName, url: impl Into<String>, max_connections: usize) -> Self {
+        Self {
+            name,
+            url: url.into(),
+            mirrors: Vec::new(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            credentials: None,
+            credentials_file: None,
+            credential_helper: None,
+            tag_ttl: TAG_TTL,
+            tag_stale: MAX_TAG_STALE,
+            max_connections,
+        }
+    }
 }
 
 impl Default for Shutdown {

@@ -164,6 +164,10 @@ address = "http://10.0.0.2:7423"
 database = "sub/manager.db"
 [store]
 capacity = "20 GiB"
+[limits]
+upload = "50 MB"
+download = 100000000
+upstream = "10 MiB"
 [admin]
 listen = "127.0.0.1:0"
 [identity]
@@ -201,6 +205,9 @@ fn every_key_is_read() {
         Some(directory.join("sub/manager.db"))
     );
     assert_eq!(settings.store.capacity, Some(20 << 30));
+    assert_eq!(settings.limits.upload, Some(50_000_000));
+    assert_eq!(settings.limits.download, Some(100_000_000));
+    assert_eq!(settings.limits.upstream, Some(10 << 20));
     assert_eq!(settings.shutdown.grace.as_secs(), 90);
     assert_eq!(settings.log.format, crate::settings::LogFormat::Human);
 }
