@@ -137,7 +137,9 @@ impl Task {
             peers += u32::from(!link.has.is_empty());
         }
         at_peers.intersect(useful);
-        if at_peers.len() <= peers * PER_PARENT * 2 {
+        // What only the seed has it may have for this node alone: that first, whatever is plentiful.
+        let only_here = useful.len() > at_peers.len();
+        if only_here || at_peers.len() <= peers * PER_PARENT * 2 {
             useful.subtract(&at_peers);
         }
     }
