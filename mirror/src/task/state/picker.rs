@@ -5,6 +5,9 @@
 //! soft: a parent with nothing else to do is asked for what waits at another, and what is chosen
 //! first counts. Pieces near a reader come first, in order; else those that the fewest parents have.
 //!
+//! Whoever reads upstream for the others asks nobody meanwhile, unless it has clients of its own: what
+//! comes from peers takes its downlink from what everybody waits for.
+//!
 //! A seed is the swarm's only source of what nobody has yet. What a peer has too, a seed is asked
 //! for only when the peers have more than they can be asked for.
 
@@ -32,7 +35,8 @@ const WEIGHED: usize = 48;
 impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
-        if self.links.is_empty() || self.requests.len() >= MAX_REQUESTS {
+        let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
+        if self.links.is_empty() || self.requests.len() >= MAX_REQUESTS || reads_for_others {
             return;
         }
         let mut taken = self.taken();
@@ -173,12 +177,16 @@ impl Task {
     }
 
     /// Some of `useful`, from a place on that is another one at every node, so that neighbours do
-    /// not all ask for the same.
+    /// not all ask for the same. The place is counted among the useful pieces, not among all: what a
+    /// source has and others have not is a narrow part of the whole, and most places lie outside it.
     fn some_of(&self, useful: &PieceSet) -> Vec<u32> {
-        let pieces = useful.pieces();
-        let start = u32::try_from(self.place % u64::from(pieces.max(1))).unwrap_or(0);
-        let after = useful.range(start..pieces);
-        after.chain(useful.range(0..start)).take(WEIGHED).collect()
+        let rank = self.place % u64::from(useful.len().max(1));
+        let rank = usize::try_from(rank).unwrap_or(0);
+        let after = useful.iter().skip(rank);
+        after
+            .chain(useful.iter().take(rank))
+            .take(WEIGHED)
+            .collect()
     }
 
     fn holders(&self, index: u32) -> usize {
