@@ -36,7 +36,9 @@ impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
         let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
-        if self.links.is_empty() || self.requests.len() >= MAX_REQUESTS || reads_for_others {
+        // Nearly always every parent has its requests already: nothing is worked out then.
+        let can_ask = self.links.values().any(|link| link.can_be_asked(now));
+        if !can_ask || self.requests.len() >= MAX_REQUESTS || reads_for_others {
             return;
         }
         let mut taken = self.taken();
@@ -66,7 +68,7 @@ impl Task {
         out: &mut Vec<Action>,
     ) {
         let request = self.number();
-        let known = |index: &u32| Some((*index, self.expected.get(index)?.clone()));
+        let known = |index: &u32| Some((*index, self.expected.get(*index as usize)?.clone()?));
         let want: BTreeMap<_, _> = wanted.iter().filter_map(known).collect();
         let Some(link) = self.links.get_mut(&parent) else {
             return;
@@ -104,7 +106,7 @@ impl Task {
     }
 
     fn next_request(&self, now: Duration, taken: &PieceSet) -> Option<(HostId, Vec<u32>, bool)> {
-        let usable = |link: &&Link| link.usable(now) && link.in_flight < PER_PARENT;
+        let usable = |link: &&Link| link.can_be_asked(now);
         let mut links: Vec<_> = self.links.values().filter(usable).collect();
         links.sort_by_key(|link| {
             (
@@ -116,6 +118,9 @@ impl Task {
             )
         });
         let fresh = links.iter().find_map(|link| {
+            if link.has.len_beyond(taken) == 0 {
+                return None;
+            }
             let mut useful = link.has.clone();
             useful.subtract(taken);
             if link.host.role == Role::Seed {
@@ -157,7 +162,7 @@ impl Task {
         let parents = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         let share = useful.len() / parents.saturating_mul(PER_PARENT).max(1);
         let width = (share as usize).clamp(1, WIDEST);
-        let known = |index: &u32| self.expected.contains_key(index);
+        let known = |index: &u32| self.is_expected(*index);
         let mut wanted = Vec::with_capacity(width);
         for cursor in self.cursors.values() {
             let near = useful.range(*cursor..cursor.saturating_add(NEAR));
