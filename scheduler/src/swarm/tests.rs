@@ -320,7 +320,7 @@ fn the_newer_of_two_sessions_of_one_host_stays() {
 fn a_silent_node_is_gone_and_one_that_speaks_is_not() {
     let mut cluster = Cluster::of(&[], &["m-1", "m-2"]);
     let silent = cluster.nodes.remove("m-2").expect("attends");
-    cluster.pass(4600);
+    cluster.pass(4400);
     assert_eq!(cluster.closed, []);
     cluster.pass(300);
     assert_eq!(cluster.closed, [(silent, CloseReason::Silent)]);
