@@ -41,7 +41,7 @@ impl World {
     fn round(&mut self) {
         self.now += ROUND;
         self.rounds += 1;
-        if self.rounds % ROUNDS_PER_HEARTBEAT == 0 {
+        if self.rounds.is_multiple_of(ROUNDS_PER_HEARTBEAT) {
             for session in self.sessions.keys().copied().collect::<Vec<_>>() {
                 self.take_in(Event::Message(session, NodeMessage::Heartbeat));
             }
