@@ -85,12 +85,30 @@ pub struct Upstream {
     pub name: RegistryName,
     /// `https://host[:port][/prefix]`, or `http://` when written out. Validated, no trailing slash.
     pub url: String,
+    /// Other registries with the same content, as `url` is written, which are asked before `url`
+    /// in this order. One that fails is left out for a while; callers' own credentials are never
+    /// shown to them.
+    pub mirrors: Vec<String>,
     /// A file of certificate authorities to trust in place of the system's, PEM.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown to the registry, PEM; with `client_key_file`.
+    pub client_cert_file: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    pub client_key_file: Option<PathBuf>,
     /// Fetches bytes with these credentials; never stands in for a caller's own right to read.
     pub credentials: Option<Credentials>,
-    /// How long a tag's answer counts as fresh. Default 60 s.
+    /// A file in the form of Docker's `config.json` or Kubernetes' `.dockerconfigjson`, with
+    /// credentials by host; also names credential helpers. Read anew whenever credentials are
+    /// needed.
+    pub credentials_file: Option<PathBuf>,
+    /// What follows `docker-credential-` in the name of a program that is asked for credentials,
+    /// such as `ecr-login`.
+    pub credential_helper: Option<String>,
+    /// How long a tag's answer counts as fresh. Default 60 s; 0 asks upstream every time.
     pub tag_ttl: Duration,
+    /// While upstream cannot be asked, what it said of a tag goes on to be served for this long,
+    /// with a `Warning` header. Default 24 h, which is also the most.
+    pub tag_stale: Duration,
     /// Connections to this registry at once. Default 16, for seeds 64.
     pub max_connections: usize,
 }
@@ -100,8 +118,9 @@ pub struct Upstream {
 pub struct Credentials {
     /// The user to read from this registry as; with `password_file`.
     pub username: String,
-    /// The file that holds the password; a newline at its end does not count.
-    pub password: Secret,
+    /// The file that holds the password; a newline at its end does not count. Read anew whenever
+    /// the password is needed.
+    pub password_file: PathBuf,
 }
 
 /// `[pieces]`
@@ -142,6 +161,10 @@ pub struct Manager {
     pub address: Option<String>,
     /// The SQLite file. Default `manager.db` in the data directory.
     pub database: Option<PathBuf>,
+    /// The file that holds the URL of a PostgreSQL database to use in place of the SQLite file, as
+    /// several managers over one database do: `postgres://user:password@host/database`. Add
+    /// `?sslmode=verify-full` to have it talked to over TLS and its certificate checked.
+    pub postgres_url: Option<Secret>,
 }
 
 /// `[store]`

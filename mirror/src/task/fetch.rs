@@ -21,6 +21,7 @@ use super::{Ended, ServedFrom};
 use crate::bandwidth::Limit;
 use crate::swarm::PeerError;
 use crate::swarm::peers::PieceBody;
+use crate::swarm::sessions::Input;
 
 /// A parent that sends less than this in a window is slow: one at 1 KiB/s must not hold a pull up.
 const MIN_BYTES: usize = 64 << 10;
@@ -186,11 +187,33 @@ async fn run_of_pieces(
         buffers: context.buffers.clone(),
         limit: context.bandwidth.download.clone(),
         rest: Bytes::new(),
+        received: 0,
     };
+    let began = Instant::now();
+    let taken = take_in(context, &mut incoming, pieces, want, from).await;
+    let fetched = Input::Fetched {
+        task: shared.task,
+        parent: parent.id.clone(),
+        bytes: incoming.received,
+        took: began.elapsed(),
+    };
+    context.swarm.tell(fetched).await;
+    taken?;
+    incoming.end().await
+}
+
+/// Takes in these pieces, one after the other.
+async fn take_in(
+    context: &Context,
+    incoming: &mut Incoming,
+    pieces: Range<u32>,
+    want: &BTreeMap<u32, Arc<PieceRun>>,
+    from: ServedFrom,
+) -> Result<(), FetchError> {
     let mut settling = None;
     for index in pieces {
         let run = want.get(&index).ok_or(FetchError::WrongLength)?;
-        let bytes = shared.geometry.bytes_of(index);
+        let bytes = context.shared.geometry.bytes_of(index);
         let length =
             usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
         // While one piece comes in, the one before it is hashed and written.
@@ -201,8 +224,7 @@ async fn run_of_pieces(
         settled?;
         settling = Some((index, piece?, run.clone()));
     }
-    settle(context, settling, from).await?;
-    incoming.end().await
+    settle(context, settling, from).await
 }
 
 /// Checks a piece, writes it and tells everybody.
@@ -237,6 +259,8 @@ struct Incoming {
     limit: Limit,
     /// What came with the end of the last piece.
     rest: Bytes,
+    /// Bytes that have come in all.
+    received: u64,
 }
 
 impl Incoming {
@@ -255,6 +279,7 @@ impl Incoming {
             self.rest = chunk
                 .map_err(|_| FetchError::Slow)??
                 .ok_or(FetchError::WrongLength)?;
+            self.received += self.rest.len() as u64;
             in_window += self.rest.len();
             // Waiting for our own limit is not the parent's fault.
             let came = Instant::now();

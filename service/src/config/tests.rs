@@ -192,7 +192,8 @@ fn every_key_is_read() {
     assert_eq!(upstream.url, "http://10.0.0.9:5000/prefix");
     assert_eq!(upstream.ca_file, Some(directory.join("ca.pem")));
     let credentials = upstream.credentials.as_ref().unwrap();
-    assert_eq!(credentials.password.reveal(), "hunter2");
+    let password = crate::secret::Secret::read(&credentials.password_file);
+    assert_eq!(password.unwrap().reveal(), "hunter2");
     assert!(upstream.tag_ttl.is_zero());
     assert_eq!(upstream.max_connections, 3);
     assert_eq!(settings.upstreams[1].url, "https://registry-1.docker.io");
@@ -209,6 +210,16 @@ fn every_key_is_read() {
     assert_eq!(settings.limits.upstream, Some(10 << 20));
     assert_eq!(settings.shutdown.grace.as_secs(), 90);
     assert_eq!(settings.log.format, crate::settings::LogFormat::Human);
+}
+
+#[test]
+fn a_database_elsewhere_is_named_by_a_file() {
+    let url = "postgres://darner:hunter2@db.example/darner";
+    let settings = given("[manager]\npostgres_url_file = \"url\"\n[identity]\ninsecure = true\n")
+        .with_file("url", &format!("{url}\n"))
+        .load(Command::Manager);
+    let read = settings.manager.postgres_url.unwrap();
+    assert_eq!(read.reveal(), url);
 }
 
 #[test]
