@@ -14,6 +14,11 @@ use darner_proto::name::RegistryName;
 
 use crate::secret::Secret;
 
+/// Long enough that a whole cluster asks once, short enough that a tag that moved is soon seen.
+pub(crate) const TAG_TTL: Duration = Duration::from_secs(60);
+/// What is older says little about what a tag means now.
+pub(crate) const MAX_TAG_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -228,6 +233,26 @@ pub enum LogFormat {
     Human,
     /// One JSON object on each line.
     Json,
+}
+
+impl Upstream {
+    /// A registry with nothing set but where it is and how many connections it is sent.
+    pub fn new(name: RegistryName, url: impl Into<String>, max_connections: usize) -> Self {
+        Self {
+            name,
+            url: url.into(),
+            mirrors: Vec::new(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            credentials: None,
+            credentials_file: None,
+            credential_helper: None,
+            tag_ttl: TAG_TTL,
+            tag_stale: MAX_TAG_STALE,
+            max_connections,
+        }
+    }
 }
 
 impl Default for Shutdown {
