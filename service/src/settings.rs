@@ -12,6 +12,11 @@ use std::time::Duration;
 use darner_proto::id::{HostId, Role};
 use darner_proto::name::RegistryName;
 
+/// Long enough that a whole cluster asks once, short enough that a tag that moved is soon seen.
+pub(crate) const TAG_TTL: Duration = Duration::from_secs(60);
+/// What is older says little about what a tag means now.
+pub(crate) const MAX_TAG_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -165,6 +170,9 @@ pub struct Store {
     /// Bytes of content kept at most. Default: half of what is free on the file system at start,
     /// at most 100 GiB.
     pub capacity: Option<u64>,
+    /// Bytes of private content kept at most, apart from the rest and never sent to other nodes;
+    /// 0 keeps none. Default 10 GiB.
+    pub private_capacity: u64,
 }
 
 /// `[admin]`
@@ -209,6 +217,26 @@ pub enum LogFormat {
     Human,
     /// One JSON object on each line.
     Json,
+}
+
+impl Upstream {
+    /// A registry with nothing set but where it is and how many connections it is sent.
+    pub fn new(name: RegistryName, url: impl Into<String>, max_connections: usize) -> Self {
+        Self {
+            name,
+            url: url.into(),
+            mirrors: Vec::new(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            credentials: None,
+            credentials_file: None,
+            credential_helper: None,
+            tag_ttl: TAG_TTL,
+            tag_stale: MAX_TAG_STALE,
+            max_connections,
+        }
+    }
 }
 
 impl Default for Shutdown {

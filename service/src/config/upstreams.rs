@@ -12,7 +12,7 @@ use super::parse;
 use super::read::{Reading, Section};
 use super::value::{Item, Value};
 use crate::secret::Secret;
-use crate::settings::{Credentials, Upstream};
+use crate::settings::{Credentials, MAX_TAG_STALE, TAG_TTL, Upstream};
 
 /// Registries that need no configuration, and where they are. Docker Hub's host is not its name.
 const KNOWN: [(&str, &str); 9] = [
@@ -26,9 +26,6 @@ const KNOWN: [(&str, &str); 9] = [
     ("nvcr.io", "https://nvcr.io"),
     ("registry.gitlab.com", "https://registry.gitlab.com"),
 ];
-const TAG_TTL: Duration = Duration::from_secs(60);
-/// What is older says little about what a tag means now.
-const MAX_TAG_STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Each is given time before the registry itself is asked, and a client waits.
 const MAX_MIRRORS: usize = 4;
 const MAX_CONNECTIONS: u32 = 16;
@@ -61,27 +58,10 @@ pub(super) fn read(item: Option<Item>, role: Role, reading: &Reading) -> Vec<Ups
             continue;
         };
         if !upstreams.iter().any(|other| other.name == name) {
-            upstreams.push(known(name, url, role));
+            upstreams.push(Upstream::new(name, url, default_connections(role)));
         }
     }
     upstreams
-}
-
-fn known(name: RegistryName, url: &str, role: Role) -> Upstream {
-    Upstream {
-        name,
-        url: url.to_owned(),
-        mirrors: Vec::new(),
-        ca_file: None,
-        client_cert_file: None,
-        client_key_file: None,
-        credentials: None,
-        credentials_file: None,
-        credential_helper: None,
-        tag_ttl: TAG_TTL,
-        tag_stale: MAX_TAG_STALE,
-        max_connections: default_connections(role),
-    }
 }
 
 fn default_connections(role: Role) -> usize {
