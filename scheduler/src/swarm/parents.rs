@@ -15,7 +15,7 @@ use super::hosts::Attendant;
 use super::inventory::Holders;
 use super::selection::{Candidate, MAX_PARENTS, choose};
 use super::tasks::{Participant, Task};
-use super::turns::{EARLY, RETELL, YOUNG};
+use super::turns::{EARLY, ENOUGH_PARENTS, RETELL, YOUNG};
 use super::{Counted, SessionId, Swarm, mix};
 use signers::Signers;
 
@@ -25,8 +25,8 @@ const FEWEST_CHILDREN: u32 = 16;
 const MOST_CHILDREN: u32 = 128;
 /// Children of a mirror that has not got everything itself: as many as it has parents. Where some
 /// have more children than others, these get less of each parent and are done late.
-const EVEN_CHILDREN: u32 = MAX_PARENTS as u32;
-/// For a child that has found few parents there are some places more.
+const EVEN_CHILDREN: u32 = MAX_PARENTS as u32 + 1;
+/// For a child that has found few parents so far there are some places more.
 const PLACES_FOR_THE_POOR: u32 = 2;
 /// Parents that are few, in a swarm where more could be had.
 const POOR: usize = 6;
@@ -35,7 +35,7 @@ const POOR: usize = 6;
 const WINDOW: usize = 32;
 /// In a crowd a node without anything yet chooses this many parents; the places left are for those
 /// that choose it.
-const CHOSEN_AT_FIRST: usize = 6;
+const CHOSEN_AT_FIRST: usize = 4;
 /// A swarm with more nodes than this is a crowd.
 const CROWD: usize = 2 * MAX_PARENTS;
 /// How many children a host with so many upload slots has at most in one task.
@@ -45,13 +45,11 @@ pub(super) fn most_children(upload_slots: u32) -> u32 {
         .clamp(FEWEST_CHILDREN, MOST_CHILDREN)
 }
 
-/// How many children it may have in one task for one more to be added that has so many parents.
-fn room_for(host: &Host, complete: bool, parents: usize) -> u32 {
+/// How many children it may have in one task, for a child that is poor or not to be one of them.
+fn room_for(host: &Host, complete: bool, poor: bool) -> u32 {
     let most = most_children(host.upload_slots);
     match host.role {
-        Role::Mirror if !complete && parents < POOR => {
-            most.min(EVEN_CHILDREN + PLACES_FOR_THE_POOR)
-        }
+        Role::Mirror if !complete && poor => most.min(EVEN_CHILDREN + PLACES_FOR_THE_POOR),
         Role::Mirror if !complete => most.min(EVEN_CHILDREN),
         _ => most,
     }
@@ -190,7 +188,8 @@ impl Swarm {
         let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
         let current = me.parents.contains(&session);
-        let most = room_for(host, complete, self.mirrors_among(&me.parents));
+        let poor = me.evaluations >= YOUNG && self.mirrors_among(&me.parents) < POOR;
+        let most = room_for(host, complete, poor);
         let full = attendant.children_in(task.number) >= most;
         if (failure.is_some() && !slow) || (full && !current) {
             return None;
@@ -273,7 +272,7 @@ impl Swarm {
             return;
         };
         let children = node.children_in(task.number);
-        let room = room_for(&node.host, false, MAX_PARENTS).saturating_sub(children);
+        let room = room_for(&node.host, false, false).saturating_sub(children);
         if task.shunned.contains(&child) || self.reputation.is_banned(node.number, self.now) {
             return;
         }
@@ -299,7 +298,12 @@ impl Swarm {
             them.offered = true;
             let mut theirs = them.parents.clone();
             theirs.push(child);
+            let few = theirs.len() <= ENOUGH_PARENTS;
             self.assign(id, parent, theirs);
+            if few {
+                // The first of a crowd come to an empty place: they are not left waiting for their turn.
+                self.hurry(id, parent);
+            }
         }
     }
 }
