@@ -17,6 +17,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::{Access, NoRandom};
+use crate::bandwidth::Bandwidth;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -104,8 +105,10 @@ impl Mirror {
     ) -> Result<Self, StartError> {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
-        let upstreams =
-            Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)?;
+        let bandwidth = Bandwidth::new(&settings.limits, metrics);
+        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
+            .map_err(StartError::Upstream)?
+            .limited(bandwidth.clone());
         let signer = piece_signer(&settings.data_dir, settings.node.id.clone())
             .map_err(StartError::Identity)?;
         let signer = Arc::new(signer);
@@ -128,6 +131,7 @@ impl Mirror {
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
+            bandwidth: bandwidth.clone(),
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
@@ -150,6 +154,7 @@ impl Mirror {
             signer,
             role: settings.mirror.role,
             desk: Desk::open(settings.pieces.upload_slots, shutdown),
+            bandwidth,
             metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };

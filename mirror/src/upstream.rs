@@ -47,6 +47,7 @@ use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 
+use crate::bandwidth::Bandwidth;
 use ask::{Asker, Patience};
 pub use body::ByteStream;
 use endpoint::Endpoint;
@@ -68,13 +69,15 @@ const MANIFEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The configured registries. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Upstreams {
-    by_name: Arc<HashMap<RegistryName, Upstream>>,
+    by_name: Arc<HashMap<RegistryName, Arc<Inner>>>,
+    bandwidth: Bandwidth,
 }
 
 /// One configured registry. Clones share its connections, tokens and limits.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Upstream {
     inner: Arc<Inner>,
+    bandwidth: Bandwidth,
 }
 
 struct Inner {
@@ -129,9 +132,9 @@ pub struct BlobBody {
     pub stream: ByteStream,
 }
 
-impl fmt::Debug for Upstream {
+impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Upstream").field(&self.inner.name).finish()
+        f.debug_tuple("Upstream").field(&self.name).finish()
     }
 }
 
@@ -180,16 +183,24 @@ impl Upstreams {
                     .time_to_live(PUBLIC_FOR)
                     .build(),
             });
-            by_name.insert(name.clone(), Upstream { inner });
+            by_name.insert(name.clone(), inner);
         }
         Ok(Self {
             by_name: Arc::new(by_name),
+            bandwidth: Bandwidth::default(),
         })
+    }
+
+    /// The same, with limits on how fast the bodies of blobs come.
+    pub fn limited(self, bandwidth: Bandwidth) -> Self {
+        Self { bandwidth, ..self }
     }
 
     /// The registry that clients call `name`, if it is configured.
     pub fn get(&self, name: &RegistryName) -> Option<Upstream> {
-        self.by_name.get(name).cloned()
+        let inner = self.by_name.get(name)?.clone();
+        let bandwidth = self.bandwidth.clone();
+        Some(Upstream { inner, bandwidth })
     }
 }
 
@@ -316,7 +327,7 @@ impl Upstream {
         Ok(BlobBody {
             ranged,
             range,
-            stream: body.into_stream(move |fault| inner.blame(fault)),
+            stream: body.into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
         })
     }
 
@@ -329,7 +340,9 @@ impl Upstream {
         Ok(Relayed {
             status: passed.status,
             headers: passed.headers,
-            body: passed.body.into_stream(move |fault| inner.blame(fault)),
+            body: passed
+                .body
+                .into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
         })
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use darner_proto::id::{HostId, Role};
 use darner_proto::name::RegistryName;
 
+use crate::secret::Secret;
+
 /// Long enough that a whole cluster asks once, short enough that a tag that moved is soon seen.
 pub(crate) const TAG_TTL: Duration = Duration::from_secs(60);
 /// What is older says little about what a tag means now.
@@ -38,6 +40,8 @@ pub struct Settings {
     pub manager: Manager,
     /// The content store.
     pub store: Store,
+    /// How much of the network the mirror may take.
+    pub limits: Limits,
     /// Health and metrics.
     pub admin: Admin,
     /// How processes know each other.
@@ -162,6 +166,10 @@ pub struct Manager {
     pub address: Option<String>,
     /// The SQLite file. Default `manager.db` in the data directory.
     pub database: Option<PathBuf>,
+    /// The file that holds the URL of a PostgreSQL database to use in place of the SQLite file, as
+    /// several managers over one database do: `postgres://user:password@host/database`. Add
+    /// `?sslmode=verify-full` to have it talked to over TLS and its certificate checked.
+    pub postgres_url: Option<Secret>,
 }
 
 /// `[store]`
@@ -173,6 +181,17 @@ pub struct Store {
     /// Bytes of private content kept at most, apart from the rest and never sent to other nodes;
     /// 0 keeps none. Default 10 GiB.
     pub private_capacity: u64,
+}
+
+/// `[limits]`: sizes are bytes a second, such as `50 MB`.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Pieces to other nodes. Default: no limit.
+    pub upload: Option<u64>,
+    /// Everything that comes to this node, from other nodes and from registries. Default: no limit.
+    pub download: Option<u64>,
+    /// What comes from registries. Default: no limit.
+    pub upstream: Option<u64>,
 }
 
 /// `[admin]`

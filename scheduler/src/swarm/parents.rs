@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use darner_proto::id::{HostId, SigningKey, TaskId};
+use darner_proto::id::{Host, HostId, Role, SigningKey, TaskId};
 use darner_proto::scheduler::{FailureKind, Parent, SchedulerMessage};
 
 use super::hosts::Attendant;
@@ -21,6 +21,13 @@ use super::{Counted, SessionId, Swarm, mix};
 /// upload slots.
 const FEWEST_CHILDREN: u32 = 16;
 const MOST_CHILDREN: u32 = 128;
+/// Children of a mirror that has not got everything itself: as many as it has parents. Where some
+/// have more children than others, these get less of each parent and are done late.
+const EVEN_CHILDREN: u32 = MAX_PARENTS as u32;
+/// For a child that has found few parents there are some places more.
+const PLACES_FOR_THE_POOR: u32 = 2;
+/// Parents that are few, in a swarm where more could be had.
+const POOR: usize = 6;
 /// Participants, and as many holders, that are weighed for one child: the work per decision does
 /// not grow with the swarm.
 const WINDOW: usize = 32;
@@ -41,6 +48,18 @@ pub(super) fn most_children(upload_slots: u32) -> u32 {
     upload_slots
         .saturating_mul(2)
         .clamp(FEWEST_CHILDREN, MOST_CHILDREN)
+}
+
+/// How many children it may have in one task for one more to be added that has so many parents.
+fn room_for(host: &Host, complete: bool, parents: usize) -> u32 {
+    let most = most_children(host.upload_slots);
+    match host.role {
+        Role::Mirror if !complete && parents < POOR => {
+            most.min(EVEN_CHILDREN + PLACES_FOR_THE_POOR)
+        }
+        Role::Mirror if !complete => most.min(EVEN_CHILDREN),
+        _ => most,
+    }
 }
 
 impl Swarm {
@@ -121,9 +140,18 @@ impl Swarm {
         let lacking = me.held.pieces() - me.held.len();
         let crowd = task.participants.len() > CROWD && me.held.is_empty();
         let most = if crowd { CHOSEN_AT_FIRST } else { MAX_PARENTS };
-        let most = most.max(me.parents.len().min(MAX_PARENTS));
+        let most = most.max(self.mirrors_among(&me.parents).min(MAX_PARENTS));
         let turn = mix(child.0, u64::from(me.evaluations / STEADY));
         Some(choose(&node.host, turn, lacking, most, candidates))
+    }
+
+    /// How many of these are not seeds.
+    fn mirrors_among(&self, sessions: &[SessionId]) -> usize {
+        let role = |session: &SessionId| self.hosts.get(*session).map(|node| node.host.role);
+        let mirrors = sessions
+            .iter()
+            .filter(|one| role(one) == Some(Role::Mirror));
+        mirrors.count()
     }
 
     /// Who is weighed: present parents, readers, and a window of holders and participants that is
@@ -167,7 +195,8 @@ impl Swarm {
         let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
         let current = me.parents.contains(&session);
-        let full = attendant.children_in(task.number) >= most_children(host.upload_slots);
+        let most = room_for(host, complete, self.mirrors_among(&me.parents));
+        let full = attendant.children_in(task.number) >= most;
         if (failure.is_some() && !slow) || (full && !current) {
             return None;
         }
@@ -178,7 +207,7 @@ impl Swarm {
             None => 0,
         };
         let mutual = participant.is_some_and(|one| one.parents.contains(&child.session()));
-        let busy = attendant.sending.map_or(0, |sending| sending.busy);
+        let busy = attendant.rates.busy;
         Some(Candidate {
             session,
             host,
@@ -188,6 +217,7 @@ impl Swarm {
             failures: self.reputation.failures(number, self.now),
             slow,
             slow_link: self.hosts.is_slow(attendant),
+            pace: self.hosts.pace(attendant, self.now),
             current,
             mutual,
         })
@@ -279,7 +309,7 @@ impl Swarm {
             return;
         };
         let children = node.children_in(task.number);
-        let room = most_children(node.host.upload_slots).saturating_sub(children);
+        let room = room_for(&node.host, false, MAX_PARENTS).saturating_sub(children);
         if task.shunned.contains(&child) || self.reputation.is_banned(node.number, self.now) {
             return;
         }
@@ -290,7 +320,7 @@ impl Swarm {
             .filter(|parent| {
                 task.participants.get(parent).is_some_and(|them| {
                     !them.held.is_full()
-                        && them.parents.len() < MAX_PARENTS
+                        && self.mirrors_among(&them.parents) < MAX_PARENTS
                         && !them.parents.contains(&child)
                         && them.failure_of(number).is_none()
                 })

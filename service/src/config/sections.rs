@@ -12,8 +12,8 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, upstreams};
 use crate::settings::{
-    Admin, Identity, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings, Shutdown,
-    Store,
+    Admin, Identity, Limits, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings,
+    Shutdown, Store,
 };
 
 const REGISTRY_PORT: u16 = 7420;
@@ -54,6 +54,7 @@ pub(super) fn read(
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
     let store = store(top.section("store"));
+    let limits = limits(top.section("limits"));
     let admin = admin(top.section("admin"), command);
     let identity = identity(top.section("identity"));
     let shutdown = shutdown(top.section("shutdown"));
@@ -69,6 +70,7 @@ pub(super) fn read(
         scheduler,
         manager,
         store,
+        limits,
         admin,
         identity,
         shutdown,
@@ -145,12 +147,14 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let api_listen = section.read("api_listen", parse::socket);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
+    let postgres_url = section.read("postgres_url_file", parse::postgres_url);
     section.close();
     Manager {
         listen: listen.unwrap_or(internal(command, MANAGER_PORT)),
         api_listen: api_listen.unwrap_or(local(API_PORT)),
         address,
         database,
+        postgres_url,
     }
 }
 
@@ -161,6 +165,18 @@ fn store(mut section: Section<'_>) -> Store {
     Store {
         capacity,
         private_capacity: private_capacity.unwrap_or(PRIVATE_CAPACITY),
+    }
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let upload = section.read("upload", parse::size);
+    let download = section.read("download", parse::size);
+    let upstream = section.read("upstream", parse::size);
+    section.close();
+    Limits {
+        upload,
+        download,
+        upstream,
     }
 }
 

@@ -1,17 +1,15 @@
 //! `[[upstream]]`: the registries content comes from, and those that everybody knows.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use darner_proto::id::Role;
 use darner_proto::name::RegistryName;
 
 use super::fault::Origin;
-use super::layers::read_text;
 use super::parse;
 use super::read::{Reading, Section};
 use super::value::{Item, Value};
-use crate::secret::Secret;
 use crate::settings::{Credentials, MAX_TAG_STALE, TAG_TTL, Upstream};
 
 /// Registries that need no configuration, and where they are. Docker Hub's host is not its name.
@@ -175,28 +173,22 @@ fn credentials(
 
 fn certificates(item: &Item) -> Result<PathBuf, String> {
     let path = parse::path(item)?;
-    let text = readable(&path)?;
+    let text = parse::readable(&path)?;
     if !text.contains("-----BEGIN CERTIFICATE-----") {
         return Err(format!("{} has no certificate in PEM form", path.display()));
     }
     Ok(path)
 }
 
-/// The path of a file that holds a secret.
+/// The path of a file that holds a secret: it is read again whenever the file changes.
 fn secret(item: &Item) -> Result<PathBuf, String> {
-    let path = parse::path(item)?;
-    match Secret::read(&path) {
-        Ok(_) => Ok(path),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            Err(format!("{} is empty", path.display()))
-        }
-        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
-    }
+    parse::secret(item)?;
+    parse::path(item)
 }
 
 fn existing(item: &Item) -> Result<PathBuf, String> {
     let path = parse::path(item)?;
-    readable(&path)?;
+    parse::readable(&path)?;
     Ok(path)
 }
 
@@ -242,7 +234,7 @@ fn client_certificate(
     let key = section.read("client_key_file", |item| {
         given.1 = true;
         let path = parse::path(item)?;
-        if !readable(&path)?.contains("PRIVATE KEY-----") {
+        if !parse::readable(&path)?.contains("PRIVATE KEY-----") {
             return Err(format!("{} has no private key in PEM form", path.display()));
         }
         Ok(path)
@@ -269,8 +261,4 @@ fn both_or_none(reading: &Reading, origin: &Origin, settings: [(&str, bool); 2])
     let (_, present) = present.split_once('.').unwrap_or(("", present));
     let message = format!("is missing, though {present} is set");
     reading.fault(origin, missing, message);
-}
-
-fn readable(path: &Path) -> Result<String, String> {
-    read_text(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
