@@ -18,6 +18,7 @@ use darner_e2e::upstream::NAME;
 use darner_proto::digest::Digest;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What no log, metric or file may hold.
@@ -35,7 +36,7 @@ struct Door {
 }
 
 impl Door {
-    async fn start(registry: std::net::SocketAddr) -> Result<Self> {
+    async fn start(registry: std::net::SocketAddr) -> Result<(Self, JoinSet<()>)> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let users = ["alice", "bob"].map(|user| (user.to_owned(), password(user)));
         let door = Self {
@@ -48,8 +49,12 @@ impl Door {
         let routes = axum::Router::new()
             .fallback(answer)
             .with_state(door.clone());
-        tokio::spawn(async move { axum::serve(listener, routes).await });
-        Ok(door)
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // It ends with the test.
+            let _ = axum::serve(listener, routes).await;
+        });
+        Ok((door, tasks))
     }
 
     fn revoke(&self, user: &str) {
@@ -171,6 +176,7 @@ async fn pass(door: &Door, request: Request, blob: bool) -> Result<Response> {
 
 struct Rig {
     _registry: Registry,
+    _tasks: JoinSet<()>,
     door: Door,
     up: Darner,
     layer: Bytes,
@@ -197,12 +203,13 @@ impl Rig {
             let bytes = Bytes::from(manifest.to_string());
             pusher.manifest(&repository, "v1", MANIFEST, bytes).await?;
         }
-        let door = Door::start(registry.address()).await?;
+        let (door, tasks) = Door::start(registry.address()).await?;
         let settings = up_settings_at(scene, &format!("http://{}", door.me))?;
         let settings = settings.set("log.filter", "trace");
         let up = Darner::start(scene, "up", "up", &settings).await?;
         Ok(Self {
             _registry: registry,
+            _tasks: tasks,
             door,
             up,
             layer,

@@ -240,33 +240,33 @@ fn every_combination_is_decided_as_the_model_says() {
     stories.extend(ages.map(Story::RightAndUsed));
     stories.extend(ages.map(Story::Revoked));
     let mut combinations = 0;
-    for repository in 0..TENANTS {
-        for story in &stories {
-            for client in CLIENTS {
-                for target in TARGETS {
-                    for registry in REGISTRIES {
-                        let (mut grants, mut model) = (Grants::default(), Model::default());
-                        let mut world = World::new();
-                        let told = (&mut grants, &mut model, &mut world);
-                        let (credential, now) = tell(*story, repository, told);
-                        world.registry = registry;
-                        let request = Request {
-                            client,
-                            repository,
-                            credential,
-                            target,
-                        };
-                        let expected = model.decide(&world, now, &request);
-                        let found = decide(&mut grants, &world, now, &request);
-                        assert_eq!(found, expected, "{story:?} {registry:?} {request:?}");
-                        check_safety(*story, &request, found);
-                        combinations += 1;
-                    }
-                }
-            }
+    for (story, client, target) in triples(&stories) {
+        for (repository, registry) in (0..TENANTS).flat_map(|n| REGISTRIES.map(|r| (n, r))) {
+            let (mut grants, mut model) = (Grants::default(), Model::default());
+            let mut world = World::new();
+            let told = (&mut grants, &mut model, &mut world);
+            let (credential, now) = tell(story, repository, told);
+            world.registry = registry;
+            let request = Request {
+                client,
+                repository,
+                credential,
+                target,
+            };
+            let expected = model.decide(&world, now, &request);
+            let found = decide(&mut grants, &world, now, &request);
+            assert_eq!(found, expected, "{story:?} {registry:?} {request:?}");
+            check_safety(story, &request, found);
+            combinations += 1;
         }
     }
     assert_eq!(combinations, 2 * 18 * 4 * 4 * 3);
+}
+
+fn triples(stories: &[Story]) -> impl Iterator<Item = (Story, Client, Target)> {
+    let of_client = |story| CLIENTS.map(|client| (story, client));
+    let pairs = stories.iter().copied().flat_map(of_client);
+    pairs.flat_map(|(story, client)| TARGETS.map(|target| (story, client, target)))
 }
 
 /// What must hold whatever the model says.
@@ -342,6 +342,10 @@ fn run(decisions: u64, seed: u64) -> [u64; 4] {
 
 /// A hundred thousand decisions, or as many as `DARNER_ACCESS_DECISIONS` says.
 #[test]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the length of a test's run is no setting of a process"
+)]
 fn random_histories_are_decided_as_the_model_says() {
     let asked = std::env::var("DARNER_ACCESS_DECISIONS").ok();
     let decisions = asked.map_or(100_000, |text| text.parse().expect("a number"));
