@@ -8,14 +8,14 @@ mod signers;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use darner_proto::id::TaskId;
+use darner_proto::id::{Host, Role, TaskId};
 use darner_proto::scheduler::{FailureKind, Parent, SchedulerMessage};
 
 use super::hosts::Attendant;
 use super::inventory::Holders;
 use super::selection::{Candidate, MAX_PARENTS, choose};
 use super::tasks::{Participant, Task};
-use super::turns::{EARLY, RETELL, YOUNG};
+use super::turns::{EARLY, ENOUGH_PARENTS, RETELL, YOUNG};
 use super::{Counted, SessionId, Swarm, mix};
 use signers::Signers;
 
@@ -23,12 +23,19 @@ use signers::Signers;
 /// upload slots.
 const FEWEST_CHILDREN: u32 = 16;
 const MOST_CHILDREN: u32 = 128;
+/// Children of a mirror that has not got everything itself: as many as it has parents. Where some
+/// have more children than others, these get less of each parent and are done late.
+const EVEN_CHILDREN: u32 = MAX_PARENTS as u32 + 1;
+/// For a child that has found few parents so far there are some places more.
+const PLACES_FOR_THE_POOR: u32 = 2;
+/// Parents that are few, in a swarm where more could be had.
+const POOR: usize = 6;
 /// Participants, and as many holders, that are weighed for one child: the work per decision does
 /// not grow with the swarm.
 const WINDOW: usize = 32;
 /// In a crowd a node without anything yet chooses this many parents; the places left are for those
 /// that choose it.
-const CHOSEN_AT_FIRST: usize = 6;
+const CHOSEN_AT_FIRST: usize = 4;
 /// A swarm with more nodes than this is a crowd.
 const CROWD: usize = 2 * MAX_PARENTS;
 /// How many children a host with so many upload slots has at most in one task.
@@ -36,6 +43,16 @@ pub(super) fn most_children(upload_slots: u32) -> u32 {
     upload_slots
         .saturating_mul(2)
         .clamp(FEWEST_CHILDREN, MOST_CHILDREN)
+}
+
+/// How many children it may have in one task, for a child that is poor or not to be one of them.
+fn room_for(host: &Host, complete: bool, poor: bool) -> u32 {
+    let most = most_children(host.upload_slots);
+    match host.role {
+        Role::Mirror if !complete && poor => most.min(EVEN_CHILDREN + PLACES_FOR_THE_POOR),
+        Role::Mirror if !complete => most.min(EVEN_CHILDREN),
+        _ => most,
+    }
 }
 
 impl Swarm {
@@ -116,9 +133,18 @@ impl Swarm {
         let lacking = me.held.pieces() - me.held.len();
         let crowd = task.participants.len() > CROWD && me.held.is_empty();
         let most = if crowd { CHOSEN_AT_FIRST } else { MAX_PARENTS };
-        let most = most.max(me.parents.len().min(MAX_PARENTS));
+        let most = most.max(self.mirrors_among(&me.parents).min(MAX_PARENTS));
         let turn = mix(child.0, u64::from(me.evaluations / STEADY));
         Some(choose(&node.host, turn, lacking, most, candidates))
+    }
+
+    /// How many of these are not seeds.
+    fn mirrors_among(&self, sessions: &[SessionId]) -> usize {
+        let role = |session: &SessionId| self.hosts.get(*session).map(|node| node.host.role);
+        let mirrors = sessions
+            .iter()
+            .filter(|one| role(one) == Some(Role::Mirror));
+        mirrors.count()
     }
 
     /// Who is weighed: present parents, readers, and a window of holders and participants that is
@@ -162,7 +188,9 @@ impl Swarm {
         let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
         let current = me.parents.contains(&session);
-        let full = attendant.children_in(task.number) >= most_children(host.upload_slots);
+        let poor = me.evaluations >= YOUNG && self.mirrors_among(&me.parents) < POOR;
+        let most = room_for(host, complete, poor);
+        let full = attendant.children_in(task.number) >= most;
         if (failure.is_some() && !slow) || (full && !current) {
             return None;
         }
@@ -251,7 +279,7 @@ impl Swarm {
             return;
         };
         let children = node.children_in(task.number);
-        let room = most_children(node.host.upload_slots).saturating_sub(children);
+        let room = room_for(&node.host, false, false).saturating_sub(children);
         if task.shunned.contains(&child) || self.reputation.is_banned(node.number, self.now) {
             return;
         }
@@ -262,7 +290,7 @@ impl Swarm {
             .filter(|parent| {
                 task.participants.get(parent).is_some_and(|them| {
                     !them.held.is_full()
-                        && them.parents.len() < MAX_PARENTS
+                        && self.mirrors_among(&them.parents) < MAX_PARENTS
                         && !them.parents.contains(&child)
                         && them.failure_of(number).is_none()
                 })
@@ -278,7 +306,12 @@ impl Swarm {
             let mut theirs = Vec::with_capacity(them.parents.len() + 1);
             theirs.extend_from_slice(&them.parents);
             theirs.push(child);
+            let few = theirs.len() <= ENOUGH_PARENTS;
             self.assign(id, parent, theirs);
+            if few {
+                // The first of a crowd come to an empty place: they are not left waiting for their turn.
+                self.hurry(id, parent);
+            }
         }
     }
 }

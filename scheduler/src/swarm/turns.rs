@@ -26,7 +26,7 @@ pub(super) const EARLY: Duration = Duration::from_millis(100);
 /// How many times are the first.
 pub(super) const YOUNG: u32 = 4;
 /// A child with fewer parents is offered more as they come.
-const ENOUGH_PARENTS: usize = 4;
+pub(super) const ENOUGH_PARENTS: usize = 4;
 /// Every child's parents are weighed again at least this often: what was good may have become slow,
 /// and better ones may have come.
 const REVIEW: Duration = Duration::from_secs(4);

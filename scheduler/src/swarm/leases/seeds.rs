@@ -80,6 +80,8 @@ impl Swarm {
         self.tell_lease(id, holder);
         for (other, share) in others.iter().zip(divide(&given, &weights)) {
             self.grant(id, *other, share);
+            // It may take part already, invited as a holder: nothing else makes it known as a source.
+            self.source_appeared(id, *other);
         }
     }
 
