@@ -57,8 +57,9 @@ fn open_large(path: &Path) -> (Duration, Store) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers() {
-    // Without optimisation everything takes several times as long.
-    let bound = Duration::from_millis(if cfg!(debug_assertions) { 4000 } else { 200 });
+    // Without optimisation, and beside all other tests on a busy machine, everything takes many
+    // times as long: then only what would read or walk through contents is found out.
+    let bound = Duration::from_millis(if cfg!(debug_assertions) { 20_000 } else { 200 });
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     fill(&path);
@@ -70,7 +71,7 @@ async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers
     let killed = directory.path().join("killed");
     std::fs::copy(path.join("index.redb"), &killed).unwrap();
 
-    // Room for one more is made by a tenth of all going, and nobody waits for that.
+    // Room for one more is made in batches, and nobody waits for that.
     let begun = Instant::now();
     let mut making = JoinSet::new();
     let (new, its_store) = (digest(BLOBS), store.clone());
@@ -99,5 +100,7 @@ async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers
     std::fs::rename(&killed, path.join("index.redb")).unwrap();
     // Only the first time is it as the killed process left it.
     let store = opens_within(&path, bound, 1);
-    assert_eq!(store.keys().len() as u64, left);
+    // The store's own thread may have gone on making room until it was closed.
+    let found = store.keys().len() as u64;
+    assert!((BLOBS / 10 * 8..=left).contains(&found), "{found} of {left}");
 }
