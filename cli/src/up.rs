@@ -60,6 +60,7 @@ async fn start(process: &mut Process) -> anyhow::Result<Vec<Bound>> {
     }
     let manager = Manager::bind(settings, metrics, health, shutdown).await?;
     let mut bound = manager.addresses();
+    crate::manager::tell_setup_link(&manager);
     manager.serve();
     settings.scheduler.addresses.clear();
     settings.manager.address = address_of("manager", &bound).map(|address| {

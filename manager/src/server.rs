@@ -6,27 +6,32 @@ use std::net::SocketAddr;
 use darner_service::health::{Health, Part};
 use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
+use darner_service::secret::Secret;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Api;
 use crate::database::keeper::Keeper;
-use crate::database::{Database, DatabaseError};
+use crate::database::members::Remembered;
+use crate::database::{Database, DatabaseError, Location};
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
+use crate::users::credentials;
+use crate::users::password::{PasswordError, Passwords};
 use crate::{api, rpc};
 
 #[cfg(test)]
 mod tests;
 
-/// The database's name in the data directory.
-const DATABASE: &str = "manager.db";
-
 /// A manager that listens.
 #[derive(Debug)]
 pub struct Manager {
     members: Members,
+    served: Api,
+    /// The secret of the link that makes the first administrator.
+    invitation: Option<Secret>,
     keeper: Keeper,
     rpc: Listener,
     api: Listener,
@@ -41,6 +46,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("the manager's database cannot be used")]
     Database(#[source] DatabaseError),
+    /// Passwords cannot be hashed.
+    #[error("passwords cannot be hashed")]
+    Passwords(#[source] PasswordError),
     /// The listener for members cannot be bound.
     #[error("the manager cannot listen on {listen}; set [manager] listen to a free address")]
     Listen {
@@ -77,8 +85,6 @@ impl Manager {
         let part = health.part("manager");
         let metrics = ManagerMetrics::new(metrics);
         let manager = &settings.manager;
-        let default = || settings.data_dir.join(DATABASE);
-        let path = manager.database.clone().unwrap_or_else(default);
         let (listen, api_listen) = (manager.listen, manager.api_listen);
         let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS, WhenFull::Wait)
             .await
@@ -87,13 +93,29 @@ impl Manager {
         let api = Listener::bind(listen, api::MAX_CONNECTIONS, WhenFull::Wait)
             .await
             .map_err(|source| StartError::Api { listen, source })?;
-        let database = Database::open(&path).await.map_err(StartError::Database)?;
-        let remembered = database.stored().clone();
-        let members = Members::new(remembered, Timing::default(), metrics.clone());
-        let errors = metrics.database_errors.clone();
+        let location = Location::of(settings);
+        let shared = location.is_shared();
+        let database = Database::open(location, metrics.database_errors.clone())
+            .await
+            .map_err(StartError::Database)?;
+        let (remembered, stored) = Remembered::read(&database)
+            .await
+            .map_err(StartError::Database)?;
+        let members = Members::new(stored, shared, Timing::default(), metrics.clone());
+        let invited = credentials::invite(&database).await;
+        let invitation = invited.map_err(StartError::Database)?;
+        let passwords = Passwords::new().map_err(StartError::Passwords)?;
+        let served = Api::new(
+            members.clone(),
+            database.clone(),
+            passwords,
+            shutdown.clone(),
+        );
         Ok(Self {
+            served,
+            invitation,
             members,
-            keeper: Keeper::new(database, health.part("database"), errors),
+            keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
             metrics,
@@ -107,10 +129,20 @@ impl Manager {
         vec![("manager", self.rpc.address()), ("api", self.api.address())]
     }
 
+    /// While there is no account: the link that makes the first administrator, once. It is for
+    /// whoever started the process, and for nobody else.
+    pub fn setup_link(&self) -> Option<Secret> {
+        let secret = self.invitation.as_ref()?.reveal();
+        let address = self.api.address();
+        Some(Secret::new(format!("http://{address}/setup#{secret}")))
+    }
+
     /// Serves until the process ends.
     pub fn serve(self) {
         let Self {
             members,
+            served,
+            invitation: _,
             keeper,
             rpc,
             api,
@@ -119,15 +151,15 @@ impl Manager {
             shutdown,
         } = self;
         let serving = rpc::serve(rpc, members.clone(), metrics, shutdown.clone());
-        let served = CancellationToken::new();
-        let last = served.clone().drop_guard();
+        let silent = CancellationToken::new();
+        let last = silent.clone().drop_guard();
         shutdown.spawn(async move {
             serving.await;
             drop(last);
         });
-        shutdown.spawn(api::serve(api, members.clone(), shutdown.clone()));
+        shutdown.spawn(api::serve(api, served));
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
-        shutdown.spawn(keeper.run(members, served, shutdown.clone()));
+        shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {

@@ -7,6 +7,7 @@
 
 mod availability;
 pub mod desk;
+mod paced;
 pub mod uploads;
 mod want;
 
@@ -43,12 +44,14 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
+use crate::bandwidth::Bandwidth;
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::store::{Content, Span, Store};
 use crate::task::Tasks;
 use crate::task::shared::Shared;
 use desk::{Desk, Slot, Turned};
+use paced::paced;
 use uploads::{Child, Holding};
 
 /// A look-up names one repository and one reference.
@@ -78,6 +81,8 @@ pub struct Serving {
     pub role: Role,
     /// Where requests for pieces wait for their turn.
     pub desk: Desk,
+    /// How fast pieces go out.
+    pub bandwidth: Bandwidth,
     /// What is counted.
     pub metrics: PiecesMetrics,
     /// The process's end.
@@ -251,7 +256,8 @@ async fn send_run(
     let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let body = Upload::new(outlet.body(held.spans(bytes)), slot, task, &serving);
+    let spans = paced(held.spans(bytes), serving.bandwidth.upload.clone());
+    let body = Upload::new(outlet.body(spans), slot, task, &serving);
     Response::builder()
         .header(header::CONTENT_LENGTH, length)
         .header(FIRST_PIECE, pieces.start)

@@ -21,7 +21,6 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use darner_proto::rendezvous;
 use link::LinkEvent;
 pub use peers::{PeerError, Peers};
 use sessions::{Input, Output, Sessions, TaskEvent};
@@ -35,9 +34,6 @@ const TASK_EVENTS: usize = 256;
 const BEGINNINGS: usize = 1024;
 /// Parts of what the node holds go out at this pace.
 const TURN: Duration = Duration::from_millis(100);
-/// Nodes tell a scheduler that comes back what they hold spread over so many turns, two seconds: as
-/// long as it waits before it grants a lease. What it needs earlier it asks for.
-const PATIENCE: u32 = 20;
 /// A search that has no answer by then has none.
 const FIND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -88,7 +84,7 @@ impl Swarm {
         };
         let driver = Driver {
             swarm: swarm.clone(),
-            sessions: Sessions::with_patience(patience(&swarm.me)),
+            sessions: Sessions::of(&swarm.me.id),
             links: HashMap::new(),
             owners,
             begin,
@@ -316,13 +312,6 @@ impl Driver {
             tracing::warn!(%task, "a task does not take what its scheduler says");
         }
     }
-}
-
-/// This node's place among those that come back to a scheduler at the same moment.
-fn patience(me: &Host) -> u32 {
-    // Any fixed key will do.
-    let rank = rendezvous::rank(&Digest::Sha256([0; 32]), &me.id);
-    u32::try_from(rank % u64::from(PATIENCE)).unwrap_or(0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -172,14 +172,8 @@ impl Base<'_> {
         let registry = name_of_registry()?;
         settings.registry.listen = ANY_PORT;
         settings.registry.default_upstream = registry.clone();
-        settings.upstreams = vec![Upstream {
-            name: registry,
-            url: format!("http://{}", self.upstream),
-            ca_file: None,
-            credentials: None,
-            tag_ttl: Duration::from_secs(60),
-            max_connections: 16,
-        }];
+        let url = format!("http://{}", self.upstream);
+        settings.upstreams = vec![Upstream::new(registry, url, 16)];
         settings.pieces.listen = ANY_PORT;
         settings.scheduler.listen = ANY_PORT;
         settings.manager.listen = ANY_PORT;

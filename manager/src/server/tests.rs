@@ -48,6 +48,8 @@ fn settings(data_dir: &Path, listen: SocketAddr) -> Settings {
 
 /// A manager that serves.
 struct Running {
+    /// Of the first administrator's session.
+    cookie: String,
     grpc: SocketAddr,
     api: SocketAddr,
     health: Health,
@@ -65,8 +67,15 @@ impl Running {
         let [("manager", grpc), ("api", api)] = manager.addresses()[..] else {
             panic!("{:?}", manager.addresses());
         };
+        let link = manager.setup_link();
         manager.serve();
+        let kept = data_dir.join("cookie");
+        if let Some(link) = link {
+            let (_, secret) = link.reveal().split_once('#').unwrap();
+            std::fs::write(&kept, first_administrator(api, secret).await).unwrap();
+        }
         Self {
+            cookie: std::fs::read_to_string(&kept).unwrap(),
             grpc,
             api,
             health,
@@ -98,15 +107,38 @@ impl Running {
     }
 
     async fn get(&self, path: &str) -> serde_json::Value {
-        let mut stream = TcpStream::connect(self.api).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        let cookie = format!("Cookie: {}\r\n", self.cookie);
+        let answer = http(self.api, &format!("GET {path}"), &cookie, "").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         serde_json::from_str(body).unwrap()
     }
+}
+
+async fn http(api: SocketAddr, request: &str, headers: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(api).await.unwrap();
+    let size = body.len();
+    let request = format!(
+        "{request} HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {size}\r\n{headers}\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Makes it, and returns the cookie of its session.
+async fn first_administrator(api: SocketAddr, secret: &str) -> String {
+    let body = serde_json::json!({
+        "token": secret, "name": "root", "password": "correct horse battery",
+    });
+    let kind = "Content-Type: application/json\r\n";
+    let answer = http(api, "POST /api/v1/setup", kind, &body.to_string()).await;
+    let cookie = answer.lines().find_map(|line| {
+        let (_, cookie) = line.split_once("set-cookie: ")?;
+        cookie.split(';').next()
+    });
+    cookie.unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
 /// A member process: what it knows, and its end.
@@ -361,13 +393,14 @@ async fn a_database_that_fails_stops_nobody_and_is_caught_up_with() {
     let _seed = Member::join(&manager.url(), "seed", Role::Seed);
     let mut mirror = Member::join(&manager.url(), "m", Role::Mirror);
     let told = mirror.sees_members(&[], &["seed"]).await;
-    waits_for(
+    degrades_to(
         &manager.health,
         |parts| matches!(parts, [("database", why)] if why.contains("manager.db")),
     )
     .await;
+    assert_eq!(manager.health.waiting_for(), [], "it serves from memory");
     locked.rollback().await.unwrap();
-    waits_for(&manager.health, <[_]>::is_empty).await;
+    degrades_to(&manager.health, <[_]>::is_empty).await;
 
     let sql = "SELECT version FROM configuration";
     let stored: i64 = sqlx::query_scalar(sql).fetch_one(&mut other).await.unwrap();
@@ -386,15 +419,15 @@ async fn a_database_that_fails_stops_nobody_and_is_caught_up_with() {
     manager.stop().await;
 }
 
-async fn waits_for(health: &Health, what: impl Fn(&[(&'static str, String)]) -> bool) {
+async fn degrades_to(health: &Health, what: impl Fn(&[(&'static str, String)]) -> bool) {
     let reached = timeout(PATIENCE, async {
-        while !what(&health.waiting_for()) {
+        while !what(&health.degraded()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     reached
         .await
-        .unwrap_or_else(|_| panic!("{:?}", health.waiting_for()));
+        .unwrap_or_else(|_| panic!("{:?}", health.degraded()));
 }
 
 #[tokio::test]

@@ -15,8 +15,11 @@ use tokio::net::TcpStream;
 use crate::resolve::tests::fake::{Fake, IMAGE};
 use crate::server::Mirror;
 
+mod private;
+
 struct Front {
     address: SocketAddr,
+    pieces: SocketAddr,
     client: reqwest::Client,
     shutdown: Shutdown,
     _directory: tempfile::TempDir,
@@ -36,10 +39,13 @@ impl Front {
         let mirror = Mirror::bind(&settings, &metrics, &Health::default(), &shutdown)
             .await
             .unwrap();
-        let address = mirror.addresses()[0].1;
+        let [(_, address), (_, pieces)] = mirror.addresses()[..] else {
+            panic!("there are two listeners");
+        };
         mirror.serve();
         Self {
             address,
+            pieces,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             shutdown,
             _directory: directory,
@@ -220,7 +226,7 @@ async fn an_empty_blob_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn private_content_passes_through_on_the_callers_own_credentials() {
+async fn private_content_is_served_on_the_callers_own_credentials() {
     let fake = Fake::start().await;
     let image = fake.image("a", 1000);
     fake.make_private("a");
@@ -235,10 +241,10 @@ async fn private_content_passes_through_on_the_callers_own_credentials() {
         assert_eq!(refused.status(), 401);
         assert!(text(&refused, "www-authenticate").contains(&fake.address.to_string()));
         assert!(!refused.headers().contains_key("x-darner-source"));
-        for _ in 0..2 {
+        for source in ["upstream", "store"] {
             let served = front.send(reqwest::Method::GET, path, &good).await;
             assert_eq!(served.status(), 200);
-            assert_eq!(text(&served, "x-darner-source"), "upstream");
+            assert_eq!(text(&served, "x-darner-source"), source);
             assert!(!served.bytes().await.unwrap().is_empty());
         }
         // What one caller may read is not there for the next.
@@ -277,6 +283,58 @@ async fn a_registry_without_referrers_has_an_empty_list() {
         "application/vnd.oci.image.index.v1+json"
     );
     assert!(list.text().await.unwrap().contains(r#""manifests":[]"#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn referrers_kept_under_a_tag_are_found_and_filtered() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 10);
+    let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"artifactType":"sig/x","digest":"d1"},{"artifactType":"sbom/y","digest":"d2"}]}"#;
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let stored = fake.put("a", kind, index.as_bytes());
+    fake.tag("a", &format!("sha256-{}", image.manifest.hex()), stored);
+    let front = Front::start(&fake).await;
+    let path = format!("/v2/a/referrers/{}", image.manifest);
+    let all = front.get(&path).await;
+    assert_eq!(text(&all, "content-type"), kind);
+    assert_eq!(text(&all, "oci-filters-applied"), "");
+    assert_eq!(all.text().await.unwrap(), index);
+    let filtered = format!("{path}?artifactType=sbom%2Fy&ns=reg.test");
+    let some = front.get(&filtered).await;
+    assert_eq!(text(&some, "oci-filters-applied"), "artifactType");
+    let length = text(&some, "content-length");
+    let body = some.text().await.unwrap();
+    assert!(body.contains("d2") && !body.contains("d1"), "{body}");
+    let head = front.send(reqwest::Method::HEAD, &filtered, &[]).await;
+    assert_eq!(text(&head, "content-length"), length);
+    assert_eq!(length, body.len().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_upstream_are_in_the_specifications_words() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 1000);
+    fake.make_private("a");
+    let front = Front::start(&fake).await;
+    for path in [
+        "/v2/a/manifests/v1".to_owned(),
+        "/v2/a/manifests/none".to_owned(),
+        format!("/v2/a/blobs/{}", image.layer),
+        "/v2/a/tags/list".to_owned(),
+    ] {
+        let refused = front.get(&path).await;
+        assert!(text(&refused, "www-authenticate").starts_with("Bearer "));
+        assert_eq!(code(refused).await, (401, "UNAUTHORIZED".to_owned()));
+        let head = front.send(reqwest::Method::HEAD, &path, &[]).await;
+        assert!(text(&head, "www-authenticate").starts_with("Bearer "));
+        assert_eq!(head.status(), 401);
+    }
+    let good = [("authorization", "Bearer good")];
+    let missing = front.send(reqwest::Method::GET, "/v2/a/manifests/none", &good);
+    assert_eq!(
+        code(missing.await).await,
+        (404, "MANIFEST_UNKNOWN".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

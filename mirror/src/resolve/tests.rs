@@ -107,6 +107,7 @@ impl Node {
             source: source(repository),
             target,
             held_only: true,
+            quiet: Duration::ZERO,
         };
         self.resolver.answer(request).await
     }
@@ -395,4 +396,56 @@ async fn of_several_holders_the_youngest_answer_counts_and_is_kept() {
     assert_eq!(answer.map(|found| found.size), Some(1000));
     let kept = found(node.resolver.blob(&source("a"), &image.layer).await);
     assert_eq!(kept.size, 1000);
+}
+
+#[tokio::test]
+async fn what_a_registry_asks_one_node_for_all_nodes_do() {
+    let fake = Fake::start().await;
+    fake.image("a", 1000);
+    let owner = Node::start("owner", &fake, MINUTE, &[]).await;
+    let seeds = std::slice::from_ref(&owner.host);
+    let first = Node::start("first", &fake, MINUTE, seeds).await;
+    let second = Node::start("second", &fake, MINUTE, seeds).await;
+    fake.fail(Some(StatusCode::TOO_MANY_REQUESTS));
+    // Whichever node: the owner asks once, and nobody asks again in its place.
+    for node in [&first, &second, &first] {
+        let reply = node.tag("a", "v1").await;
+        assert!(
+            matches!(reply, ResolveReply::Unavailable { .. }),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(fake.asked(""), 1);
+    let reply = owner.resolver.answer(ResolveRequest {
+        source: source("a"),
+        target: v1(),
+        held_only: true,
+        quiet: Duration::ZERO,
+    });
+    let ResolveReply::Unavailable { quiet, .. } = reply.await else {
+        panic!("something is held");
+    };
+    assert!(
+        quiet > Duration::ZERO && quiet <= Duration::from_secs(5),
+        "{quiet:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_owner_is_told_of_a_limit_that_another_has_met() {
+    let fake = Fake::start().await;
+    fake.image("a", 1000);
+    let owner = Node::start("owner", &fake, MINUTE, &[]).await;
+    let request = ResolveRequest {
+        source: source("a"),
+        target: v1(),
+        held_only: false,
+        quiet: Duration::from_secs(20),
+    };
+    let reply = owner.resolver.answer(request).await;
+    assert!(
+        matches!(reply, ResolveReply::Unavailable { .. }),
+        "{reply:?}"
+    );
+    assert_eq!(fake.asked(""), 0);
 }

@@ -3,13 +3,16 @@
 //! Credentials leave with a request only as long as it is at the registry's own scheme, host and
 //! port; the first redirect away from there leaves them behind for good.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use darner_service::settings::{self, Credentials};
+use darner_service::secret::Secret;
+use darner_service::settings;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
-use http::{HeaderValue, StatusCode};
-use reqwest::{Certificate, Request, Response};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use reqwest::{Certificate, Identity, Request, Response};
 
+use super::allowance::Allowance;
 use super::ask::Ask;
 use super::dial::Guard;
 use super::error::Fault;
@@ -27,7 +30,8 @@ const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
 /// One registry's HTTP client.
 #[derive(Debug)]
 pub(super) struct Wire {
-    client: reqwest::Client,
+    client: OnceLock<reqwest::Client>,
+    settings: settings::Upstream,
     pub(super) origin: Origin,
     guard: Guard,
     quiet: Quiet,
@@ -46,13 +50,51 @@ impl Wire {
     pub(super) fn new(settings: &settings::Upstream, counts: Counts) -> Result<Self, Fault> {
         let origin = Origin::new(&settings.name, &settings.url)?;
         let guard = Guard::new(&origin);
-        Ok(Self {
-            client: client(settings, &origin, &guard)?,
+        let wire = Self {
+            client: OnceLock::new(),
+            settings: settings.clone(),
             origin,
             guard,
             quiet: Quiet::default(),
             counts,
-        })
+        };
+        // What the operator has given is looked at before anything starts.
+        if settings.ca_file.is_some() || settings.client_cert_file.is_some() {
+            wire.client()?;
+        }
+        Ok(wire)
+    }
+
+    /// The client, made when the registry is first asked: each has its own copy of the system's
+    /// certificates, more than a mebibyte, and most registries that are known are never asked.
+    fn client(&self) -> Result<&reqwest::Client, Fault> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let new = client(&self.settings, &self.origin, &self.guard)?;
+        Ok(self.client.get_or_init(|| new))
+    }
+
+    /// Notes what the registry still allows, and waits when that is nothing.
+    fn heed(&self, headers: &HeaderMap) {
+        let Some(allowance) = Allowance::of(headers) else {
+            return;
+        };
+        self.counts.allowance(&allowance);
+        if let Some(wait) = allowance.wait() {
+            self.keep_quiet(wait);
+        }
+    }
+
+    /// Leaves the registry alone for a while.
+    pub(super) fn keep_quiet(&self, wait: Duration) {
+        self.quiet.keep(wait);
+        self.counts.quiet(self.quiet.left());
+    }
+
+    /// For how long the registry is left alone.
+    pub(super) fn quiet(&self) -> Duration {
+        self.quiet.left()
     }
 
     /// Fails while the registry wants to be left alone.
@@ -97,13 +139,17 @@ impl Wire {
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(ACCEPT_ENCODING, identity);
         let method = request.method().clone();
-        let answer = self.client.execute(request).await;
+        let answer = self.client()?.execute(request).await;
         let status = answer.as_ref().ok().map(Response::status);
         self.counts.request(&method, kind, status);
         let response = answer.map_err(Fault::network)?;
+        if self.origin.owns(response.url()) {
+            self.heed(response.headers());
+        }
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             self.counts.rate_limited();
             let limited = self.quiet.begin(response.headers());
+            self.counts.quiet(self.quiet.left());
             tracing::warn!(registry = self.counts.registry(), "upstream {limited}");
             return Err(limited);
         }
@@ -111,13 +157,13 @@ impl Wire {
     }
 
     /// The header that shows a user name and password.
-    pub(super) fn basic(&self, credentials: &Credentials) -> Result<HeaderValue, Fault> {
-        let (user, password) = (&credentials.username, credentials.password.reveal());
+    pub(super) fn basic(&self, user: &str, password: &Secret) -> Result<HeaderValue, Fault> {
+        let password = password.reveal();
         // What follows a colon would be taken for the beginning of the password.
         if user.contains(':') {
             return Err(Fault::Setup("its username has a colon in it"));
         }
-        let request = self.client.get(self.origin.url("", "", None));
+        let request = self.client()?.get(self.origin.url("", "", None));
         let request = request.basic_auth(user, Some(password)).build();
         let header = request.map_err(|error| Fault::Client(error.without_url()))?;
         let header = header.headers().get(AUTHORIZATION).cloned();
@@ -135,6 +181,7 @@ fn client(
     origin: &Origin,
     guard: &Guard,
 ) -> Result<reqwest::Client, Fault> {
+    let identity = identity(settings)?;
     let builder = || {
         let mut builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
@@ -145,6 +192,9 @@ fn client(
             .pool_max_idle_per_host(settings.max_connections)
             .tcp_nodelay(true)
             .dns_resolver(guard.clone());
+        if let Some(identity) = &identity {
+            builder = builder.identity(identity.clone());
+        }
         if origin.is_loopback() {
             // No proxy leads to this machine; other tools of this field leave it out too.
             builder = builder.no_proxy();
@@ -167,6 +217,17 @@ fn client(
             client.map_err(Fault::Client)
         }
     }
+}
+
+/// The certificate that is shown to the registry, with its key.
+fn identity(settings: &settings::Upstream) -> Result<Option<Identity>, Fault> {
+    let (Some(certificate), Some(key)) = (&settings.client_cert_file, &settings.client_key_file)
+    else {
+        return Ok(None);
+    };
+    let read = |path| std::fs::read(path).map_err(Fault::ClientFile);
+    let pem = [read(certificate)?, b"\n".to_vec(), read(key)?].concat();
+    Identity::from_pem(&pem).map(Some).map_err(Fault::Client)
 }
 
 fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {

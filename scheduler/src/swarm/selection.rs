@@ -11,8 +11,11 @@ use darner_proto::id::{Host, Role};
 
 use super::{SessionId, mix};
 
-/// Parents of one child.
+/// Parents of one child, seeds not counted.
 pub(super) const MAX_PARENTS: usize = 8;
+/// Seeds beside them. What one child of many gets from a seed is little: it must not cost a place
+/// among those that serve each other.
+pub(super) const SEEDS_BESIDE: usize = 2;
 /// Of these, taken without regard to nearness, so that zones do not become islands.
 const FAR_LINKS: usize = 2;
 
@@ -42,6 +45,12 @@ const FAILURE: i64 = 15;
 const MAX_FAILURES: u32 = 3;
 /// Its link gives less than half of what is usual: as bad as a failure, for it is one to come.
 const SLOW_LINK: i64 = 15;
+/// Children see it send more slowly than is usual; less in proportion. Whoever hardly sends is worth
+/// less than one from another zone, and not less than one that failed: a trickle is reported as
+/// failure too.
+const SLUGGISH: i64 = 12;
+/// Below this percentage of the usual pace a link is not worth keeping for its own sake.
+const POOR: u32 = 50;
 /// Where a mirror does as well, the seed is left to those for whom none does.
 const SEED: i64 = 2;
 /// The share of chance: less than half of full usefulness.
@@ -64,13 +73,22 @@ pub(super) struct Candidate<'a> {
     pub(super) slow: bool,
     /// It sends less than half of what is usual.
     pub(super) slow_link: bool,
+    /// How fast children see it send, in percent of what is usual, 100 at most.
+    pub(super) pace: u32,
     /// It is a parent of the child already.
     pub(super) current: bool,
     /// The child is a parent of it.
     pub(super) mutual: bool,
 }
 
-/// The best parents, best first, at most `most`. `lacking` is how many pieces the child misses, `turn`
+impl Candidate<'_> {
+    /// Whether it is to be replaced if there is any other.
+    fn is_poor(&self) -> bool {
+        self.failures > 0 || self.slow_link || self.pace < POOR
+    }
+}
+
+/// The best parents, best first: at most `most`, and some seeds beside them. `lacking` is how many pieces the child misses, `turn`
 /// the child's own part of chance.
 pub(super) fn choose(
     child: &Host,
@@ -88,24 +106,27 @@ pub(super) fn choose(
         (Reverse(score), chance)
     });
     let most = most.clamp(FAR_LINKS, MAX_PARENTS);
+    let is_seed = |one: &Candidate<'_>| one.host.role == Role::Seed;
+    let (mut seeds, mut candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_seed);
+    seeds.truncate(SEEDS_BESIDE.max(most.saturating_sub(candidates.len())));
+    let seeds = seeds.iter().map(|one| one.session);
     if candidates.len() <= most {
-        return candidates.iter().map(|one| one.session).collect();
+        let few = candidates.iter().map(|one| one.session);
+        return seeds.chain(few).collect();
     }
     let mut rest = candidates.split_off(most - FAR_LINKS);
     rest.sort_by_cached_key(|one| {
         let elsewhere = nearness(child, one.host) == 0;
         (
+            one.is_poor(),
             Reverse(one.current),
             Reverse(elsewhere),
             mix(one.session.0, turn),
         )
     });
     let far = rest.iter().take(FAR_LINKS);
-    candidates
-        .iter()
-        .chain(far)
-        .map(|one| one.session)
-        .collect()
+    let mirrors = candidates.iter().chain(far).map(|one| one.session);
+    seeds.chain(mirrors).collect()
 }
 
 fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {
@@ -119,6 +140,7 @@ fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {
         _ => SAME_ZONE + SAME_RACK,
     };
     let mut score = useful + idle + near;
+    score -= SLUGGISH * i64::from(100 - one.pace.min(100)) / 100;
     score -= FAILURE * i64::from(one.failures.min(MAX_FAILURES));
     if one.reading {
         score += READING;
@@ -178,6 +200,7 @@ mod tests {
             failures: 0,
             slow: false,
             slow_link: false,
+            pace: 100,
             current: false,
             mutual: false,
         }
@@ -216,6 +239,24 @@ mod tests {
             choose(&child, CHILD, 10, MAX_PARENTS, vec![slow]),
             [SessionId(3)]
         );
+    }
+
+    #[test]
+    fn who_sends_slowly_comes_after_who_sends_as_usual() {
+        let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
+        let usual = |child: u64| {
+            let mut sluggish = candidate(1, &other, 10);
+            sluggish.pace = 0;
+            let candidates = vec![sluggish, candidate(2, &other, 10)];
+            choose(&host("c", Role::Mirror, "a"), child, 10, 2, candidates)[0] == SessionId(2)
+        };
+        let first = (0..100).filter(|turn| usual(*turn)).count();
+        assert!(first > 80, "{first} of 100 children chose the usual one");
+        let mut failed = candidate(3, &other, 10);
+        failed.failures = 1;
+        let mut sluggish = candidate(4, &other, 10);
+        sluggish.pace = 0;
+        assert!(score(&child, &sluggish, 10) > score(&child, &failed, 10));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! URLs are not repeated in messages: somebody may have put a password into one.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use darner_proto::invalid::Invalid;
 use url::Url;
 
 use super::fault::Origin;
+use super::layers::read_text;
 use super::value::{Item, Value};
+use crate::secret::Secret;
 use crate::settings::LogFormat;
 use crate::telemetry;
 
@@ -64,6 +67,14 @@ pub(super) fn count(item: &Item, range: RangeInclusive<u32>) -> Result<u32, Stri
 
 /// A number of bytes, more than none.
 pub(super) fn size(item: &Item) -> Result<u64, String> {
+    match size_or_none(item)? {
+        0 => Err("must be more than zero".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A number of bytes, none included.
+pub(super) fn size_or_none(item: &Item) -> Result<u64, String> {
     let example = "a size such as \"20 GiB\" or a number of bytes";
     let bytes = match &item.value {
         Value::Integer(bytes) => u64::try_from(*bytes).ok(),
@@ -72,14 +83,10 @@ pub(super) fn size(item: &Item) -> Result<u64, String> {
         }
         _ => return Err(format!("is {}, not {example}", item.kind())),
     };
-    let bytes = bytes.ok_or_else(|| match &item.value {
+    bytes.ok_or_else(|| match &item.value {
         Value::Raw(text) | Value::Text(text) => format!("{text:?} is not {example}"),
         _ => format!("is not {example}"),
-    })?;
-    match bytes {
-        0 => Err("must be more than zero".to_owned()),
-        _ => Ok(bytes),
-    }
+    })
 }
 
 /// A span of time, none included.
@@ -249,10 +256,25 @@ fn process_url(text: &str) -> Result<String, String> {
 
 /// The URL of a registry, without a slash at its end.
 pub(super) fn registry_url(item: &Item) -> Result<String, String> {
-    let url = plain_url(
-        text(item)?,
-        "is not a URL such as \"https://registry.example\"",
-    )?;
+    registry(text(item)?)
+}
+
+/// `["https://a", "https://b"]`, or the same without brackets and quotes in a variable or flag.
+pub(super) fn registry_urls(item: &Item) -> Result<Vec<String>, String> {
+    match &item.value {
+        Value::List(items) => items.iter().map(registry_url).collect(),
+        Value::Raw(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(registry)
+            .collect(),
+        _ => Err(format!("is {}, not a list of URLs", item.kind())),
+    }
+}
+
+fn registry(text: &str) -> Result<String, String> {
+    let url = plain_url(text, "is not a URL such as \"https://registry.example\"")?;
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
@@ -271,4 +293,30 @@ fn plain_url(text: &str, expected: &str) -> Result<Url, String> {
         return Err("has a query or fragment, which means nothing here".to_owned());
     }
     Ok(url)
+}
+/// What a file holds, without the newline that editors end it with.
+pub(super) fn secret(item: &Item) -> Result<Secret, String> {
+    let path = path(item)?;
+    Secret::read(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => format!("{} is empty", path.display()),
+        _ => format!("{} cannot be read: {error}", path.display()),
+    })
+}
+
+/// The URL of a PostgreSQL database, from a file since it may hold a password.
+pub(super) fn postgres_url(item: &Item) -> Result<Secret, String> {
+    let secret = secret(item)?;
+    let url = Url::parse(secret.reveal());
+    match url {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(secret),
+        _ => Err(
+            "is a file that does not hold a URL such as postgres://user:password@host/database"
+                .to_owned(),
+        ),
+    }
+}
+
+/// The text of a file that a setting names.
+pub(super) fn readable(path: &Path) -> Result<String, String> {
+    read_text(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }

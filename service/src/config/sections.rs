@@ -12,8 +12,8 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, upstreams};
 use crate::settings::{
-    Admin, Identity, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings, Shutdown,
-    Store,
+    Admin, Identity, Limits, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings,
+    Shutdown, Store,
 };
 
 const REGISTRY_PORT: u16 = 7420;
@@ -30,6 +30,7 @@ const SYSTEM_DATA_DIR: &str = "/var/lib/darner";
 const DEFAULT_UPSTREAM: &str = "docker.io";
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 512;
+const PRIVATE_CAPACITY: u64 = 10 << 30;
 const UPLOAD_SLOTS: u32 = 16;
 /// Long enough for every node to connect again and say what it holds.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ pub(super) fn read(
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
     let store = store(top.section("store"));
+    let limits = limits(top.section("limits"));
     let admin = admin(top.section("admin"), command);
     let identity = identity(top.section("identity"));
     let shutdown = shutdown(top.section("shutdown"));
@@ -68,6 +70,7 @@ pub(super) fn read(
         scheduler,
         manager,
         store,
+        limits,
         admin,
         identity,
         shutdown,
@@ -144,19 +147,37 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let api_listen = section.read("api_listen", parse::socket);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
+    let postgres_url = section.read("postgres_url_file", parse::postgres_url);
     section.close();
     Manager {
         listen: listen.unwrap_or(internal(command, MANAGER_PORT)),
         api_listen: api_listen.unwrap_or(local(API_PORT)),
         address,
         database,
+        postgres_url,
     }
 }
 
 fn store(mut section: Section<'_>) -> Store {
     let capacity = section.read("capacity", parse::size);
+    let private_capacity = section.read("private_capacity", parse::size_or_none);
     section.close();
-    Store { capacity }
+    Store {
+        capacity,
+        private_capacity: private_capacity.unwrap_or(PRIVATE_CAPACITY),
+    }
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let upload = section.read("upload", parse::size);
+    let download = section.read("download", parse::size);
+    let upstream = section.read("upstream", parse::size);
+    section.close();
+    Limits {
+        upload,
+        download,
+        upstream,
+    }
 }
 
 fn admin(mut section: Section<'_>, command: Command) -> Admin {
