@@ -10,6 +10,9 @@ use super::journal::{Change, Journal, JournalError, Records, digest};
 use super::plan::Plan;
 use super::step::Step;
 
+/// Ends the name of what stood in a file that somebody else has changed.
+const ASIDE: &str = "darner-before";
+
 /// The host, with its journal, in the hands of one process.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -18,7 +21,7 @@ pub(crate) struct Desk {
     pub(crate) journal: Journal,
     /// In tests: what the process may still do before it is dead.
     #[cfg(test)]
-    pub(crate) life: Option<usize>,
+    pub(crate) life: std::cell::Cell<Option<usize>>,
 }
 
 /// Something could not be done.
@@ -39,7 +42,7 @@ pub(crate) enum ApplyError {
     },
     /// A file is neither as it was nor as it was to be.
     #[error(
-        "{0} was changed by somebody else while a setup was under way, and was left as it is; what was there before lies under /var/lib/darner-setup/backups"
+        "{0} was changed by somebody else while a setup was under way, and was left as it is; what was there before, if anything, lies beside it, with {ASIDE} at the end of its name"
     )]
     Foreign(PathBuf),
 }
@@ -54,7 +57,7 @@ impl Desk {
             records,
             journal,
             #[cfg(test)]
-            life: None,
+            life: std::cell::Cell::default(),
         })
     }
 
@@ -69,14 +72,19 @@ impl Desk {
 
     /// Does what the plan says; it is `pending` until [`Desk::commit`] or [`Desk::roll_back`].
     pub(crate) fn begin(&mut self, plan: &Plan) -> Result<(), ApplyError> {
-        for planned in &plan.changes {
-            let before = planned.before.iter().map(|file| &file.bytes);
-            for bytes in before.chain(&plan.keep) {
-                self.perform(&self.records.keep(bytes))?;
-            }
+        let before = plan
+            .changes
+            .iter()
+            .filter_map(|planned| planned.before.as_ref());
+        for bytes in before.map(|file| &file.bytes).chain(&plan.keep) {
+            self.perform(&self.records.keep(bytes))?;
         }
         let mut journal = self.journal.clone();
-        journal.pending = plan.changes.iter().map(|planned| planned.change()).collect();
+        journal.pending = plan
+            .changes
+            .iter()
+            .map(|planned| planned.change())
+            .collect();
         self.perform(&self.records.save(&journal))?;
         self.journal = journal;
         for planned in &plan.changes {
@@ -93,6 +101,9 @@ impl Desk {
         for change in std::mem::take(&mut journal.pending) {
             journal.files.remove(&change.path);
         }
+        for path in &plan.forget {
+            journal.files.remove(path);
+        }
         journal.files.extend(plan.files.clone());
         self.settle(journal)
     }
@@ -104,17 +115,23 @@ impl Desk {
         for change in std::mem::take(&mut journal.pending).iter().rev() {
             let partial = Step::clear(&self.host.safe_place(&change.path)?);
             self.perform(&[partial])?;
+            let before = change.before.as_ref();
+            let before = before.map(|kept| self.records.restore(kept)).transpose()?;
             if !self.is_one_of_both(change)? {
+                self.set_aside(&change.path, before)?;
                 foreign.get_or_insert(ApplyError::Foreign(change.path.clone()));
                 continue;
             }
-            let before = change.before.as_ref();
-            let before = before.map(|kept| self.records.restore(kept)).transpose()?;
             let steps = self.steps(change, before, &change.drops, &change.makes)?;
             self.perform(&steps)?;
         }
         self.settle(journal)?;
         foreign.map_or(Ok(()), Err)
+    }
+
+    /// The run is over: removes what no other run needs.
+    pub(crate) fn close(self) -> Result<(), ApplyError> {
+        self.perform(&self.records.leave(&self.journal))
     }
 
     fn settle(&mut self, journal: Journal) -> Result<(), ApplyError> {
@@ -123,12 +140,25 @@ impl Desk {
         self.perform(&self.records.tidy(&self.journal))
     }
 
+    /// Keeps what stood in a file beside it.
+    fn set_aside(&self, path: &Path, before: Option<FileState>) -> Result<(), ApplyError> {
+        let mut aside = path.to_owned();
+        aside.add_extension(ASIDE);
+        let place = self.host.safe_place(&aside)?;
+        match before {
+            Some(before) => self.perform(&Step::replace(place, before)),
+            None => Ok(()),
+        }
+    }
+
     /// Whether nobody but us has written the file since the run began.
     fn is_one_of_both(&self, change: &Change) -> Result<bool, ApplyError> {
         let now = self.host.read(&change.path)?;
         let now = now.map(|file| digest(&file.bytes));
         let both = [&change.before, &change.after];
-        Ok(both.iter().any(|kept| kept.as_ref().map(|kept| &kept.digest) == now.as_ref()))
+        Ok(both
+            .iter()
+            .any(|kept| kept.as_ref().map(|kept| &kept.digest) == now.as_ref()))
     }
 
     /// What makes the file of `change` be `wanted`.

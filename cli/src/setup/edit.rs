@@ -28,7 +28,7 @@ pub(crate) enum EditError {
 }
 
 impl EditError {
-    fn broken(form: &'static str, why: impl ToString) -> Self {
+    pub(crate) fn broken(form: &'static str, why: impl ToString) -> Self {
         let why = why.to_string();
         Self::Broken {
             form,
@@ -63,7 +63,11 @@ fn insert_line(text: &str, line: usize, block: &str) -> String {
         .map(str::len)
         .sum::<usize>();
     let (before, after) = text.split_at(at);
-    let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    let gap = if before.is_empty() || before.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     format!("{before}{gap}{block}{after}")
 }
 

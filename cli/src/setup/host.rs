@@ -37,7 +37,9 @@ pub(crate) struct FileState {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostError {
     /// A link, which may lead anywhere.
-    #[error("{0} is not a plain file or leads through a link; name the place it leads to, or replace it")]
+    #[error(
+        "{0} is not a plain file or leads through a link; name the place it leads to, or replace it"
+    )]
     Link(PathBuf),
     /// Too large to be what it should be.
     #[error("{0} is larger than {MAX_FILE} bytes, which no configuration is; left as it is")]
@@ -163,7 +165,9 @@ impl Host {
 
     /// Where a program is.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
-        let mut paths = PROGRAMS.iter().map(|directory| Path::new(directory).join(name));
+        let mut paths = PROGRAMS
+            .iter()
+            .map(|directory| Path::new(directory).join(name));
         paths.find(|path| self.exists(path))
     }
 
@@ -176,12 +180,6 @@ impl Host {
         let command = command.arg("--version").stdin(Stdio::null());
         let said = command.output().ok()?;
         Version::find(&String::from_utf8_lossy(&said.stdout))
-    }
-
-    /// The process whose number stands in a file, if it is one of `name`.
-    pub(crate) fn process_of(&self, pid_file: &Path, name: &str) -> Option<i32> {
-        let pid: i32 = self.text(pid_file)?.trim().parse().ok()?;
-        is_process(pid, name).then_some(pid)
     }
 
     /// The processes of a name, on the running host.
@@ -246,8 +244,16 @@ mod tests {
     #[test]
     fn versions_are_found_in_what_programs_say() {
         for (said, major, minor) in [
-            ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+b1", 1, 6),
-            ("containerd github.com/containerd/containerd/v2 v2.1.4 abc", 2, 1),
+            (
+                "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+b1",
+                1,
+                6,
+            ),
+            (
+                "containerd github.com/containerd/containerd/v2 v2.1.4 abc",
+                2,
+                1,
+            ),
             ("Docker version 20.10.24+dfsg1, build 297e128", 20, 10),
             ("podman version 4.3.1", 4, 3),
             ("crio version 1.30.0\nGitCommit: x", 1, 30),

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use darner_proto::digest::Digest;
@@ -98,7 +99,9 @@ pub(crate) enum JournalError {
         source: serde_json::Error,
     },
     /// Of a version we do not know.
-    #[error("{path} has format {format}, and this program knows {FORMAT}; use the darner that wrote it")]
+    #[error(
+        "{path} has format {format}, and this program knows {FORMAT}; use the darner that wrote it"
+    )]
     Format {
         /// The journal.
         path: PathBuf,
@@ -139,7 +142,7 @@ impl Kept {
 pub(crate) struct Records {
     directory: PathBuf,
     /// Held for as long as this lives.
-    lock: Option<File>,
+    _lock: Option<File>,
 }
 
 impl Records {
@@ -159,9 +162,14 @@ impl Records {
             Err(fs::TryLockError::WouldBlock) => return Err(JournalError::Busy),
             Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
         }
+        // Whoever had it before removes it at the end, and the next makes another.
+        let mine = file.metadata().map_err(failed)?.ino();
+        if fs::metadata(directory.join(LOCK)).is_ok_and(|there| there.ino() != mine) {
+            return Err(JournalError::Busy);
+        }
         Ok(Self {
             directory,
-            lock: Some(file),
+            _lock: Some(file),
         })
     }
 
@@ -169,7 +177,7 @@ impl Records {
     pub(crate) fn look(host: &Host, directory: &Path) -> Self {
         Self {
             directory: host.place(directory),
-            lock: None,
+            _lock: None,
         }
     }
 
@@ -217,7 +225,11 @@ impl Records {
             ..FileState::new("")
         };
         let [write, put] = Step::replace(path, file);
-        vec![Step::MakeDirectory(self.directory.join(BACKUPS)), write, put]
+        vec![
+            Step::MakeDirectory(self.directory.join(BACKUPS)),
+            write,
+            put,
+        ]
     }
 
     /// A file that was kept.
@@ -234,8 +246,7 @@ impl Records {
         }
     }
 
-    /// What removes the backups that no journal needs any more, and with the last of them all
-    /// that was kept.
+    /// What removes the backups that no journal needs any more.
     pub(crate) fn tidy(&self, journal: &Journal) -> Vec<Step> {
         let needed: Vec<_> = journal
             .files
@@ -249,12 +260,17 @@ impl Records {
             .filter(|path| !needed.contains(path))
             .map(Step::Remove)
             .collect();
+        steps.push(Step::clear(&self.directory.join(FILE)));
+        steps.push(Step::RemoveDirectory(backups));
+        steps
+    }
+
+    /// What removes all of it, when there is nothing to be kept.
+    pub(crate) fn leave(&self, journal: &Journal) -> Vec<Step> {
+        let mut steps = self.tidy(journal);
         if journal.files.is_empty() && journal.pending.is_empty() {
-            steps.push(Step::RemoveDirectory(backups));
             steps.push(Step::Remove(self.directory.join(FILE)));
-            if self.lock.is_some() {
-                steps.push(Step::Remove(self.directory.join(LOCK)));
-            }
+            steps.push(Step::Remove(self.directory.join(LOCK)));
             steps.push(Step::RemoveDirectory(self.directory.clone()));
         }
         steps
@@ -263,7 +279,11 @@ impl Records {
     /// Digests come from the journal, which may be damaged: what is none leads nowhere.
     fn backup(&self, digest: &str) -> PathBuf {
         let digits = digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let name = if digits && !digest.is_empty() { digest } else { "none" };
+        let name = if digits && !digest.is_empty() {
+            digest
+        } else {
+            "none"
+        };
         self.directory.join(BACKUPS).join(name)
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) changes: Vec<Planned>,
     /// What the journal says afterwards.
     pub(crate) files: BTreeMap<PathBuf, Entry>,
+    /// What it does not say any more.
+    pub(crate) forget: Vec<PathBuf>,
     /// Texts that have to be kept for that.
     pub(crate) keep: Vec<Vec<u8>>,
 }
@@ -97,8 +99,8 @@ impl Edit {
         match (self, base) {
             (Self::Own(text), None) => Ok(text.clone()),
             (Self::Own(text), Some(_)) => Err(EditError::Shape(format!(
-                "it was not written by darner and was left as it is. Add this to it, or run this \
-                 with --adopt:\n{}",
+                "it was not written by darner and was left as it is. Add this to it, or for a \
+                 hosts.toml run this with --adopt:\n{}",
                 without_comments(text)
             ))),
             (Self::Hosts, base) => hosts::adopt(base.unwrap_or_default(), mirror),
@@ -129,7 +131,9 @@ impl Standing<'_> {
             None => Ok(Some(now)),
             Some(entry) if digest(&now.bytes) == entry.written => {
                 let original = entry.original.as_ref();
-                Ok(original.map(|kept| self.records.restore(kept)).transpose()?)
+                Ok(original
+                    .map(|kept| self.records.restore(kept))
+                    .transpose()?)
             }
             Some(entry) => {
                 let left = entry.kind.strip(text(path, &now)?, &entry.mirror);
@@ -142,7 +146,8 @@ impl Standing<'_> {
     /// The text of a file as it would be without us.
     pub(crate) fn base_text(&self, path: &Path) -> Result<Option<String>, PlanError> {
         let base = self.base(path)?;
-        base.map(|base| Ok(text(path, &base)?.to_owned())).transpose()
+        base.map(|base| Ok(text(path, &base)?.to_owned()))
+            .transpose()
     }
 
     /// What fulfils `wishes` and takes back whatever else `runtime` had.
@@ -168,7 +173,11 @@ impl Standing<'_> {
                 faults.push(fault);
             }
         }
-        if faults.is_empty() { Ok(plan) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(plan)
+        } else {
+            Err(faults)
+        }
     }
 
     fn fulfil(
@@ -197,11 +206,7 @@ impl Standing<'_> {
         };
         let before = self.host.read(path)?;
         let makes = self.missing_directories(path);
-        let mut directories = entry.map(|entry| entry.directories.clone()).unwrap_or_default();
-        directories.extend(makes.iter().cloned());
-        if let Some(base) = &base {
-            plan.keep.push(base.bytes.clone());
-        }
+        let directories = self.made_for(path, &makes);
         let new = Entry {
             runtime: runtime.to_owned(),
             kind: wish.edit.kind(),
@@ -210,8 +215,13 @@ impl Standing<'_> {
             written: digest(wanted.as_bytes()),
             directories,
         };
+        let is_as_wanted = before.as_ref() == Some(&after);
+        if entry == Some(&new) && is_as_wanted {
+            return Ok(());
+        }
+        plan.keep.extend(base.map(|base| base.bytes));
         plan.files.insert(path.clone(), new);
-        if before.as_ref() != Some(&after) {
+        if !is_as_wanted {
             plan.changes.push(Planned {
                 runtime: runtime.to_owned(),
                 path: path.clone(),
@@ -233,6 +243,7 @@ impl Standing<'_> {
     ) -> Result<(), PlanError> {
         let before = self.host.read(path)?;
         let after = self.base(path)?;
+        plan.forget.push(path.to_owned());
         if before != after {
             plan.changes.push(Planned {
                 runtime: entry.runtime.clone(),
@@ -249,6 +260,19 @@ impl Standing<'_> {
         Ok(())
     }
 
+    /// The directories on the way to a file that are there for us alone, outermost first: whichever
+    /// file was the first to need them, the last one to go takes them with it.
+    fn made_for(&self, path: &Path, makes: &[PathBuf]) -> Vec<PathBuf> {
+        let before = self.journal.files.values();
+        let before: Vec<_> = before.flat_map(|entry| &entry.directories).collect();
+        let ancestors = path.ancestors().skip(1).map(Path::to_owned);
+        let mut made: Vec<_> = ancestors
+            .filter(|directory| makes.contains(directory) || before.contains(&directory))
+            .collect();
+        made.reverse();
+        made
+    }
+
     /// The directories on the way to a file that are not there, outermost first.
     fn missing_directories(&self, path: &Path) -> Vec<PathBuf> {
         let mut missing: Vec<_> = path
@@ -263,10 +287,16 @@ impl Standing<'_> {
 }
 
 impl Plan {
+    /// Whether everything is as it should be.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.files.is_empty() && self.forget.is_empty()
+    }
+
     /// Both, one after the other.
     pub(crate) fn extend(&mut self, other: Self) {
         self.changes.extend(other.changes);
         self.files.extend(other.files);
+        self.forget.extend(other.forget);
         self.keep.extend(other.keep);
     }
 }

@@ -92,7 +92,11 @@ fn write(partial: &Path, new: &FileState) -> io::Result<()> {
     // Never through a link, and never into a file that somebody else has opened.
     unless(fs::remove_file(partial), &[io::ErrorKind::NotFound])?;
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(partial)?;
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(partial)?;
     file.write_all(&new.bytes)?;
     let mine = (
         rustix::process::geteuid().as_raw(),

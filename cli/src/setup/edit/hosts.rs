@@ -13,7 +13,9 @@ pub(crate) fn table(mirror: &str) -> String {
 /// Whether the text has the mirror, whoever put it there.
 pub(crate) fn names(text: &str, mirror: &str) -> Result<bool, EditError> {
     let parsed = parse(text)?;
-    Ok(parsed.get("host").is_some_and(|hosts| hosts.get(mirror).is_some()))
+    Ok(parsed
+        .get("host")
+        .is_some_and(|hosts| hosts.get(mirror).is_some()))
 }
 
 /// Somebody else's text, with the mirror's table before all others, in which order containerd asks.
@@ -39,7 +41,9 @@ pub(crate) fn adopt(text: &str, mirror: &str) -> Result<String, EditError> {
     if parse(&edited).is_ok_and(|found| found == expected) {
         Ok(edited)
     } else {
-        Err(EditError::shape("it is written in a way that cannot be edited safely"))
+        Err(EditError::shape(
+            "it is written in a way that cannot be edited safely",
+        ))
     }
 }
 
@@ -51,7 +55,8 @@ pub(crate) fn strip(text: &str) -> Result<String, EditError> {
 }
 
 fn parse(text: &str) -> Result<Table, EditError> {
-    text.parse().map_err(|error| EditError::broken("TOML", error))
+    text.parse()
+        .map_err(|error| EditError::broken("TOML", error))
 }
 
 #[cfg(test)]
@@ -67,7 +72,10 @@ mod tests {
     fn the_mirror_comes_first_and_the_rest_stays() {
         let adopted = adopt(THEIRS, MIRROR).unwrap();
         let hosts = adopted.find(MIRROR).unwrap();
-        assert!(hosts < adopted.find("https://proxy.example").unwrap(), "{adopted}");
+        assert!(
+            hosts < adopted.find("https://proxy.example").unwrap(),
+            "{adopted}"
+        );
         assert!(adopted.find("server").unwrap() < hosts);
         assert_eq!(strip(&adopted).unwrap(), THEIRS);
         assert_eq!(adopt(&adopted, MIRROR).unwrap(), adopted);

@@ -69,14 +69,6 @@ pub(crate) fn strip(text: &str, mirror: &str) -> Result<Option<String>, EditErro
     checked(root.to_string(), &expected).map(Some)
 }
 
-/// The mirrors that a text names, in their order.
-pub(crate) fn named(text: &str) -> Result<Vec<String>, EditError> {
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    mirrors(&parse(text)?)
-}
-
 fn parse(text: &str) -> Result<Value, EditError> {
     let value: Value =
         serde_json::from_str(text).map_err(|error| EditError::broken("JSON", error))?;
@@ -124,7 +116,9 @@ fn checked(text: String, expected: &Value) -> Result<String, EditError> {
     if serde_json::from_str::<Value>(&text).is_ok_and(|found| found == *expected) {
         Ok(text)
     } else {
-        Err(EditError::shape("it is written in a way that cannot be edited safely"))
+        Err(EditError::shape(
+            "it is written in a way that cannot be edited safely",
+        ))
     }
 }
 
@@ -141,8 +135,14 @@ mod tests {
     #[test]
     fn what_others_wrote_stays_byte_for_byte() {
         for (text, wanted) in [
-            ("", "{\n  \"registry-mirrors\": [\"http://127.0.0.1:7420\"]\n}\n"),
-            ("{}", "{\n  \"registry-mirrors\": [\"http://127.0.0.1:7420\"]\n}"),
+            (
+                "",
+                "{\n  \"registry-mirrors\": [\"http://127.0.0.1:7420\"]\n}\n",
+            ),
+            (
+                "{}",
+                "{\n  \"registry-mirrors\": [\"http://127.0.0.1:7420\"]\n}",
+            ),
             (
                 "{\n    \"debug\":true,\n\n    \"log-opts\": { \"max-size\":  \"10m\" }\n}\n",
                 "{\n    \"debug\":true,\n\n    \"log-opts\": { \"max-size\":  \"10m\" },\n    \"registry-mirrors\": [\"http://127.0.0.1:7420\"]\n}\n",
@@ -180,7 +180,10 @@ mod tests {
         let text = "{\"registry-mirrors\": [\"http://127.0.0.1:7420\", \"https://a.example\"]}";
         let left = strip(text, MIRROR).unwrap().unwrap();
         let left: Value = serde_json::from_str(&left).unwrap();
-        assert_eq!(left, serde_json::json!({"registry-mirrors": ["https://a.example"]}));
+        assert_eq!(
+            left,
+            serde_json::json!({"registry-mirrors": ["https://a.example"]})
+        );
         assert_eq!(strip(&added(""), MIRROR).unwrap(), None);
         assert_eq!(strip("{\"a\": 1}", MIRROR).unwrap().unwrap(), "{\"a\": 1}");
     }

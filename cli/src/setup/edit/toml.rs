@@ -8,6 +8,13 @@ const KEY: &str = "config_path";
 /// What is written when nothing is set.
 const PLACE: &str = "/etc/containerd/certs.d";
 
+/// The CRI plugin's names, any of which switches it off.
+const CRI: [&str; 3] = [
+    "cri",
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+];
+
 /// What a configuration says of the registries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Registries {
@@ -50,7 +57,7 @@ impl Registries {
                 .is_some_and(|mirrors| !mirrors.is_empty()),
             cri_disabled: list("disabled_plugins")
                 .iter()
-                .any(|plugin| plugin == "cri" || plugin == "io.containerd.grpc.v1.cri"),
+                .any(|plugin| CRI.contains(&plugin.as_str())),
             has_section: plugin.is_some(),
             imports: list("imports"),
         })
@@ -118,11 +125,15 @@ pub(crate) fn unset(text: &str) -> Result<String, EditError> {
 }
 
 fn parse(text: &str) -> Result<DocumentMut, EditError> {
-    text.parse().map_err(|error| EditError::broken("TOML", error))
+    text.parse()
+        .map_err(|error| EditError::broken("TOML", error))
 }
 
 fn version(document: &DocumentMut) -> i64 {
-    document.get("version").and_then(Item::as_integer).unwrap_or(1)
+    document
+        .get("version")
+        .and_then(Item::as_integer)
+        .unwrap_or(1)
 }
 
 /// Where a configuration of this form keeps it.
@@ -167,7 +178,11 @@ disabled_plugins = []   # none
     fn one_line_is_added_and_every_other_stays() {
         let edited = set_config_path(V2).unwrap();
         let added: Vec<_> = edited.lines().filter(|line| !V2.contains(*line)).collect();
-        assert_eq!(added, ["config_path = \"/etc/containerd/certs.d\""], "{edited}");
+        assert_eq!(
+            added,
+            ["config_path = \"/etc/containerd/certs.d\""],
+            "{edited}"
+        );
         assert_eq!(edited.lines().count(), V2.lines().count() + 1);
         let found = Registries::read(&edited).unwrap();
         assert_eq!(found.config_path.as_deref(), Some(PLACE));
@@ -192,7 +207,10 @@ disabled_plugins = []   # none
         }
         for version in [2, 3] {
             let found = Registries::read(&new_file(version).unwrap()).unwrap();
-            assert_eq!((found.version, found.config_path.as_deref()), (version, Some(PLACE)));
+            assert_eq!(
+                (found.version, found.config_path.as_deref()),
+                (version, Some(PLACE))
+            );
         }
     }
 
@@ -206,7 +224,8 @@ disabled_plugins = []   # none
         assert_eq!(found.config_path, None);
         assert!(Registries::read("version = 4\n").is_err());
         assert!(Registries::read("version = \n").is_err());
-        let set = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/a\"\n";
+        let set =
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/a\"\n";
         assert!(set_config_path(set).is_err());
     }
 }

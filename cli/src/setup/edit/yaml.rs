@@ -55,7 +55,11 @@ fn within(text: &str, mirrors: &MarkedYaml<'_>, entries: &str) -> Result<String,
         None if mirrors.data.is_null() => 2,
         None => return Err(flow()),
     };
-    Ok(insert_line(text, header + 1, &block(&" ".repeat(indent), entries)))
+    Ok(insert_line(
+        text,
+        header + 1,
+        &block(&" ".repeat(indent), entries),
+    ))
 }
 
 /// The text without what [`add`] put in; `None` when nothing else is in it.
@@ -93,12 +97,7 @@ fn parse(text: &str) -> Result<Option<MarkedYaml<'_>>, EditError> {
 }
 
 /// Without what was added the text means what it did, and with it what was wanted.
-fn check(
-    edited: &str,
-    text: &str,
-    registries: &[String],
-    mirror: &str,
-) -> Result<(), EditError> {
+fn check(edited: &str, text: &str, registries: &[String], mirror: &str) -> Result<(), EditError> {
     let unsafe_to_edit = || EditError::shape("it is written in a way that cannot be edited safely");
     let plain = |text: &str| Yaml::load_from_str(text).map_err(|_| unsafe_to_edit());
     let added = registries.iter().all(|registry| {
@@ -108,11 +107,16 @@ fn check(
     let others = |documents: &[Yaml<'_>]| {
         let top = documents.first().and_then(Yaml::as_mapping);
         let rest = top.into_iter().flatten();
-        rest.filter(|(key, _)| key.as_str() != Some("mirrors")).count()
+        rest.filter(|(key, _)| key.as_str() != Some("mirrors"))
+            .count()
     };
-    let same = others(&plain(edited)?) == others(&before)
-        && plain(&without_blocks(edited))? == before;
-    if added && same { Ok(()) } else { Err(unsafe_to_edit()) }
+    let same =
+        others(&plain(edited)?) == others(&before) && plain(&without_blocks(edited))? == before;
+    if added && same {
+        Ok(())
+    } else {
+        Err(unsafe_to_edit())
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +142,10 @@ mod tests {
             assert_eq!(endpoints(&added, EVERY).unwrap(), [MIRROR]);
             assert_eq!(strip(&added).unwrap().unwrap(), text);
             for line in text.lines() {
-                assert!(added.lines().any(|there| there == line), "{line} of {added}");
+                assert!(
+                    added.lines().any(|there| there == line),
+                    "{line} of {added}"
+                );
             }
         }
     }
