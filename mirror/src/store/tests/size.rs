@@ -102,5 +102,8 @@ async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers
     let store = opens_within(&path, bound, 1);
     // The store's own thread may have gone on making room until it was closed.
     let found = store.keys().len() as u64;
-    assert!((BLOBS / 10 * 8..=left).contains(&found), "{found} of {left}");
+    assert!(
+        (BLOBS / 10 * 8..=left).contains(&found),
+        "{found} of {left}"
+    );
 }
