@@ -71,7 +71,7 @@ const OWNERS: [(&str, &[&str]); 6] = [
         &["mirror/src/upstream", "mirror/src/swarm/peers"],
     ),
     ("redb", &["mirror/src/store"]),
-    ("sqlx", &["manager/src/database"]),
+    ("sqlx", &["manager/src/database", "manager/src/users"]),
     ("clap", &["cli/src"]),
 ];
 
