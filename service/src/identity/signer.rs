@@ -1,4 +1,5 @@
-//! Who this node is: the key it signs piece maps with, made once and kept in the data directory.
+//! The key that this node signs piece maps with, made once and kept in the data directory. It is told to
+//! others with the node's certificate behind it: see [`super::Identity`].
 
 use std::fs;
 use std::io;
@@ -14,7 +15,7 @@ const KEY_FILE: &str = "piece-signing.key";
 
 /// The node's key cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub enum SignerError {
     /// The key file cannot be read or written.
     #[error("signing key {path}")]
     File {
@@ -36,20 +37,20 @@ pub enum IdentityError {
 }
 
 /// The node's signer, from `data_dir` or newly made there with mode 0600.
-pub fn piece_signer(data_dir: &Path, host: HostId) -> Result<PieceSigner, IdentityError> {
+pub fn piece_signer(data_dir: &Path, host: HostId) -> Result<PieceSigner, SignerError> {
     let path = data_dir.join(KEY_FILE);
     let document = match fs::read(&path) {
         Ok(document) => document,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_key(&path).map_err(|source| IdentityError::File {
+            create_key(&path).map_err(|source| SignerError::File {
                 path: path.clone(),
                 source,
             })?
         }
-        Err(source) => return Err(IdentityError::File { path, source }),
+        Err(source) => return Err(SignerError::File { path, source }),
     };
     PieceSigner::from_pkcs8(host, &document)
-        .map_err(|source| IdentityError::Damaged { path, source })
+        .map_err(|source| SignerError::Damaged { path, source })
 }
 
 fn create_key(path: &Path) -> io::Result<Vec<u8>> {
