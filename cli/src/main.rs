@@ -48,7 +48,7 @@ enum Command {
     /// Run a scheduler, which knows who holds what
     Scheduler(run::Args),
     /// Run the manager, which knows who belongs to the cluster
-    Manager(run::Args),
+    Manager(manager::Manage),
     /// Try it: a whole cluster on this machine, for as long as one pull takes
     Demo(demo::Args),
     /// Pull an image through a mirror into an OCI image layout

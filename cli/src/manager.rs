@@ -1,14 +1,49 @@
-//! `darner manager`: who belongs to the cluster, and the API to ask it.
+//! `darner manager`: who belongs to the cluster, and the API to ask it; and a copy of what it
+//! remembers.
 
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Subcommand;
+use darner_manager::database::Location;
+use darner_manager::database::backup::backup;
 use darner_manager::server::Manager;
 use darner_service::config::Command;
 
 use crate::run::{self, Args, Process};
 
-/// Runs until a signal.
-pub(crate) async fn run(args: Args) -> ExitCode {
+/// What to run, or what to do with the manager's data.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Manage {
+    #[command(flatten)]
+    run: Args,
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Copy the manager's database to a new file while the manager runs
+    Backup {
+        #[command(flatten)]
+        settings: Args,
+        /// The copy; a file that must not exist
+        #[arg(value_name = "FILE")]
+        to: PathBuf,
+    },
+}
+
+/// Runs the manager until a signal, or does what was asked.
+pub(crate) async fn run(manage: Manage) -> ExitCode {
+    match manage.task {
+        None => serve(manage.run).await,
+        Some(Task::Backup { settings, to }) => copy(settings, to).await,
+    }
+}
+
+async fn serve(args: Args) -> ExitCode {
     let start = async |process: &mut Process| {
         let Process {
             settings,
@@ -22,4 +57,21 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         Ok(bound)
     };
     run::role(Command::Manager, args, start).await
+}
+
+async fn copy(args: Args, to: PathBuf) -> ExitCode {
+    let settings = match run::settings(Command::Manager, args) {
+        Ok(settings) => settings,
+        Err(ended) => return ended,
+    };
+    match backup(&Location::of(&settings), &to).await {
+        Ok(bytes) => {
+            let _ = writeln!(std::io::stdout(), "{}: {bytes} bytes", to.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            run::say(format_args!("error: {:#}", anyhow::Error::from(error)));
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,308 +1,299 @@
-//! What the manager remembers: one SQLite file that only its owner can read.
+//! What the manager remembers: in a SQLite file that only its owner can read, or in PostgreSQL for
+//! several managers at once.
 //!
-//! The file follows [`Snapshot`]s: [`Database::write`] makes it hold what it is given, by writing
-//! what differs from what it held. So a failed write is simply tried again with whatever is true by
-//! then. [`keeper`] does the trying.
+//! SQL is written once for both, with `$1` for what is bound, `BIGINT` or `INTEGER` for numbers and
+//! `TEXT` and `BLOB` or `BYTEA` for the rest; only the schema (`migrations/`) and what opens a
+//! database ([`sqlite`], [`postgres`]) differ. Who remembers what has the statements for it: members
+//! in [`members`].
+//!
+//! A write is one transaction, from [`Database::begin`] to its commit. A database that is away, full
+//! or locked fails it within seconds; nothing is kept waiting, and what was not committed was not
+//! written.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
-use tokio::fs;
+use darner_service::secret::Secret;
+use darner_service::settings::Settings;
+use prometheus_client::metrics::counter::Counter;
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use tokio::sync::Mutex;
 
-use crate::membership::{MemberKey, Record, Snapshot};
-
+pub mod backup;
+mod error;
 pub mod keeper;
-mod row;
+pub mod members;
+mod postgres;
+mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-/// The schema, version by version. What is released here is never changed, only added to.
-static MIGRATIONS: Migrator = sqlx::migrate!();
+pub use error::DatabaseError;
+pub use members::LAST_SEEN_STEP;
 
-/// Somebody else (a backup, an operator's shell) may hold the file's lock this long.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// When a host was last heard is kept to this, so that keep-alives do not become disk writes.
-pub const LAST_SEEN_STEP: Duration = Duration::from_secs(60);
+/// The SQLite file's name in the data directory.
+const FILE: &str = "manager.db";
+/// Connections to one database at once: requests of people and the few tasks of this process. A
+/// SQLite file has one writer at a time whatever this is.
+const CONNECTIONS: u32 = 8;
 
-/// The open database, and what is in it.
-#[derive(Debug)]
-pub struct Database {
-    path: PathBuf,
-    file: FileId,
-    connection: SqliteConnection,
-    stored: Snapshot,
+/// Which database.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// A SQLite file.
+    File(PathBuf),
+    /// The URL of a PostgreSQL database.
+    Postgres(Secret),
 }
 
-/// Which file it is, whatever its name: device and inode.
-type FileId = (u64, u64);
+/// A database that can be used. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Database {
+    shared: Arc<Shared>,
+}
 
-/// The database cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// Its directory or the file itself cannot be had.
-    #[error("{path} cannot be created or read; check the directory's owner and free space")]
-    File {
-        /// The database.
-        path: PathBuf,
-        /// What the file system says.
-        #[source]
-        source: io::Error,
-    },
-    /// A later version of Darner wrote it. It is left as it is.
-    #[error(
-        "{path} has schema version {found}, this version of darner knows up to {known}; it was left untouched: run a later version, or set [manager] database to another file"
-    )]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// It is no database of ours, is damaged, or is locked.
-    #[error("{path} cannot be opened")]
-    Open {
-        /// The database.
-        path: PathBuf,
-        /// What SQLite says.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// Its schema cannot be brought up to date.
-    #[error("the schema of {path} cannot be brought up to date")]
-    Migrate {
-        /// The database.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: MigrateError,
-    },
-    /// It cannot be written.
-    #[error("{path} cannot be written")]
-    Write {
-        /// The database.
-        path: PathBuf,
-        /// What SQLite says.
-        #[source]
-        source: sqlx::Error,
-    },
+#[derive(Debug)]
+struct Shared {
+    location: Location,
+    /// Behind a lock so that one opens it anew, and the others wait for that.
+    open: Mutex<Open>,
+    openings: AtomicU64,
+    errors: Counter,
+}
+
+#[derive(Debug)]
+struct Open {
+    pool: AnyPool,
+    /// Of a SQLite file.
+    file: Option<sqlite::File>,
+    generation: u64,
+}
+
+/// A transaction that was begun to write in. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Writing {
+    transaction: Transaction<'static, Any>,
+    generation: u64,
+}
+
+impl Location {
+    /// Where `settings` say that it is.
+    pub fn of(settings: &Settings) -> Self {
+        let manager = &settings.manager;
+        match &manager.postgres_url {
+            Some(url) => Self::Postgres(url.clone()),
+            None => {
+                let default = || settings.data_dir.join(FILE);
+                Self::File(manager.database.clone().unwrap_or_else(default))
+            }
+        }
+    }
+
+    /// What to call it in messages: never with a password.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Postgres(url) => postgres::name(url),
+        }
+    }
+
+    /// Whether several managers may use it at once.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
 }
 
 impl Database {
-    /// Opens the database at `path`, creating it (mode 0600) and its directory (mode 0700) where
-    /// they are absent, and reads it.
+    /// Opens it, creating a SQLite file (mode 0600) and its directory (mode 0700) where they are
+    /// absent, and brings its schema up to date. `errors` counts what goes wrong from here on.
     ///
     /// # Errors
-    /// A database of a later version, one that is damaged, or what the file system says. A later
-    /// version's is not changed.
-    pub async fn open(path: &Path) -> Result<Self, DatabaseError> {
-        let at = || path.to_owned();
-        let failed = |source| DatabaseError::File { path: at(), source };
-        let unopened = |source| DatabaseError::Open { path: at(), source };
-        refuse_newer(path).await?;
-        let file = private_file(path).await.map_err(failed)?;
-        let pool = pool(path).await.map_err(unopened)?;
-        MIGRATIONS
-            .run(&pool)
-            .await
-            .map_err(|source| DatabaseError::Migrate { path: at(), source })?;
-        let mut connection = pool.acquire().await.map_err(unopened)?.detach();
-        let stored = read(&mut connection).await.map_err(unopened)?;
+    /// A database of a later version, which is not changed; one that is damaged; or what the file
+    /// system, SQLite or PostgreSQL say.
+    pub async fn open(location: Location, errors: Counter) -> Result<Self, DatabaseError> {
+        let open = open(&location, 0).await?;
         Ok(Self {
-            path: at(),
-            file,
-            connection,
-            stored,
+            shared: Arc::new(Shared {
+                location,
+                open: Mutex::new(open),
+                openings: AtomicU64::new(0),
+                errors,
+            }),
         })
     }
 
-    /// What it holds.
-    pub fn stored(&self) -> &Snapshot {
-        &self.stored
+    /// What to call it in messages.
+    pub fn name(&self) -> String {
+        self.shared.location.name()
     }
 
-    /// Whether its name still leads to it. What is written to a file that was deleted or replaced
-    /// goes nowhere.
-    pub async fn is_in_place(&self) -> bool {
-        file_id(&self.path).await.ok() == Some(self.file)
+    /// Whether several managers may use it at once.
+    pub fn is_shared(&self) -> bool {
+        self.shared.location.is_shared()
     }
 
-    /// Makes it hold `wanted`, in one step: all of it or nothing.
+    /// Counts up whenever the database was opened anew: what was known of its content is void then.
+    pub fn generation(&self) -> u64 {
+        self.shared.openings.load(Ordering::Acquire)
+    }
+
+    /// Begins to write: what this transaction reads nobody else changes before it ends. In PostgreSQL
+    /// that holds for rows it has written or read `FOR UPDATE`, and for those only.
     ///
     /// # Errors
-    /// It still holds what it held. It has to be closed and opened again before the next try.
-    pub async fn write(&mut self, wanted: &Snapshot) -> Result<(), DatabaseError> {
-        let changes = Changes::between(&self.stored, wanted);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let written = changes.write(&mut self.connection).await;
-        written.map_err(|source| DatabaseError::Write {
-            path: self.path.clone(),
+    /// The database is away, locked by others for too long, or cannot be opened anew.
+    pub async fn begin(&self) -> Result<Writing, DatabaseError> {
+        let (pool, generation) = self.pool().await?;
+        let statement = match self.shared.location {
+            Location::File(_) => "BEGIN IMMEDIATE",
+            Location::Postgres(_) => "BEGIN",
+        };
+        let begun = pool.begin_with(statement).await;
+        Ok(Writing {
+            transaction: begun.map_err(|error| self.failed(error))?,
+            generation,
+        })
+    }
+
+    /// A connection to read from.
+    ///
+    /// # Errors
+    /// The database is away or cannot be opened anew.
+    pub async fn read(&self) -> Result<PoolConnection<Any>, DatabaseError> {
+        let (pool, _) = self.pool().await?;
+        pool.acquire().await.map_err(|error| self.failed(error))
+    }
+
+    /// What to say when a statement failed, or the commit.
+    pub fn failed(&self, source: sqlx::Error) -> DatabaseError {
+        self.shared.errors.inc();
+        DatabaseError::Failed {
+            name: self.name(),
             source,
-        })?;
-        changes.note(&mut self.stored);
+        }
+    }
+
+    /// How often members are written though nothing has changed.
+    fn beat(&self) -> Duration {
+        if self.is_shared() {
+            members::BEAT
+        } else {
+            LAST_SEEN_STEP
+        }
+    }
+
+    /// What is missing from it though it works.
+    pub async fn shortcoming(&self) -> Option<&'static str> {
+        let open = self.shared.open.lock().await;
+        open.file.as_ref().and_then(sqlite::File::shortcoming)
+    }
+
+    /// Opens it anew when it had to be opened in a lesser way, and that may be over.
+    ///
+    /// # Errors
+    /// It cannot be opened at all any more.
+    pub async fn improve(&self) -> Result<(), DatabaseError> {
+        let mut open = self.shared.open.lock().await;
+        let lesser = open.file.as_ref().and_then(sqlite::File::shortcoming);
+        match lesser {
+            Some(_) => self.reopen(&mut open).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends every connection. A SQLite file is whole afterwards, without a log beside it.
+    pub async fn close(&self) {
+        self.shared.open.lock().await.pool.close().await;
+    }
+
+    /// The database's connections. What is written to a file that was deleted or replaced goes
+    /// nowhere, so its name is looked at first.
+    async fn pool(&self) -> Result<(AnyPool, u64), DatabaseError> {
+        let mut open = self.shared.open.lock().await;
+        let in_place = match &open.file {
+            Some(file) => file.is_in_place().await,
+            None => true,
+        };
+        if !in_place {
+            self.shared.errors.inc();
+            let name = self.name();
+            tracing::error!(name, "database was deleted or replaced; opening it anew");
+            self.reopen(&mut open).await?;
+        }
+        Ok((open.pool.clone(), open.generation))
+    }
+
+    /// SQLite removes a log by its name, so the old connections end before the new ones begin.
+    async fn reopen(&self, open: &mut Open) -> Result<(), DatabaseError> {
+        open.pool.close().await;
+        let generation = open.generation + 1;
+        *open = self::open(&self.shared.location, generation).await?;
+        self.shared.openings.store(generation, Ordering::Release);
         Ok(())
     }
+}
 
-    /// Folds the log into the file. To be awaited before the same name is opened again: SQLite
-    /// removes the log by its name.
+impl Writing {
+    /// As [`Database::generation`], of the database this writes to.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Makes it last.
     ///
     /// # Errors
-    /// What SQLite says; nothing is lost by it.
-    pub async fn close(self) -> Result<(), DatabaseError> {
-        let closed = self.connection.close().await;
-        closed.map_err(|source| DatabaseError::Write {
-            path: self.path,
-            source,
-        })
+    /// Nothing was written, as far as anybody can tell.
+    pub async fn commit(self, database: &Database) -> Result<(), DatabaseError> {
+        let committed = self.transaction.commit().await;
+        committed.map_err(|error| database.failed(error))
     }
 }
 
-/// What is to be written. Rows stand for themselves, so writing twice does no harm.
-struct Changes {
-    version: Option<u64>,
-    put: BTreeMap<MemberKey, Record>,
-    remove: Vec<MemberKey>,
-}
+impl std::ops::Deref for Writing {
+    type Target = AnyConnection;
 
-impl Changes {
-    fn between(stored: &Snapshot, wanted: &Snapshot) -> Self {
-        let is_stored = |key: &MemberKey, record: &Record| {
-            let stored = stored.hosts.get(key);
-            stored.is_some_and(|stored| is_as_good(stored, record))
-        };
-        let put = wanted
-            .hosts
-            .iter()
-            .filter(|(key, record)| !is_stored(key, record));
-        let gone = stored.hosts.keys();
-        Self {
-            version: (wanted.version != stored.version).then_some(wanted.version),
-            put: put
-                .map(|(key, record)| (key.clone(), record.clone()))
-                .collect(),
-            remove: gone
-                .filter(|key| !wanted.hosts.contains_key(key))
-                .cloned()
-                .collect(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.version.is_none() && self.put.is_empty() && self.remove.is_empty()
-    }
-
-    async fn write(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        let mut step = connection.begin_with("BEGIN IMMEDIATE").await?;
-        for key in &self.remove {
-            row::remove(&mut step, key).await?;
-        }
-        for record in self.put.values() {
-            row::put(&mut step, record).await?;
-        }
-        if let Some(version) = self.version {
-            row::put_version(&mut step, version).await?;
-        }
-        step.commit().await
-    }
-
-    fn note(self, stored: &mut Snapshot) {
-        stored.version = self.version.unwrap_or(stored.version);
-        stored.hosts.extend(self.put);
-        for key in self.remove {
-            stored.hosts.remove(&key);
-        }
+    fn deref(&self) -> &AnyConnection {
+        &self.transaction
     }
 }
 
-fn is_as_good(stored: &Record, wanted: &Record) -> bool {
-    let apart = Duration::from_millis(stored.last_seen.abs_diff(wanted.last_seen));
-    stored.host == wanted.host && apart < LAST_SEEN_STEP
-}
-
-/// The migrator takes a pool: its future over a borrowed connection is not known to be `Send`. One
-/// connection is all there ever is.
-async fn pool(path: &Path) -> Result<SqlitePool, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        // Unlike a write-ahead log, opened on a full disk too.
-        .journal_mode(SqliteJournalMode::Delete)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT);
-    let pool = SqlitePoolOptions::new().max_connections(1);
-    pool.connect_with(options).await
-}
-
-/// Looks at the version before anything that could change the file is done to it: even a change of
-/// the journal's kind is a write.
-async fn refuse_newer(path: &Path) -> Result<(), DatabaseError> {
-    if !matches!(fs::metadata(path).await, Ok(file) if file.len() > 0) {
-        return Ok(());
+impl std::ops::DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
     }
-    let found = found_version(path)
-        .await
-        .map_err(|source| DatabaseError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
-    let known = MIGRATIONS.iter().map(|step| step.version).max();
+}
+
+async fn open(location: &Location, generation: u64) -> Result<Open, DatabaseError> {
+    sqlx::any::install_default_drivers();
+    let (pool, file) = match location {
+        Location::File(path) => {
+            let (pool, file) = sqlite::open(path).await?;
+            (pool, Some(file))
+        }
+        Location::Postgres(url) => (postgres::open(url).await?, None),
+    };
+    Ok(Open {
+        pool,
+        file,
+        generation,
+    })
+}
+
+/// A later version may mean something else by any row.
+fn refuse_newer(
+    name: String,
+    found: Option<i64>,
+    migrations: &Migrator,
+) -> Result<(), DatabaseError> {
+    let known = migrations.iter().map(|step| step.version).max();
     match (found, known.unwrap_or(0)) {
-        (Some(found), known) if found > known => Err(DatabaseError::Newer {
-            path: path.to_owned(),
-            found,
-            known,
-        }),
+        (Some(found), known) if found > known => Err(DatabaseError::Newer { name, found, known }),
         _ => Ok(()),
     }
-}
-
-async fn found_version(path: &Path) -> Result<Option<i64>, sqlx::Error> {
-    // A crash in the middle of a write leaves its journal, which has to be rolled back to read.
-    let mut journal = path.as_os_str().to_owned();
-    journal.push("-journal");
-    let crashed = fs::try_exists(journal).await.unwrap_or(true);
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .read_only(!crashed)
-        .busy_timeout(BUSY_TIMEOUT);
-    let mut connection = options.connect().await?;
-    let version = row::schema_version(&mut connection).await;
-    connection.close().await?;
-    version
-}
-
-/// Creates the file before SQLite does, which would let everybody read it. SQLite gives its
-/// log files the mode of the database.
-async fn private_file(path: &Path) -> io::Result<FileId> {
-    if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(directory).await?;
-    }
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).mode(0o600);
-    let file = options.open(path).await?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))
-        .await?;
-    file_id(path).await
-}
-
-async fn file_id(path: &Path) -> io::Result<FileId> {
-    let metadata = fs::metadata(path).await?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-async fn read(connection: &mut SqliteConnection) -> Result<Snapshot, sqlx::Error> {
-    Ok(Snapshot {
-        version: row::version(connection).await?,
-        hosts: row::hosts(connection).await?,
-    })
 }

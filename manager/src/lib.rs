@@ -13,5 +13,6 @@ pub mod database;
 pub mod members;
 pub mod membership;
 pub mod metrics;
+pub mod random;
 pub mod rpc;
 pub mod server;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::membership::{
-    Action, Event, MemberKey, Membership, ROLES, Refusal, Snapshot, Time, Timing,
+    Action, Elsewhere, Event, MemberKey, Membership, ROLES, Refusal, Snapshot, Time, Timing,
 };
 use crate::metrics::ManagerMetrics;
 
@@ -51,10 +51,15 @@ pub struct Watching {
 }
 
 impl Members {
-    /// Begins with what was remembered.
-    pub fn new(snapshot: Snapshot, timing: Timing, metrics: ManagerMetrics) -> Self {
+    /// Begins with what was remembered; `elsewhere` is whether all of it is other managers' word.
+    pub fn new(
+        snapshot: Snapshot,
+        elsewhere: bool,
+        timing: Timing,
+        metrics: ManagerMetrics,
+    ) -> Self {
         let began = Instant::now();
-        let membership = Membership::new(snapshot, timing, time(began));
+        let membership = Membership::new(snapshot, elsewhere, timing, time(began));
         let told = watch::Sender::new(membership.told().clone());
         let members = Self {
             shared: Arc::new(Shared {
@@ -90,6 +95,11 @@ impl Members {
     /// A host goes away in order.
     pub fn deregister(&self, key: MemberKey) {
         self.apply(Event::Deregister(key));
+    }
+
+    /// Takes note of what other managers over the same database hear.
+    pub fn elsewhere(&self, elsewhere: Elsewhere) {
+        self.apply(Event::Elsewhere(elsewhere));
     }
 
     /// Somebody who holds `known_version` wants to follow the configuration.

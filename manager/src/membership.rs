@@ -112,6 +112,15 @@ pub struct Snapshot {
     pub hosts: BTreeMap<MemberKey, Record>,
 }
 
+/// What other managers over the same database hear.
+#[derive(Debug, Clone, Default)]
+pub struct Elsewhere {
+    /// The last version any of them told, as far as the database knows.
+    pub version: u64,
+    /// Their members.
+    pub hosts: Arc<BTreeMap<MemberKey, Record>>,
+}
+
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -126,6 +135,8 @@ pub enum Event {
         /// 0 for none.
         known_version: u64,
     },
+    /// This is what other managers hear now.
+    Elsewhere(Elsewhere),
     /// Time passed.
     Tick,
 }
@@ -179,6 +190,8 @@ pub struct Membership {
 struct Member {
     record: Record,
     deadline: Duration,
+    /// Another manager hears it, and remembers it.
+    elsewhere: bool,
 }
 
 /// What is known of the versions in members' hands.
@@ -198,13 +211,17 @@ enum Start {
 
 impl Membership {
     /// Begins with what was remembered, at `now`.
-    pub fn new(snapshot: Snapshot, timing: Timing, now: Time) -> Self {
+    /// `elsewhere` is whether all that was other managers' word.
+    pub fn new(snapshot: Snapshot, elsewhere: bool, timing: Timing, now: Time) -> Self {
         let ends = now.up + timing.report;
         let mut members: BTreeMap<Role, BTreeMap<HostId, Member>> = BTreeMap::new();
         for (MemberKey { role, id }, record) in snapshot.hosts {
-            let deadline = ends;
-            let of_role = members.entry(role).or_default();
-            of_role.insert(id, Member { record, deadline });
+            let member = Member {
+                record,
+                deadline: ends,
+                elsewhere,
+            };
+            members.entry(role).or_default().insert(id, member);
         }
         let mut membership = Self {
             timing,
@@ -244,10 +261,10 @@ impl Membership {
 
     /// What is to outlive the process.
     pub fn snapshot(&self) -> Snapshot {
-        let records = ROLES
-            .into_iter()
-            .flat_map(|role| self.of_role(role, None))
-            .map(|record| (MemberKey::of(&record.host), record.clone()));
+        let members = self.members.values().flat_map(BTreeMap::values);
+        let records = members
+            .filter(|member| !member.elsewhere)
+            .map(|member| (MemberKey::of(&member.record.host), member.record.clone()));
         Snapshot {
             version: self.told.version,
             hosts: records.collect(),
@@ -261,6 +278,7 @@ impl Membership {
             Event::KeepAlive(key) => self.keep_alive(now, &key),
             Event::Deregister(key) => self.deregister(now, &key),
             Event::Watch { known_version } => self.asked(now, known_version),
+            Event::Elsewhere(elsewhere) => self.elsewhere(now, &elsewhere),
             Event::Tick => self.tick(now),
         }
     }
@@ -277,7 +295,12 @@ impl Membership {
             host: Arc::new(host),
             last_seen: now.unix_ms,
         };
-        of_role.insert(id, Member { record, deadline });
+        let member = Member {
+            record,
+            deadline,
+            elsewhere: false,
+        };
+        of_role.insert(id, member);
         self.changed(now)
     }
 
@@ -285,12 +308,13 @@ impl Membership {
         let deadline = self.deadline(now);
         let of_role = self.members.get_mut(&key.role);
         match of_role.and_then(|members| members.get_mut(&key.id)) {
-            Some(member) => {
+            // One that another manager heard until now registers with this one.
+            Some(member) if !member.elsewhere => {
                 member.deadline = member.deadline.max(deadline);
                 member.record.last_seen = now.unix_ms;
                 Vec::new()
             }
-            None => vec![Action::Unknown],
+            _ => vec![Action::Unknown],
         }
     }
 
@@ -315,6 +339,39 @@ impl Membership {
             return vec![Action::Wait];
         }
         self.tell_above_floor(now)
+    }
+
+    /// A host that moves from one manager to another is not missed in between: it has the time that
+    /// hosts have to report.
+    fn elsewhere(&mut self, now: Time, others: &Elsewhere) -> Vec<Action> {
+        if let Start::Recent { restored, .. } = &mut self.start {
+            *restored = (*restored).max(others.version);
+        }
+        self.floor = self.floor.max(others.version);
+        let deadline = now.up + self.timing.report;
+        let mut news = false;
+        for (key, record) in others.hosts.iter() {
+            let of_role = self.members.entry(key.role).or_default();
+            match of_role.get_mut(&key.id) {
+                // What this process hears itself it knows best.
+                Some(member) if !member.elsewhere => {}
+                Some(member) => {
+                    news |= member.record.host != record.host;
+                    member.record = record.clone();
+                    member.deadline = deadline;
+                }
+                None => {
+                    news = true;
+                    let member = Member {
+                        record: record.clone(),
+                        deadline,
+                        elsewhere: true,
+                    };
+                    of_role.insert(key.id.clone(), member);
+                }
+            }
+        }
+        if news { self.changed(now) } else { Vec::new() }
     }
 
     fn tick(&mut self, now: Time) -> Vec<Action> {

@@ -11,7 +11,8 @@ use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
 use crate::database::keeper::Keeper;
-use crate::database::{Database, DatabaseError};
+use crate::database::members::Remembered;
+use crate::database::{Database, DatabaseError, Location};
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
@@ -19,9 +20,6 @@ use crate::{api, rpc};
 
 #[cfg(test)]
 mod tests;
-
-/// The database's name in the data directory.
-const DATABASE: &str = "manager.db";
 
 /// A manager that listens.
 #[derive(Debug)]
@@ -77,8 +75,6 @@ impl Manager {
         let part = health.part("manager");
         let metrics = ManagerMetrics::new(metrics);
         let manager = &settings.manager;
-        let default = || settings.data_dir.join(DATABASE);
-        let path = manager.database.clone().unwrap_or_else(default);
         let (listen, api_listen) = (manager.listen, manager.api_listen);
         let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS, WhenFull::Wait)
             .await
@@ -87,13 +83,18 @@ impl Manager {
         let api = Listener::bind(listen, api::MAX_CONNECTIONS, WhenFull::Wait)
             .await
             .map_err(|source| StartError::Api { listen, source })?;
-        let database = Database::open(&path).await.map_err(StartError::Database)?;
-        let remembered = database.stored().clone();
-        let members = Members::new(remembered, Timing::default(), metrics.clone());
-        let errors = metrics.database_errors.clone();
+        let location = Location::of(settings);
+        let shared = location.is_shared();
+        let database = Database::open(location, metrics.database_errors.clone())
+            .await
+            .map_err(StartError::Database)?;
+        let (remembered, stored) = Remembered::read(&database)
+            .await
+            .map_err(StartError::Database)?;
+        let members = Members::new(stored, shared, Timing::default(), metrics.clone());
         Ok(Self {
             members,
-            keeper: Keeper::new(database, health.part("database"), errors),
+            keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
             metrics,

@@ -116,18 +116,25 @@ async fn answer(connection: Connection, router: Router) {
     }
 }
 
-/// 200 when every part of the process is ready, else 503; what is waited for either way.
+/// 200 when every part of the process is ready, else 503; what is waited for, and what works with
+/// something missing, either way.
 async fn ready(State(pages): State<Pages>) -> Response {
     let waiting_for = pages.health.waiting_for();
     let (status, ready) = match waiting_for.is_empty() {
         true => (StatusCode::OK, true),
         false => (StatusCode::SERVICE_UNAVAILABLE, false),
     };
-    let waiting_for: serde_json::Map<_, _> = waiting_for
-        .into_iter()
-        .map(|(part, reason)| (part.to_owned(), reason.into()))
-        .collect();
-    let body = serde_json::json!({ "ready": ready, "waiting_for": waiting_for });
+    let by_part = |parts: Vec<(&'static str, String)>| -> serde_json::Map<_, _> {
+        let parts = parts.into_iter();
+        parts
+            .map(|(part, reason)| (part.to_owned(), reason.into()))
+            .collect()
+    };
+    let body = serde_json::json!({
+        "ready": ready,
+        "waiting_for": by_part(waiting_for),
+        "degraded": by_part(pages.health.degraded()),
+    });
     (status, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
@@ -177,9 +184,13 @@ mod tests {
             let waiting = get(address, "/readyz").await;
             assert!(waiting.starts_with("HTTP/1.1 503"), "{waiting}");
             assert!(waiting.contains(r#"{"mirror":"starting"}"#), "{waiting}");
-            part.ready();
+            part.degraded("no disk");
             let ready = get(address, "/readyz").await;
             assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+            assert!(
+                ready.contains(r#""degraded":{"mirror":"no disk"}"#),
+                "{ready}"
+            );
             let metrics = get(address, "/metrics").await;
             let form = "content-type: text/plain; version=0.0.4; charset=utf-8\r\n";
             assert!(metrics.contains(form), "{metrics}");

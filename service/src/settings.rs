@@ -140,6 +140,10 @@ pub struct Manager {
     pub address: Option<String>,
     /// The SQLite file. Default `manager.db` in the data directory.
     pub database: Option<PathBuf>,
+    /// The file that holds the URL of a PostgreSQL database to use in place of the SQLite file, as
+    /// several managers over one database do: `postgres://user:password@host/database`. Add
+    /// `?sslmode=verify-full` to have it talked to over TLS and its certificate checked.
+    pub postgres_url: Option<Secret>,
 }
 
 /// `[store]`

@@ -77,14 +77,14 @@ fn sections() -> Vec<Section> {
             };
             let is_section = sections.len() == 1 && name != "data_dir";
             if !is_section && kind != "Option<Credentials>" {
-                let name = if kind == "Secret" {
-                    "password_file"
-                } else {
-                    name
+                let name = match kind {
+                    "Secret" => "password_file".to_owned(),
+                    "Option<Secret>" => format!("{name}_file"),
+                    _ => name.to_owned(),
                 };
                 let last = sections.last_mut().expect("there is one");
                 last.keys.push(Key {
-                    name: name.to_owned(),
+                    name,
                     meaning: plain(&said),
                 });
             }

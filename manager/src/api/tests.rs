@@ -12,6 +12,7 @@ use crate::metrics::ManagerMetrics;
 fn members(hosts: &[(&str, Role)]) -> Members {
     let members = Members::new(
         Snapshot::default(),
+        false,
         Timing::default(),
         ManagerMetrics::default(),
     );

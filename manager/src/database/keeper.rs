@@ -3,17 +3,16 @@
 //! Nobody waits for it: a database that is locked, full or gone costs what would be known after a
 //! restart, shows in the process's health, and is tried again.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use darner_service::health::Part;
 use darner_service::shutdown::Shutdown;
 use darner_service::telemetry::with_causes;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Database, DatabaseError, LAST_SEEN_STEP};
+use super::members::Remembered;
+use super::{Database, DatabaseError};
 use crate::members::Members;
 
 /// Changes within this time are written together: a cluster that starts is a few writes, not
@@ -27,22 +26,20 @@ const SLOW: Duration = Duration::from_secs(5);
 /// The one who writes.
 #[derive(Debug)]
 pub struct Keeper {
-    path: PathBuf,
-    open: Option<Database>,
+    database: Database,
+    remembered: Remembered,
     part: Part,
-    errors: Counter,
     failing: bool,
 }
 
 impl Keeper {
     /// Goes on with an open database. `part` is its say in the process's health.
-    pub fn new(database: Database, part: Part, errors: Counter) -> Self {
+    pub fn new(database: Database, remembered: Remembered, part: Part) -> Self {
         part.ready();
         Self {
-            path: database.path.clone(),
-            open: Some(database),
+            database,
+            remembered,
             part,
-            errors,
             failing: false,
         }
     }
@@ -53,7 +50,8 @@ impl Keeper {
         let cancelled = shutdown.cancellation();
         let kept = cancelled.run_until_cancelled(async {
             served.run_until_cancelled(self.follow(&members)).await;
-            self.end(&members).await;
+            self.write(&members).await;
+            self.database.close().await;
         });
         if kept.await.is_none() {
             tracing::warn!("the process ended before the database took the last changes");
@@ -61,12 +59,13 @@ impl Keeper {
     }
 
     async fn follow(&mut self, members: &Members) {
+        let beat = self.database.beat();
         let mut changes = members.changes();
         // What changed before this was called has not been seen.
         changes.mark_changed();
         loop {
             // Also when nothing changed: hosts were heard.
-            let _ = timeout(LAST_SEEN_STEP, changes.changed()).await;
+            let _ = timeout(beat, changes.changed()).await;
             while !self.write(members).await {
                 sleep(RETRY_PAUSE).await;
             }
@@ -74,17 +73,10 @@ impl Keeper {
         }
     }
 
-    async fn end(&mut self, members: &Members) {
-        self.write(members).await;
-        if let Some(database) = self.open.take() {
-            close(database).await;
-        }
-    }
-
     /// One try. Says whether the database holds what is true.
     async fn write(&mut self, members: &Members) -> bool {
         match self.patiently_write(members).await {
-            Ok(()) => self.works(),
+            Ok(()) => self.works().await,
             Err(error) => self.fails(&error),
         }
     }
@@ -95,60 +87,44 @@ impl Keeper {
         match timeout(SLOW, &mut writing).await {
             Ok(written) => written,
             Err(_) => {
-                part.not_ready("the database does not answer");
+                part.degraded("the database does not answer; going on from memory");
                 writing.await
             }
         }
     }
 
     async fn try_write(&mut self, members: &Members) -> Result<(), DatabaseError> {
-        let mut database = self.opened().await?;
-        let written = database.write(&members.snapshot()).await;
-        if written.is_ok() {
-            self.open = Some(database);
-        } else {
-            // Opened afresh for the next try.
-            close(database).await;
+        if self.failing || self.database.shortcoming().await.is_some() {
+            self.database.improve().await?;
         }
-        written
+        let wanted = members.snapshot();
+        let elsewhere = self.remembered.write(&self.database, &wanted).await?;
+        if let Some(elsewhere) = elsewhere {
+            members.elsewhere(elsewhere);
+        }
+        Ok(())
     }
 
-    async fn opened(&mut self) -> Result<Database, DatabaseError> {
-        if let Some(database) = self.open.take() {
-            if database.is_in_place().await {
-                return Ok(database);
-            }
-            self.errors.inc();
-            let path = self.path.display();
-            tracing::error!(%path, "database was deleted or replaced; writing it anew");
-            close(database).await;
-        }
-        Database::open(&self.path).await
-    }
-
-    fn works(&mut self) -> bool {
+    async fn works(&mut self) -> bool {
         if self.failing {
-            tracing::info!(path = %self.path.display(), "database works again");
+            let name = self.database.name();
+            tracing::info!(name, "database works again");
         }
         self.failing = false;
-        self.part.ready();
+        match self.database.shortcoming().await {
+            Some(shortcoming) => self.part.degraded(shortcoming),
+            None => self.part.ready(),
+        }
         true
     }
 
     fn fails(&mut self, error: &DatabaseError) -> bool {
         let error = with_causes(error);
-        self.errors.inc();
         if !self.failing {
             tracing::error!(error, "database fails; going on from memory");
         }
         self.failing = true;
-        self.part.not_ready(error);
+        self.part.degraded(error);
         false
-    }
-}
-
-async fn close(database: Database) {
-    if let Err(error) = database.close().await {
-        tracing::warn!(error = with_causes(&error), "database not closed");
     }
 }

@@ -44,7 +44,7 @@ fn remembered(version: u64, hosts: &[Host]) -> Snapshot {
 }
 
 fn started(snapshot: Snapshot) -> Membership {
-    Membership::new(snapshot, Timing::default(), at(0.0))
+    Membership::new(snapshot, false, Timing::default(), at(0.0))
 }
 
 fn published(actions: &[Action]) -> Option<Arc<Configuration>> {
@@ -275,7 +275,7 @@ proptest! {
                     members.apply(time, Event::Tick)
                 }
                 Step::Restart => {
-                    members = Membership::new(members.snapshot(), Timing::default(), time);
+                    members = Membership::new(members.snapshot(), false, Timing::default(), time);
                     asked = 0;
                     prop_assert_eq!(&before, members.told(), "a restart tells the same");
                     continue;

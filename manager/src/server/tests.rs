@@ -361,13 +361,14 @@ async fn a_database_that_fails_stops_nobody_and_is_caught_up_with() {
     let _seed = Member::join(&manager.url(), "seed", Role::Seed);
     let mut mirror = Member::join(&manager.url(), "m", Role::Mirror);
     let told = mirror.sees_members(&[], &["seed"]).await;
-    waits_for(
+    degrades_to(
         &manager.health,
         |parts| matches!(parts, [("database", why)] if why.contains("manager.db")),
     )
     .await;
+    assert_eq!(manager.health.waiting_for(), [], "it serves from memory");
     locked.rollback().await.unwrap();
-    waits_for(&manager.health, <[_]>::is_empty).await;
+    degrades_to(&manager.health, <[_]>::is_empty).await;
 
     let sql = "SELECT version FROM configuration";
     let stored: i64 = sqlx::query_scalar(sql).fetch_one(&mut other).await.unwrap();
@@ -386,15 +387,15 @@ async fn a_database_that_fails_stops_nobody_and_is_caught_up_with() {
     manager.stop().await;
 }
 
-async fn waits_for(health: &Health, what: impl Fn(&[(&'static str, String)]) -> bool) {
+async fn degrades_to(health: &Health, what: impl Fn(&[(&'static str, String)]) -> bool) {
     let reached = timeout(PATIENCE, async {
-        while !what(&health.waiting_for()) {
+        while !what(&health.degraded()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     reached
         .await
-        .unwrap_or_else(|_| panic!("{:?}", health.waiting_for()));
+        .unwrap_or_else(|_| panic!("{:?}", health.degraded()));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use darner_proto::invalid::Invalid;
 use url::Url;
 
 use super::fault::Origin;
+use super::layers::read_text;
 use super::value::{Item, Value};
+use crate::secret::Secret;
 use crate::settings::LogFormat;
 use crate::telemetry;
 
@@ -271,4 +273,33 @@ fn plain_url(text: &str, expected: &str) -> Result<Url, String> {
         return Err("has a query or fragment, which means nothing here".to_owned());
     }
     Ok(url)
+}
+/// What a file holds, without the newline that editors end it with.
+pub(super) fn secret(item: &Item) -> Result<Secret, String> {
+    let path = path(item)?;
+    let text = readable(&path)?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    match text {
+        "" => Err(format!("{} is empty", path.display())),
+        _ => Ok(Secret::new(text)),
+    }
+}
+
+/// The URL of a PostgreSQL database, from a file since it may hold a password.
+pub(super) fn postgres_url(item: &Item) -> Result<Secret, String> {
+    let secret = secret(item)?;
+    let url = Url::parse(secret.reveal());
+    match url {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(secret),
+        _ => Err(
+            "is a file that does not hold a URL such as postgres://user:password@host/database"
+                .to_owned(),
+        ),
+    }
+}
+
+/// The text of a file that a setting names.
+pub(super) fn readable(path: &Path) -> Result<String, String> {
+    read_text(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }

@@ -14,6 +14,15 @@ pub(super) fn check(command: Command, settings: &Settings, file: Option<&Path>, 
     default_upstream_is_known(settings, file, reading);
     plain_text_is_meant(command, settings, file, reading);
     others_can_connect(command, settings, file, reading);
+    one_database(settings, file, reading);
+}
+
+fn one_database(settings: &Settings, file: Option<&Path>, reading: &Reading) {
+    let manager = &settings.manager;
+    if manager.database.is_some() && manager.postgres_url.is_some() {
+        let message = "and [manager] database are both set: a manager has one database".to_owned();
+        reading.fault_of("manager.postgres_url_file", file, message);
+    }
 }
 
 fn default_upstream_is_known(settings: &Settings, file: Option<&Path>, reading: &Reading) {

@@ -144,12 +144,14 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let api_listen = section.read("api_listen", parse::socket);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
+    let postgres_url = section.read("postgres_url_file", parse::postgres_url);
     section.close();
     Manager {
         listen: listen.unwrap_or(internal(command, MANAGER_PORT)),
         api_listen: api_listen.unwrap_or(local(API_PORT)),
         address,
         database,
+        postgres_url,
     }
 }
 

@@ -205,6 +205,16 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn a_database_elsewhere_is_named_by_a_file() {
+    let url = "postgres://darner:hunter2@db.example/darner";
+    let settings = given("[manager]\npostgres_url_file = \"url\"\n[identity]\ninsecure = true\n")
+        .with_file("url", &format!("{url}\n"))
+        .load(Command::Manager);
+    let read = settings.manager.postgres_url.unwrap();
+    assert_eq!(read.reveal(), url);
+}
+
+#[test]
 fn flags_win_over_variables_over_the_file() {
     let file = "[registry]\nlisten = \"127.0.0.1:1\"\nmax_requests = 1\n[store]\ncapacity = 1\n";
     let settings = given(file)

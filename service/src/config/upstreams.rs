@@ -1,17 +1,15 @@
 //! `[[upstream]]`: the registries content comes from, and those that everybody knows.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use darner_proto::id::Role;
 use darner_proto::name::RegistryName;
 
 use super::fault::Origin;
-use super::layers::read_text;
 use super::parse;
 use super::read::{Reading, Section};
 use super::value::{Item, Value};
-use crate::secret::Secret;
 use crate::settings::{Credentials, Upstream};
 
 /// Registries that need no configuration, and where they are. Docker Hub's host is not its name.
@@ -156,7 +154,7 @@ fn credentials(
     });
     let password = section.read("password_file", |item| {
         given.1 = true;
-        secret(item)
+        parse::secret(item)
     });
     let alone = |setting: &str, other: &str| {
         reading.fault(
@@ -178,25 +176,9 @@ fn credentials(
 
 fn certificates(item: &Item) -> Result<PathBuf, String> {
     let path = parse::path(item)?;
-    let text = readable(&path)?;
+    let text = parse::readable(&path)?;
     if !text.contains("-----BEGIN CERTIFICATE-----") {
         return Err(format!("{} has no certificate in PEM form", path.display()));
     }
     Ok(path)
-}
-
-/// What a file holds, without the newline that editors end it with.
-fn secret(item: &Item) -> Result<Secret, String> {
-    let path = parse::path(item)?;
-    let text = readable(&path)?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    match text {
-        "" => Err(format!("{} is empty", path.display())),
-        _ => Ok(Secret::new(text)),
-    }
-}
-
-fn readable(path: &Path) -> Result<String, String> {
-    read_text(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }

@@ -333,3 +333,17 @@ fn a_file_of_another_kind_does_not_flood() {
     assert!(faults.len() <= 51, "{}", faults.len());
     assert!(faults.last().unwrap().ends_with("more"));
 }
+
+#[test]
+fn a_manager_has_one_database_and_its_url_is_not_repeated() {
+    let faults = given("[manager]\ndatabase = \"a.db\"\npostgres_url_file = \"url\"\n[identity]\ninsecure = true\n")
+        .with_file("url", "postgres://darner@db/darner")
+        .faults(Command::Manager);
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(faults[0].contains("are both set"), "{faults:#?}");
+    let faults = given("[manager]\npostgres_url_file = \"url\"\n[identity]\ninsecure = true\n")
+        .with_file("url", "mysql://darner:hunter2@db/darner")
+        .faults(Command::Manager);
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(!faults[0].contains("hunter2"), "{faults:#?}");
+}
