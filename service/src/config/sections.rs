@@ -12,7 +12,7 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, upstreams};
 use crate::settings::{
-    Admin, Identity, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings, Shutdown,
+    Admin, Identity, IdentityFiles, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings, Shutdown,
     Store,
 };
 
@@ -31,6 +31,8 @@ const DEFAULT_UPSTREAM: &str = "docker.io";
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 512;
 const UPLOAD_SLOTS: u32 = 16;
+/// Days of a manager's absence are outlived, and a stolen certificate does not count for long.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Long enough for every node to connect again and say what it holds.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -54,7 +56,7 @@ pub(super) fn read(
     let manager = manager(top.section("manager"), command);
     let store = store(top.section("store"));
     let admin = admin(top.section("admin"), command);
-    let identity = identity(top.section("identity"));
+    let identity = identity(top.section("identity"), sources.file.as_deref(), reading);
     let shutdown = shutdown(top.section("shutdown"));
     let log = log(top.section("log"));
     top.close();
@@ -144,6 +146,8 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let api_listen = section.read("api_listen", parse::socket);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
+    let lifetime = section.read("certificate_lifetime", parse::lifetime);
+    let join_tokens_file = section.read("join_tokens_file", parse::path);
     let postgres_url = section.read("postgres_url_file", parse::postgres_url);
     section.close();
     Manager {
@@ -151,6 +155,8 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
         api_listen: api_listen.unwrap_or(local(API_PORT)),
         address,
         database,
+        certificate_lifetime: lifetime.unwrap_or(CERTIFICATE_LIFETIME),
+        join_tokens_file,
         postgres_url,
     }
 }
@@ -174,11 +180,31 @@ fn admin(mut section: Section<'_>, command: Command) -> Admin {
     }
 }
 
-fn identity(mut section: Section<'_>) -> Identity {
+fn identity(mut section: Section<'_>, file: Option<&Path>, reading: &Reading) -> Identity {
     let insecure = section.read("insecure", parse::boolean);
+    let token_file = section.read("token_file", parse::path);
+    let certificate = section.read("certificate", parse::path);
+    let key = section.read("key", parse::path);
+    let ca = section.read("ca", parse::path);
     section.close();
+    let files = match (certificate, key, &ca) {
+        (Some(certificate), Some(key), Some(ca)) => Some(IdentityFiles {
+            certificate,
+            key,
+            ca: ca.clone(),
+        }),
+        (None, None, _) => None,
+        _ => {
+            let message = "certificate, key and ca go together: set all three or none";
+            reading.fault_of("identity.certificate", file, message.to_owned());
+            None
+        }
+    };
     Identity {
         insecure: insecure.unwrap_or(false),
+        token_file,
+        ca,
+        files,
     }
 }
 
