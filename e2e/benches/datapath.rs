@@ -13,6 +13,8 @@ mod load;
 mod report;
 #[path = "datapath/servers.rs"]
 mod servers;
+#[path = "datapath/shaped.rs"]
+mod shaped;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use load::{Load, Target};
 use report::{Figure, Report};
-use servers::{Server, Servers};
+use servers::{Blob, Server, Servers};
+use shaped::Shaped;
 
 const MIB: u64 = 1 << 20;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -34,11 +37,32 @@ const REQUEST: u64 = 64 * MIB;
 /// Blobs that are pulled cold, once each.
 const COLD: usize = 6;
 
+/// One comparison.
+type Part = fn(&Servers, &mut Report) -> Result<()>;
+
+/// All of them, by the names that choose them. What is measured cold comes first.
+const PARTS: [(&str, Part); 8] = [
+    ("idle", idle),
+    ("cold", cold),
+    ("cold-gigabit", cold_gigabit),
+    ("one-parent", from_one_parent),
+    ("four-parents", from_four_parents),
+    ("cached", cached),
+    ("pieces", pieces),
+    ("manifests", manifests),
+];
+
 fn main() -> Result<()> {
-    let json = std::env::args()
-        .nth(1)
-        .filter(|path| !path.starts_with("--"));
-    let json = PathBuf::from(json.context("usage: datapath JSON (run e2e/bench)")?);
+    let usage = || {
+        let names = PARTS.map(|(name, _)| name).join(" ");
+        format!("usage: datapath JSON [PART...] (run e2e/bench); the parts: {names}")
+    };
+    let mut arguments = std::env::args().skip(1).filter(|one| one != "--bench");
+    let json = arguments.next().filter(|path| !path.starts_with("--"));
+    let json = PathBuf::from(json.with_context(usage)?);
+    let chosen: Vec<_> = arguments.collect();
+    let known = |name: &String| PARTS.iter().any(|(part, _)| part == name);
+    ensure!(chosen.iter().all(known), usage());
     let directory = json
         .parent()
         .context("a file in a directory")?
@@ -50,12 +74,11 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut servers = runtime.block_on(Servers::start(&directory))?;
     let mut report = Report::default();
-    idle(&servers, &mut report)?;
-    cold(&servers, &mut report)?;
-    from_peer(&servers, &mut report)?;
-    cached(&servers, &mut report)?;
-    pieces(&servers, &mut report)?;
-    manifests(&servers, &mut report)?;
+    for (name, part) in PARTS {
+        if chosen.is_empty() || chosen.iter().any(|one| one == name) {
+            part(&servers, &mut report).with_context(|| format!("the part {name}"))?;
+        }
+    }
     servers.stop();
     report.write(&json)?;
     std::fs::remove_dir_all(&directory)?;
@@ -153,50 +176,25 @@ fn compare(
 /// Blobs that nobody has, through one mirror and straight from the registry, whose client verifies;
 /// and what the mirror spends on one beside the bare program.
 fn cold(servers: &Servers, report: &mut Report) -> Result<()> {
-    let mut direct = Vec::new();
-    let mut mirrored = Vec::new();
-    let mut spent = Vec::new();
-    let mut floor = Vec::new();
-    for blob in &servers.cold {
+    let (mut spent, mut floor) = (Vec::new(), Vec::new());
+    let mut pulls = Pulls::default();
+    let (blobs, _) = servers.cold.split_at(COLD / 2);
+    for blob in blobs {
         let size = blob.size as f64 / GIB;
-        // What the registry's disk needs is not the question.
-        let registry = Target::file(servers.registry.address, &blob.path());
-        load::pull(&registry, blob)?;
-        direct.push(load::pull(&registry, blob)?);
+        // The pull straight from the registry costs the mirror nothing.
         let before = servers.mirror.processor_time()?;
-        let target = Target::file(servers.mirror.address, &blob.path());
-        mirrored.push(load::pull(&target, blob)?);
+        pulls.cold(servers, blob)?;
         servers.wait_held(&servers.mirror, blob)?;
         spent.push((servers.mirror.processor_time()? - before).as_secs_f64() / size);
+        let registry = Target::file(servers.registry.address, &blob.path());
+        servers.warm_memory()?;
         let used = floor::relay(&registry, blob, &servers.directory.join("floor"))?;
         floor.push(used.as_secs_f64() / size);
     }
-    let seconds = |pulls: &[load::Pulled]| {
-        report::median(pulls.iter().map(|pull| pull.took.as_secs_f64()).collect())
-    };
-    let first = |pulls: &[load::Pulled]| {
-        let first = pulls
-            .iter()
-            .map(|pull| pull.first_byte.as_secs_f64() * 1000.0);
-        report::median(first.collect())
-    };
-    let name = "cold pull through one mirror";
-    report.beside(name, "straight", "s", seconds(&direct), seconds(&mirrored));
-    report.beside(
-        name,
-        "straight",
-        "ms to first byte",
-        first(&direct),
-        first(&mirrored),
-    );
+    pulls.report(report, "cold pull through one mirror");
     let name = "receive from upstream, verify, store, serve once";
-    report.beside(
-        name,
-        "bare program",
-        "CPU s/GiB",
-        report::median(floor),
-        report::median(spent),
-    );
+    let (floor, spent) = (report::median(floor), report::median(spent));
+    report.beside(name, "bare program", "CPU s/GiB", floor, spent);
     let peak = servers.mirror.memory("VmHWM")? as f64 / MIB as f64;
     report.alone(
         "mirror, after cold pulls",
@@ -205,41 +203,109 @@ fn cold(servers: &Servers, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The same from a registry that sends a gigabit a second.
+fn cold_gigabit(servers: &Servers, report: &mut Report) -> Result<()> {
+    let mut pulls = Pulls::default();
+    let (_, blobs) = servers.cold.split_at(COLD / 2);
+    let shaped = Shaped::begin(servers.registry.address.port(), "1gbit")?;
+    for blob in blobs {
+        pulls.cold(servers, blob)?;
+        servers.wait_held(&servers.mirror, blob)?;
+    }
+    drop(shaped);
+    pulls.report(report, "cold pull through one mirror, registry at 1 Gbit/s");
+    Ok(())
+}
+
+/// The same blobs, pulled straight and through the mirror.
+#[derive(Default)]
+struct Pulls {
+    straight: Vec<load::Pulled>,
+    mirrored: Vec<load::Pulled>,
+}
+
+impl Pulls {
+    fn cold(&mut self, servers: &Servers, blob: &Blob) -> Result<()> {
+        // What the registry's disk needs is not the question.
+        let registry = Target::file(servers.registry.address, &blob.path());
+        load::pull(&registry, blob)?;
+        self.straight.push(load::pull(&registry, blob)?);
+        let mirror = Target::file(servers.mirror.address, &blob.path());
+        servers.warm_memory()?;
+        self.mirrored.push(load::pull(&mirror, blob)?);
+        Ok(())
+    }
+
+    fn report(&self, report: &mut Report, name: &str) {
+        let pair = |of: fn(&load::Pulled) -> f64| {
+            let median = |pulls: &[load::Pulled]| report::median(pulls.iter().map(of).collect());
+            (median(&self.straight), median(&self.mirrored))
+        };
+        let (theirs, ours) = pair(|pull| pull.took.as_secs_f64());
+        report.beside(name, "straight", "s", theirs, ours);
+        let (theirs, ours) = pair(|pull| pull.first_byte.as_secs_f64() * 1000.0);
+        report.beside(name, "straight", "ms to first byte", theirs, ours);
+    }
+}
+
 /// Blobs that a seed has, through another mirror.
-fn from_peer(servers: &Servers, report: &mut Report) -> Result<()> {
+fn from_one_parent(servers: &Servers, report: &mut Report) -> Result<()> {
+    let (blobs, _) = servers.cold.split_at(COLD / 2);
+    from_parents(servers, report, ("one parent", &[&servers.seed]), blobs)
+}
+
+/// Blobs that a seed and three mirrors have, through another mirror.
+fn from_four_parents(servers: &Servers, report: &mut Report) -> Result<()> {
+    let (_, blobs) = servers.cold.split_at(COLD / 2);
+    let [first, second, third] = &servers.parents;
+    let parents = [&servers.seed, first, second, third];
+    from_parents(servers, report, ("four parents", &parents), blobs)
+}
+
+/// The client throws away what it reads: with one that verifies, a machine with few processors
+/// would measure that.
+fn from_parents(
+    servers: &Servers,
+    report: &mut Report,
+    (from, parents): (&str, &[&Server]),
+    blobs: &[Blob],
+) -> Result<()> {
     let (mut spent, mut floor, mut rates) = (Vec::new(), Vec::new(), Vec::new());
-    let mut first = Vec::new();
-    for blob in &servers.cold {
+    let (mut first, mut senders) = (Vec::new(), Vec::new());
+    for blob in blobs {
         let size = blob.size as f64 / GIB;
-        load::pull(&Target::file(servers.seed.address, &blob.path()), blob)?;
-        servers.wait_held(&servers.seed, blob)?;
-        let before = servers.child.processor_time()?;
-        let pulled = load::pull(&Target::file(servers.child.address, &blob.path()), blob)?;
+        for parent in parents {
+            load::pull(&Target::file(parent.address, &blob.path()), blob)?;
+            servers.wait_held(parent, blob)?;
+        }
+        let sent = || {
+            let times = parents.iter().map(|parent| parent.processor_time());
+            times.sum::<Result<Duration>>()
+        };
+        servers.warm_memory()?;
+        let (before, sent_before) = (servers.child.processor_time()?, sent()?);
+        let pulled = load::read(&Target::file(servers.child.address, &blob.path()))?;
         servers.wait_held(&servers.child, blob)?;
         spent.push((servers.child.processor_time()? - before).as_secs_f64() / size);
+        senders.push((sent()? - sent_before).as_secs_f64() / size);
         rates.push(size / pulled.took.as_secs_f64());
         first.push(pulled.first_byte.as_secs_f64() * 1000.0);
-        let seed = Target::pieces(servers.seed_pieces, &blob.digest);
+        let seed = Target::file(servers.seed.address, &blob.path());
+        servers.warm_memory()?;
         let used = floor::relay(&seed, blob, &servers.directory.join("floor"))?;
         floor.push(used.as_secs_f64() / size);
     }
-    let name = "receive from one parent, verify, store, serve once";
-    report.beside(
-        name,
-        "bare program",
-        "CPU s/GiB",
-        report::median(floor),
-        report::median(spent),
-    );
-    report.alone(name, Figure::new("ms to first byte", report::median(first)));
+    let name = format!("receive from {from}, verify, store, serve once");
+    let floor = report::median(floor);
+    let spent = report::median(spent);
+    report.beside(&name, "bare program", "CPU s/GiB", floor, spent);
+    let first = Figure::new("ms to first byte", report::median(first));
+    report.alone(&name, first);
+    let senders = Figure::new("CPU s/GiB of all parents", report::median(senders));
+    report.alone(&name, senders);
     let one_core = 1.0 / floor::sha256_seconds_per_gib()?;
-    report.beside(
-        name,
-        "sha256 of one core",
-        "GiB/s",
-        one_core,
-        report::median(rates),
-    );
+    let rate = report::median(rates);
+    report.beside(&name, "sha256 of one core", "GiB/s", one_core, rate);
     Ok(())
 }
 

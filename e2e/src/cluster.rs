@@ -137,6 +137,11 @@ pub fn mirror_settings(scene: &Scene, upstream: &Upstream, name: &str) -> Result
 
 /// Settings of `darner up` for the test registry, every listener at a free port.
 pub fn up_settings(scene: &Scene, upstream: &Upstream) -> Result<Settings> {
+    up_settings_at(scene, &upstream.url())
+}
+
+/// As [`up_settings`], for a registry at `url` that is called as the test registry is.
+pub fn up_settings_at(scene: &Scene, url: &str) -> Result<Settings> {
     let mut settings = node(scene, "up")?;
     for listener in [
         "registry.listen",
@@ -149,7 +154,7 @@ pub fn up_settings(scene: &Scene, upstream: &Upstream) -> Result<Settings> {
     }
     Ok(settings
         .set("registry.default_upstream", NAME)
-        .upstream(NAME, &upstream.url()))
+        .upstream(NAME, url))
 }
 
 /// Starts `darner up` for the test registry.

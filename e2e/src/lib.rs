@@ -5,6 +5,7 @@
 //! of everything that ran in it. Whatever a scene starts ends with it. Tests wait on conditions
 //! ([`wait`]), never on the clock.
 
+pub mod attendant;
 pub mod client;
 pub mod cluster;
 pub mod containerd;

@@ -28,7 +28,8 @@ impl Registry {
              log: {{level: info, accesslog: {{disabled: true}}}}\n\
              http: {{addr: '127.0.0.1:0', secret: 'not used by one instance'}}\n\
              storage:\n  filesystem: {{rootdirectory: '{}', maxthreads: 200}}\n  \
-             maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n",
+             maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n\
+             validation: {{manifests: {{urls: {{allow: ['^https://elsewhere[.]example/']}}}}}}\n",
             storage.display()
         );
         std::fs::write(&config, text)?;
@@ -75,6 +76,11 @@ impl Pusher {
     /// Pushes a blob in one request.
     pub async fn blob(&self, repository: &str, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::sha256(&bytes);
+        self.blob_as(repository, digest, bytes).await
+    }
+
+    /// Pushes a blob under this digest of it.
+    pub async fn blob_as(&self, repository: &str, digest: Digest, bytes: Bytes) -> Result<Digest> {
         let url = format!("{}/v2/{repository}/blobs/uploads/", self.base);
         let begun = self.http.post(url).send().await?;
         ensure!(

@@ -4,12 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 
 use darner_service::health::{Health, Part};
+use darner_service::identity::{Identity, IdentityError, IdentityMetrics};
 use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
@@ -25,6 +27,8 @@ mod tests;
 #[derive(Debug)]
 pub struct Manager {
     members: Members,
+    identity: Identity,
+    authority: Option<Authority>,
     keeper: Keeper,
     rpc: Listener,
     api: Listener,
@@ -39,6 +43,12 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("the manager's database cannot be used")]
     Database(#[source] DatabaseError),
+    /// The certificate authority cannot be used.
+    #[error("the cluster's certificate authority cannot be used")]
+    Authority(#[source] AuthorityError),
+    /// The manager has no certificate.
+    #[error("the manager has no identity")]
+    Identity(#[source] IdentityError),
     /// The listener for members cannot be bound.
     #[error("the manager cannot listen on {listen}; set [manager] listen to a free address")]
     Listen {
@@ -70,9 +80,11 @@ impl Manager {
         settings: &Settings,
         metrics: &Metrics,
         health: &Health,
+        identity: &IdentityMetrics,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let part = health.part("manager");
+        let identity_metrics = identity;
         let metrics = ManagerMetrics::new(metrics);
         let manager = &settings.manager;
         let (listen, api_listen) = (manager.listen, manager.api_listen);
@@ -92,8 +104,15 @@ impl Manager {
             .await
             .map_err(StartError::Database)?;
         let members = Members::new(stored, shared, Timing::default(), metrics.clone());
+        let (identity, authority) =
+            authority::identity(&database, settings, identity_metrics, shutdown).await?;
+        if let Some(authority) = &authority {
+            members.trust(authority.trust().await.map_err(StartError::Authority)?);
+        }
         Ok(Self {
             members,
+            identity,
+            authority,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -108,10 +127,22 @@ impl Manager {
         vec![("manager", self.rpc.address()), ("api", self.api.address())]
     }
 
+    /// Its scheme and address, for those in this process.
+    pub fn url(&self, reachable: SocketAddr) -> String {
+        format!("{}://{reachable}", self.identity.scheme())
+    }
+
+    /// Issues certificates to other parts of this process; none in plain text.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
     /// Serves until the process ends.
     pub fn serve(self) {
         let Self {
             members,
+            identity,
+            authority,
             keeper,
             rpc,
             api,
@@ -119,7 +150,12 @@ impl Manager {
             part,
             shutdown,
         } = self;
-        let serving = rpc::serve(rpc, members.clone(), metrics, shutdown.clone());
+        let known = (identity.clone(), authority.clone());
+        let serving = rpc::serve(rpc, known, members.clone(), metrics, shutdown.clone());
+        if let Some(authority) = authority {
+            let following = authority.follow(members.clone(), identity, shutdown.clone());
+            shutdown.spawn(following);
+        }
         let served = CancellationToken::new();
         let last = served.clone().drop_guard();
         shutdown.spawn(async move {

@@ -5,8 +5,10 @@
 //! means and whether anyone may read it; [`task`] brings one content to this node, however many
 //! clients ask, joining [`swarm`] (schedulers and parents), [`upstream`] (the registry itself) and
 //! [`store`] (content on disk), none of which knows the others; [`pieces`] serves what is held to
-//! other peers. [`listen`] is what both listeners stand on. [`server`] puts the parts together.
+//! other peers. [`listen`] is what both listeners stand on, [`bandwidth`] what all transfers share.
+//! [`server`] puts the parts together.
 
+pub mod bandwidth;
 pub mod listen;
 pub mod pieces;
 pub mod registry;

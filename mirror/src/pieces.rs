@@ -7,6 +7,7 @@
 
 mod availability;
 pub mod desk;
+mod paced;
 pub mod uploads;
 mod want;
 
@@ -32,6 +33,7 @@ use darner_proto::peer::{
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::wire;
+use darner_service::identity::Identity;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
@@ -43,12 +45,14 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
+use crate::bandwidth::Bandwidth;
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::store::{Content, Span, Store};
 use crate::task::Tasks;
 use crate::task::shared::Shared;
 use desk::{Desk, Slot, Turned};
+use paced::paced;
 use uploads::{Child, Holding};
 
 /// A look-up names one repository and one reference.
@@ -60,6 +64,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Pieces {
     listener: TcpListener,
+    identity: Identity,
     serving: Serving,
 }
 
@@ -78,6 +83,8 @@ pub struct Serving {
     pub role: Role,
     /// Where requests for pieces wait for their turn.
     pub desk: Desk,
+    /// How fast pieces go out.
+    pub bandwidth: Bandwidth,
     /// What is counted.
     pub metrics: PiecesMetrics,
     /// The process's end.
@@ -136,8 +143,12 @@ impl Pieces {
     }
 
     /// Serves peers on `listener`.
-    pub fn new(listener: TcpListener, serving: Serving) -> Self {
-        Self { listener, serving }
+    pub fn new(listener: TcpListener, identity: Identity, serving: Serving) -> Self {
+        Self {
+            listener,
+            identity,
+            serving,
+        }
     }
 
     /// Serves until the process drains and running transfers are done.
@@ -155,7 +166,10 @@ impl Pieces {
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
             .with_state(self.serving);
-        let front = Front { routes };
+        let front = Front {
+            routes,
+            identity: self.identity,
+        };
         listen::accept(self.listener, front, metrics, shutdown).await;
     }
 }
@@ -163,6 +177,7 @@ impl Pieces {
 /// Answers peers.
 struct Front {
     routes: Router,
+    identity: Identity,
 }
 
 impl listen::Front for Front {
@@ -173,6 +188,10 @@ impl listen::Front for Front {
     const MAX_CONNECTIONS: usize = 8192;
     /// A child that takes nothing for so long holds a slot that others wait for.
     const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+    fn members(&self) -> Option<&Identity> {
+        Some(&self.identity)
+    }
 
     async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response {
         let mut request = request.map(Body::new);
@@ -251,7 +270,8 @@ async fn send_run(
     let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let body = Upload::new(outlet.body(held.spans(bytes)), slot, task, &serving);
+    let spans = paced(held.spans(bytes), serving.bandwidth.upload.clone());
+    let body = Upload::new(outlet.body(spans), slot, task, &serving);
     Response::builder()
         .header(header::CONTENT_LENGTH, length)
         .header(FIRST_PIECE, pieces.start)

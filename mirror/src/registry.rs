@@ -16,10 +16,12 @@ mod link;
 mod metrics;
 mod outgoing;
 mod range;
+mod referrers;
 mod refusal;
 mod relay;
 mod request;
 mod serve;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod through;

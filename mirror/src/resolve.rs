@@ -37,7 +37,7 @@ pub use answer::{Answer, Found};
 use answer::{accept, digest_of};
 use flights::{Flight, Flights};
 use plan::Step;
-use records::{Limit, Records};
+use records::{Limit, Records, TagLives};
 
 use crate::store::Store;
 use crate::swarm::{Peers, Swarm};
@@ -127,16 +127,31 @@ impl Resolver {
             source,
             target,
             held_only,
+            quiet,
         } = request;
-        if !held_only {
-            return self.owned(source, target).await.into();
+        let upstream = self.inner.upstreams.get(&source.registry);
+        if let Some(upstream) = &upstream {
+            upstream.keep_quiet(quiet);
         }
-        match self.held(&source, &target, Limit::Stretched).await {
-            Some(found) => Answer::Found(found).into(),
-            None => ResolveReply::Unavailable {
+        let answer = match held_only {
+            true => self.held_only(&source, &target).await,
+            false => self.owned(source, target).await,
+        };
+        let mut reply = answer.into();
+        if let (ResolveReply::Unavailable { quiet, .. }, Some(upstream)) = (&mut reply, upstream) {
+            *quiet = upstream.quiet();
+        }
+        reply
+    }
+
+    async fn held_only(&self, source: &Source, target: &Target) -> Answer {
+        let held = self.held(source, target, Limit::Stretched).await;
+        held.map_or_else(
+            || Answer::Unavailable {
                 detail: "nothing is held here".to_owned(),
             },
-        }
+            Answer::Found,
+        )
     }
 
     /// What `target` is in `source`, and where this node has that from.
@@ -159,9 +174,11 @@ impl Resolver {
     async fn held(&self, source: &Source, target: &Target, limit: Limit) -> Option<Found> {
         let upstream = self.inner.upstreams.get(&source.registry)?;
         let records = &self.inner.records;
-        records
-            .look(source, target, limit, upstream.tag_ttl())
-            .await
+        let lives = TagLives {
+            fresh: upstream.tag_ttl(),
+            stretched: upstream.tag_stale(),
+        };
+        records.look(source, target, limit, lives).await
     }
 
     /// What this node finds out as the repository's owner.
@@ -190,8 +207,8 @@ impl Resolver {
                     .ok(),
                 Step::Owner(host) => {
                     let patience = deadline.min(Instant::now() + OWNER_PATIENCE);
-                    self.ask_node(host, &request(&source, &target, false), patience)
-                        .await
+                    let request = self.request(&source, &target, false);
+                    self.ask_node(host, &request, patience).await
                 }
             };
             match answer {
@@ -237,6 +254,12 @@ impl Resolver {
                 return None;
             }
         };
+        if let ResolveReply::Unavailable { quiet, .. } = &reply
+            && let Some(upstream) = self.inner.upstreams.get(&request.source.registry)
+        {
+            // What the registry has told one of us holds for all.
+            upstream.keep_quiet(*quiet);
+        }
         let answer = accept(reply, &request.target, host);
         match &answer {
             Some(Answer::Found(found)) => self.keep(request, found, asked_ms).await,
@@ -292,7 +315,7 @@ impl Resolver {
 
     /// The youngest of what these nodes hold; of what cannot change, the first that comes.
     async fn youngest(&self, holders: &[Host], source: &Source, target: &Target) -> Option<Found> {
-        let request = request(source, target, true);
+        let request = self.request(source, target, true);
         let deadline = Instant::now() + HOLDER_PATIENCE;
         let mut asked: FuturesUnordered<_> = holders
             .iter()
@@ -315,12 +338,14 @@ impl Resolver {
         }
         youngest
     }
-}
 
-fn request(source: &Source, target: &Target, held_only: bool) -> ResolveRequest {
-    ResolveRequest {
-        source: source.clone(),
-        target: target.clone(),
-        held_only,
+    fn request(&self, source: &Source, target: &Target, held_only: bool) -> ResolveRequest {
+        let upstream = self.inner.upstreams.get(&source.registry);
+        ResolveRequest {
+            source: source.clone(),
+            target: target.clone(),
+            held_only,
+            quiet: upstream.map_or(Duration::ZERO, |upstream| upstream.quiet()),
+        }
     }
 }

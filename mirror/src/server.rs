@@ -10,12 +10,14 @@ use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
-use darner_service::identity::{IdentityError, piece_signer};
+use darner_service::identity::Identity;
+use darner_service::identity::signer::{SignerError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::bandwidth::Bandwidth;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -60,8 +62,8 @@ pub enum StartError {
     #[error("an upstream cannot be set up")]
     Upstream(#[source] UpstreamError),
     /// The node's key cannot be had.
-    #[error("the node has no identity")]
-    Identity(#[source] IdentityError),
+    #[error("the node cannot sign piece maps")]
+    Identity(#[source] SignerError),
     /// The manager's address cannot be used.
     #[error("the cluster's members cannot be looked up")]
     Directory(#[source] DirectoryError),
@@ -96,12 +98,15 @@ impl Mirror {
         settings: &Settings,
         metrics: &Metrics,
         health: &Health,
+        identity: Identity,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
-        let upstreams =
-            Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)?;
+        let bandwidth = Bandwidth::new(&settings.limits, metrics);
+        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
+            .map_err(StartError::Upstream)?
+            .limited(bandwidth.clone());
         let signer = piece_signer(&settings.data_dir, settings.node.id.clone())
             .map_err(StartError::Identity)?;
         let signer = Arc::new(signer);
@@ -113,17 +118,18 @@ impl Mirror {
             .local_addr()
             .map_err(|source| StartError::Pieces { listen, source })?;
         let me = host(settings, pieces_address, &signer)?;
-        let directory = directory(settings, &me, shutdown)?;
+        let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
         let inventory = inventory(&store, pieces_metrics.clone());
-        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, shutdown);
-        let peers = Peers::new(&settings.node.id).map_err(StartError::Peers)?;
+        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, &identity, shutdown);
+        let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
             upstreams: upstreams.clone(),
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
+            bandwidth: bandwidth.clone(),
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
@@ -146,10 +152,11 @@ impl Mirror {
             signer,
             role: settings.mirror.role,
             desk: Desk::open(settings.pieces.upload_slots, shutdown),
+            bandwidth,
             metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };
-        let pieces = Pieces::new(listener, serving);
+        let pieces = Pieces::new(listener, identity, serving);
         Ok(Self {
             registry,
             pieces,
@@ -244,10 +251,18 @@ fn host(
 }
 
 /// Who the schedulers are: by the manager's word, or by this node's own settings.
-fn directory(settings: &Settings, me: &Host, shutdown: &Shutdown) -> Result<Directory, StartError> {
+fn directory(
+    settings: &Settings,
+    me: &Host,
+    identity: &Identity,
+    shutdown: &Shutdown,
+) -> Result<Directory, StartError> {
     match &settings.manager.address {
-        Some(manager) => Directory::managed(manager, me.clone(), &settings.data_dir, shutdown)
-            .map_err(StartError::Directory),
+        Some(manager) => {
+            let me = me.clone();
+            Directory::managed(manager, me, &settings.data_dir, identity, shutdown)
+                .map_err(StartError::Directory)
+        }
         None => Ok(Directory::fixed(&settings.scheduler.addresses)),
     }
 }

@@ -17,11 +17,11 @@ use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, TaskId};
 use darner_proto::scheduler::{Join, Lease, NodeMessage};
 use darner_service::directory::Membership;
+use darner_service::identity::Identity;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use darner_proto::rendezvous;
 use link::LinkEvent;
 pub use peers::{PeerError, Peers};
 use sessions::{Input, Output, Sessions, TaskEvent};
@@ -35,9 +35,6 @@ const TASK_EVENTS: usize = 256;
 const BEGINNINGS: usize = 1024;
 /// Parts of what the node holds go out at this pace.
 const TURN: Duration = Duration::from_millis(100);
-/// Nodes tell a scheduler that comes back what they hold spread over so many turns, two seconds: as
-/// long as it waits before it grants a lease. What it needs earlier it asks for.
-const PATIENCE: u32 = 20;
 /// A search that has no answer by then has none.
 const FIND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -71,6 +68,7 @@ impl Swarm {
         me: Host,
         membership: watch::Receiver<Arc<Membership>>,
         inventory: Inventory,
+        identity: &Identity,
         shutdown: &Shutdown,
     ) -> (Self, mpsc::Receiver<Lease>) {
         let (inputs, incoming) = mpsc::channel(INPUTS);
@@ -88,11 +86,12 @@ impl Swarm {
         };
         let driver = Driver {
             swarm: swarm.clone(),
-            sessions: Sessions::with_patience(patience(&swarm.me)),
+            sessions: Sessions::of(&swarm.me.id),
             links: HashMap::new(),
             owners,
             begin,
             inventory,
+            identity: identity.clone(),
             shutdown: shutdown.clone(),
         };
         shutdown.spawn(driver.run(membership, incoming));
@@ -159,6 +158,7 @@ struct Driver {
     owners: watch::Sender<Vec<Host>>,
     begin: mpsc::Sender<Lease>,
     inventory: Inventory,
+    identity: Identity,
     shutdown: Shutdown,
 }
 
@@ -245,6 +245,7 @@ impl Driver {
                 let me = link::Node {
                     host: self.swarm.me.as_ref().clone(),
                     sending: self.inventory.sending.clone(),
+                    identity: self.identity.clone(),
                 };
                 self.shutdown.spawn(link::run(
                     scheduler.clone(),
@@ -316,13 +317,6 @@ impl Driver {
             tracing::warn!(%task, "a task does not take what its scheduler says");
         }
     }
-}
-
-/// This node's place among those that come back to a scheduler at the same moment.
-fn patience(me: &Host) -> u32 {
-    // Any fixed key will do.
-    let rank = rendezvous::rank(&Digest::Sha256([0; 32]), &me.id);
-    u32::try_from(rank % u64::from(PATIENCE)).unwrap_or(0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

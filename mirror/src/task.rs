@@ -29,6 +29,7 @@ use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::bandwidth::Bandwidth;
 use crate::store::{Content, Partial, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
@@ -113,6 +114,8 @@ pub struct Parts {
     pub peers: Peers,
     /// What pieces are received into.
     pub buffers: Buffers,
+    /// How fast pieces may come.
+    pub bandwidth: Bandwidth,
     /// What this node's statements about pieces are signed with.
     pub signer: Arc<PieceSigner>,
     /// What is counted.
@@ -364,6 +367,7 @@ impl Tasks {
             swarm: parts.swarm.clone(),
             peers: parts.peers.clone(),
             buffers: parts.buffers.clone(),
+            bandwidth: parts.bandwidth.clone(),
             signer: parts.signer.clone(),
             signers: Arc::default(),
             vouched: Arc::default(),

@@ -2,6 +2,7 @@
 //! and the paths and headers of that listener.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::geometry::{Geometry, MAX_SIZE};
@@ -29,6 +30,9 @@ pub const BUSY_FOR: &str = "darner-busy-for-ms";
 /// No frame of an availability stream is longer than this many bytes.
 pub const MAX_FRAME: usize = 1 << 20;
 
+/// Nobody can have the others leave a registry alone for longer.
+pub const MAX_QUIET: Duration = Duration::from_secs(60);
+
 /// What has become available at a peer since its last frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Availability {
@@ -53,6 +57,8 @@ pub struct ResolveRequest {
     pub target: Target,
     /// Whether to answer only from what is held, without upstream.
     pub held_only: bool,
+    /// For how long the registry has asked the sender to send it nothing.
+    pub quiet: Duration,
 }
 
 /// What is looked up in a repository.
@@ -77,6 +83,8 @@ pub enum ResolveReply {
     Unavailable {
         /// Why, for the log and the client.
         detail: String,
+        /// For how long the registry has asked to be left alone.
+        quiet: Duration,
     },
 }
 
@@ -97,6 +105,14 @@ pub struct Resolved {
     pub stale: bool,
     /// The manifest's bytes, which have the digest; empty for a blob.
     pub content: Vec<u8>,
+}
+
+fn millis(quiet: Duration) -> u32 {
+    u32::try_from(quiet.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn quiet(ms: u32) -> Duration {
+    Duration::from_millis(ms.into()).min(MAX_QUIET)
 }
 
 impl From<&Availability> for wire::Availability {
@@ -146,6 +162,7 @@ impl From<&ResolveRequest> for wire::ResolveRequest {
             repository: Some((&request.source).into()),
             reference: Some(reference),
             held_only: request.held_only,
+            quiet_ms: millis(request.quiet),
         }
     }
 }
@@ -170,6 +187,7 @@ impl TryFrom<wire::ResolveRequest> for ResolveRequest {
                 .try_into()?,
             target,
             held_only: request.held_only,
+            quiet: quiet(request.quiet_ms),
         })
     }
 }
@@ -193,8 +211,9 @@ impl From<&ResolveReply> for wire::ResolveReply {
             },
             ResolveReply::NotPublic => outcome(wire::ResolveOutcome::NotPublic),
             ResolveReply::NotFound => outcome(wire::ResolveOutcome::NotFound),
-            ResolveReply::Unavailable { detail } => Self {
+            ResolveReply::Unavailable { detail, quiet } => Self {
                 detail: detail.clone(),
+                quiet_ms: millis(*quiet),
                 ..outcome(wire::ResolveOutcome::Unavailable)
             },
         }
@@ -232,6 +251,7 @@ impl TryFrom<wire::ResolveReply> for ResolveReply {
             wire::ResolveOutcome::NotFound => Ok(Self::NotFound),
             wire::ResolveOutcome::Unavailable => Ok(Self::Unavailable {
                 detail: reply.detail,
+                quiet: quiet(reply.quiet_ms),
             }),
             wire::ResolveOutcome::Unspecified => Err(Invalid::new("outcome", "is missing")),
         }

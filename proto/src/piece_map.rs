@@ -87,6 +87,23 @@ impl PieceSigner {
             signer: self.host.clone(),
         }
     }
+
+    /// The same statements, with this node's own about single pieces that lie side by side joined
+    /// into one: who gets them has one signature to check rather than one for each piece. Of a
+    /// longer one only some pieces may have been looked at, whoever it says has signed it.
+    pub fn join(&self, task: &TaskId, size: u64, runs: Vec<PieceRun>) -> Vec<PieceRun> {
+        let own = |run: &PieceRun| run.signer == self.host && run.hashes.len() == 1;
+        let side_by_side =
+            |one: &PieceRun, next: &PieceRun| own(one) && own(next) && one.first + 1 == next.first;
+        let join = |group: &[PieceRun]| match group {
+            [first, _, ..] => {
+                let hashes = group.iter().flat_map(|run| run.hashes.clone()).collect();
+                vec![self.sign(task, size, first.first, hashes)]
+            }
+            _ => group.to_vec(),
+        };
+        runs.chunk_by(side_by_side).flat_map(join).collect()
+    }
 }
 
 impl TrustedSigners {
@@ -181,6 +198,36 @@ mod tests {
         assert!(!trusted.vouch_for(&task, 100, &forged));
         forged.signer = seed.host().clone();
         assert!(!trusted.vouch_for(&task, 100, &forged));
+    }
+
+    #[test]
+    fn own_statements_about_single_pieces_are_joined_and_no_others() {
+        let (seed, other) = (signer("seed"), signer("other"));
+        let task = Digest::sha256(b"content");
+        let sign = |signer: &PieceSigner, first, pieces: &[&[u8]]| {
+            let hashes = pieces.iter().map(|piece| hash(piece)).collect();
+            signer.sign(&task, 100, first, hashes)
+        };
+        let runs = vec![
+            sign(&seed, 0, &[b"a"]),
+            sign(&seed, 1, &[b"b"]),
+            sign(&other, 2, &[b"c"]),
+            sign(&seed, 3, &[b"d", b"e"]),
+            sign(&seed, 5, &[b"f"]),
+            sign(&seed, 7, &[b"h"]),
+            sign(&seed, 8, &[b"i"]),
+        ];
+        let joined = seed.join(&task, 100, runs.clone());
+        let expected = [
+            sign(&seed, 0, &[b"a", b"b"]),
+            runs[2].clone(),
+            runs[3].clone(),
+            runs[4].clone(),
+            sign(&seed, 7, &[b"h", b"i"]),
+        ];
+        assert_eq!(joined, expected);
+        assert_eq!(other.join(&task, 100, runs.clone()), runs);
+        assert!(seed.join(&task, 100, Vec::new()).is_empty());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::wire;
 pub const MAX_KEYS_PER_MESSAGE: usize = 4096;
 /// More sources than this for one task are refused.
 pub const MAX_SOURCES: usize = 16;
+/// Rates of more parents than this in one report are refused: as many as a scheduler names.
+pub const MAX_RATES: usize = 8;
 
 /// From a node to a scheduler.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +108,17 @@ pub struct Progress {
     pub upstream_bytes: u64,
     /// Whether the upstream takes ranges, once that is known.
     pub upstream_ranges: Option<bool>,
+    /// How fast parents have sent since the last report, [`MAX_RATES`] at most.
+    pub rates: Vec<ParentRate>,
+}
+
+/// How fast a parent sends to this child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentRate {
+    /// The parent.
+    pub parent: HostId,
+    /// Bytes a second while it was sending.
+    pub bytes_per_second: u64,
 }
 
 /// How busy a node is with sending.

@@ -49,7 +49,7 @@ pub const TICK: Duration = Duration::from_millis(100);
 const MAX_HOSTS: usize = 20_000;
 /// A node says it lives every second; after this silence it is gone. With the grain of the ticks and
 /// the last message's way, a host that vanishes is out of every answer within five seconds.
-const SILENCE: Duration = Duration::from_millis(4700);
+const SILENCE: Duration = Duration::from_millis(4500);
 /// When ticks were this far apart, this process was not running, and no node's silence counts.
 const OWN_PAUSE: Duration = Duration::from_secs(2);
 

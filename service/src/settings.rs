@@ -14,6 +14,11 @@ use darner_proto::name::RegistryName;
 
 use crate::secret::Secret;
 
+/// Long enough that a whole cluster asks once, short enough that a tag that moved is soon seen.
+pub(crate) const TAG_TTL: Duration = Duration::from_secs(60);
+/// What is older says little about what a tag means now.
+pub(crate) const MAX_TAG_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -35,6 +40,8 @@ pub struct Settings {
     pub manager: Manager,
     /// The content store.
     pub store: Store,
+    /// How much of the network the mirror may take.
+    pub limits: Limits,
     /// Health and metrics.
     pub admin: Admin,
     /// How processes know each other.
@@ -83,12 +90,30 @@ pub struct Upstream {
     pub name: RegistryName,
     /// `https://host[:port][/prefix]`, or `http://` when written out. Validated, no trailing slash.
     pub url: String,
+    /// Other registries with the same content, as `url` is written, which are asked before `url`
+    /// in this order. One that fails is left out for a while; callers' own credentials are never
+    /// shown to them.
+    pub mirrors: Vec<String>,
     /// A file of certificate authorities to trust in place of the system's, PEM.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown to the registry, PEM; with `client_key_file`.
+    pub client_cert_file: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    pub client_key_file: Option<PathBuf>,
     /// Fetches bytes with these credentials; never stands in for a caller's own right to read.
     pub credentials: Option<Credentials>,
-    /// How long a tag's answer counts as fresh. Default 60 s.
+    /// A file in the form of Docker's `config.json` or Kubernetes' `.dockerconfigjson`, with
+    /// credentials by host; also names credential helpers. Read anew whenever credentials are
+    /// needed.
+    pub credentials_file: Option<PathBuf>,
+    /// What follows `docker-credential-` in the name of a program that is asked for credentials,
+    /// such as `ecr-login`.
+    pub credential_helper: Option<String>,
+    /// How long a tag's answer counts as fresh. Default 60 s; 0 asks upstream every time.
     pub tag_ttl: Duration,
+    /// While upstream cannot be asked, what it said of a tag goes on to be served for this long,
+    /// with a `Warning` header. Default 24 h, which is also the most.
+    pub tag_stale: Duration,
     /// Connections to this registry at once. Default 16, for seeds 64.
     pub max_connections: usize,
 }
@@ -98,8 +123,9 @@ pub struct Upstream {
 pub struct Credentials {
     /// The user to read from this registry as; with `password_file`.
     pub username: String,
-    /// The file that holds the password; a newline at its end does not count.
-    pub password: Secret,
+    /// The file that holds the password; a newline at its end does not count. Read anew whenever
+    /// the password is needed.
+    pub password_file: PathBuf,
 }
 
 /// `[pieces]`
@@ -158,6 +184,17 @@ pub struct Store {
     /// Bytes of content kept at most. Default: half of what is free on the file system at start,
     /// at most 100 GiB.
     pub capacity: Option<u64>,
+}
+
+/// `[limits]`: sizes are bytes a second, such as `50 MB`.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Pieces to other nodes. Default: no limit.
+    pub upload: Option<u64>,
+    /// Everything that comes to this node, from other nodes and from registries. Default: no limit.
+    pub download: Option<u64>,
+    /// What comes from registries. Default: no limit.
+    pub upstream: Option<u64>,
 }
 
 /// `[admin]`
@@ -222,6 +259,26 @@ pub enum LogFormat {
     Human,
     /// One JSON object on each line.
     Json,
+}
+
+impl Upstream {
+    /// A registry with nothing set but where it is and how many connections it is sent.
+    pub fn new(name: RegistryName, url: impl Into<String>, max_connections: usize) -> Self {
+        Self {
+            name,
+            url: url.into(),
+            mirrors: Vec::new(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            credentials: None,
+            credentials_file: None,
+            credential_helper: None,
+            tag_ttl: TAG_TTL,
+            tag_stale: MAX_TAG_STALE,
+            max_connections,
+        }
+    }
 }
 
 impl Default for Shutdown {

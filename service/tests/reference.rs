@@ -78,7 +78,6 @@ fn sections() -> Vec<Section> {
             let is_section = sections.len() == 1 && name != "data_dir";
             if !is_section && kind != "Option<Credentials>" {
                 let name = match kind {
-                    "Secret" => "password_file".to_owned(),
                     "Option<Secret>" => format!("{name}_file"),
                     _ => name.to_owned(),
                 };

@@ -179,26 +179,35 @@ pub(crate) struct Pulled {
 
 /// Pulls a blob whole and verifies it, as a runtime does.
 pub(crate) fn pull(target: &Target, blob: &Blob) -> Result<Pulled> {
-    let mut stream = target.connect()?;
-    let begun = Instant::now();
-    stream.write_all(target.whole().as_bytes())?;
-    let mut first_byte = None;
     let mut hasher = blob.digest.hasher();
-    read_body(&mut stream, &mut vec![0; BUFFER], |bytes| {
-        if !bytes.is_empty() {
-            first_byte.get_or_insert_with(|| begun.elapsed());
-        }
-        hasher.update(bytes);
-        Ok(())
-    })?;
-    let took = begun.elapsed();
+    let pulled = whole(target, |bytes| hasher.update(bytes))?;
     ensure!(
         hasher.finish() == blob.digest,
         "wrong bytes from {}",
         target.address
     );
+    Ok(pulled)
+}
+
+/// Reads a blob whole and throws it away.
+pub(crate) fn read(target: &Target) -> Result<Pulled> {
+    whole(target, |_| ())
+}
+
+fn whole(target: &Target, mut take: impl FnMut(&[u8])) -> Result<Pulled> {
+    let mut stream = target.connect()?;
+    let begun = Instant::now();
+    stream.write_all(target.whole().as_bytes())?;
+    let mut first_byte = None;
+    read_body(&mut stream, &mut vec![0; BUFFER], |bytes| {
+        if !bytes.is_empty() {
+            first_byte.get_or_insert_with(|| begun.elapsed());
+        }
+        take(bytes);
+        Ok(())
+    })?;
     Ok(Pulled {
-        took,
+        took: begun.elapsed(),
         first_byte: first_byte.context("an empty blob")?,
     })
 }

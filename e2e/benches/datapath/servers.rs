@@ -2,6 +2,7 @@
 //! a cluster of a seed and another mirror.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use darner_e2e::registry::{Pusher, Registry};
 use darner_proto::digest::Digest;
 use serde_json::json;
 
+use crate::load::{self, Target};
 use crate::{COLD, MIB, local, wait, write};
 
 const NAME: &str = "registry.test";
@@ -52,6 +54,7 @@ impl Blob {
 /// A server under test.
 #[derive(Debug)]
 pub(crate) struct Server {
+    name: String,
     pub(crate) address: SocketAddr,
     /// Empty for one that is not measured.
     pids: Vec<u32>,
@@ -92,7 +95,8 @@ pub(crate) struct Servers {
     pub(crate) mirror: Server,
     pub(crate) mirror_pieces: SocketAddr,
     pub(crate) seed: Server,
-    pub(crate) seed_pieces: SocketAddr,
+    /// Mirrors of the same cluster as the seed.
+    pub(crate) parents: [Server; 3],
     pub(crate) child: Server,
     /// In the registry and nowhere else.
     pub(crate) cold: Vec<Blob>,
@@ -126,19 +130,21 @@ impl Servers {
                 .set("scheduler.addresses", schedulers)
         };
         let seed = node("seed").set("mirror.role", "seed");
-        let seed = start(directory, "seed", seed, 15_010, &upstream, &mut children)?;
-        let child = start(
-            directory,
-            "child",
-            node("child"),
-            15_020,
-            &upstream,
-            &mut children,
-        )?;
+        let mut node_at = |name: &str, settings, port| {
+            start(directory, name, settings, port, &upstream, &mut children)
+        };
+        let seed = node_at("seed", seed, 15_010)?;
+        let child = node_at("child", node("child"), 15_020)?;
+        let parents = [
+            node_at("parent1", node("parent1"), 15_030)?,
+            node_at("parent2", node("parent2"), 15_040)?,
+            node_at("parent3", node("parent3"), 15_050)?,
+        ];
         let nginx = nginx(directory, &storage, &mut children)?;
         let servers = Self {
             directory: directory.to_owned(),
             registry: Server {
+                name: "registry".to_owned(),
                 address: registry.address(),
                 pids: Vec::new(),
             },
@@ -146,7 +152,7 @@ impl Servers {
             mirror,
             mirror_pieces: local(15_001),
             seed,
-            seed_pieces: local(15_011),
+            parents,
             child,
             cold,
             served,
@@ -154,24 +160,41 @@ impl Servers {
             children,
             _registry: registry,
         };
+        // As a runtime does before it asks for blobs.
+        let [first, second, third] = &servers.parents;
+        let mirrors = [
+            &servers.mirror,
+            &servers.seed,
+            &servers.child,
+            first,
+            second,
+            third,
+        ];
+        for mirror in mirrors {
+            load::read(&Target::file(mirror.address, &servers.manifest))?;
+        }
         Ok(servers)
     }
 
     /// Waits until content is in a mirror's store: durable, and served from there.
     pub(crate) fn wait_held(&self, mirror: &Server, blob: &Blob) -> Result<()> {
         let (algorithm, hex) = (blob.digest.algorithm(), blob.digest.hex());
-        let held = |name: &str| {
-            let blobs = self
-                .directory
-                .join(format!("data-{name}/store/blobs/{algorithm}"));
-            blobs.join(&hex).exists()
-        };
-        let name = match mirror.address.port() {
-            15_000 => "up",
-            15_010 => "seed",
-            _ => "child",
-        };
-        wait("a blob to be held", || Ok(held(name)))
+        let store = self.directory.join(format!("data-{}/store", mirror.name));
+        let path = store.join(format!("blobs/{algorithm}/{hex}"));
+        wait("a blob to be held", || Ok(path.exists()))
+    }
+
+    /// Memory that a blob can be written to at once. On a virtual machine the first touch of a page
+    /// that has been free for some time costs ten times what it is used for, whoever touches it.
+    pub(crate) fn warm_memory(&self) -> Result<()> {
+        let path = self.directory.join("warm");
+        let file = std::fs::File::create(&path)?;
+        let zeroes = vec![0; 1 << 20];
+        for at in 0..2 * COLD_SIZE / MIB {
+            file.write_all_at(&zeroes, at * MIB)?;
+        }
+        drop(file);
+        Ok(std::fs::remove_file(&path)?)
     }
 
     /// Ends all of them. A master that is killed would leave its workers behind.
@@ -253,6 +276,7 @@ fn start(
     let pid = spawn(directory, name, command, &settings, children)?;
     wait(name, || Ok(std::net::TcpStream::connect(address).is_ok()))?;
     Ok(Server {
+        name: name.to_owned(),
         address,
         pids: vec![pid],
     })
@@ -320,9 +344,18 @@ fn nginx(
         || Ok(std::net::TcpStream::connect(address).is_ok()),
     )?;
     let mut pids = vec![master];
-    let workers = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
-    for worker in workers.split_whitespace() {
-        pids.push(worker.parse()?);
-    }
-    Ok(Server { address, pids })
+    // It listens before it has started them.
+    wait("nginx's workers", || {
+        let workers = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
+        pids.truncate(1);
+        for worker in workers.split_whitespace() {
+            pids.push(worker.parse()?);
+        }
+        Ok(pids.len() > std::thread::available_parallelism()?.get())
+    })?;
+    Ok(Server {
+        name: "nginx".to_owned(),
+        address,
+        pids,
+    })
 }

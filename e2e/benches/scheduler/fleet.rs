@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, Role, SigningKey, TaskId};
 use darner_proto::piece_set::PieceSet;
-use darner_proto::scheduler::{Join, NodeMessage, Outcome, Progress};
+use darner_proto::scheduler::{Join, MAX_RATES, NodeMessage, Outcome, ParentRate, Progress};
 use darner_proto::wire;
 use darner_proto::wire::scheduler_client::SchedulerClient;
 use darner_proto::wire::scheduler_message::Body;
@@ -27,6 +27,8 @@ const OUTGOING: usize = 64;
 const AT_ONCE: usize = 64;
 /// A node says it lives this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What every parent sends a child, in bytes a second.
+const RATE: u64 = 100_000_000;
 /// Keys in one part of a listing.
 const PART: usize = 512;
 
@@ -42,7 +44,14 @@ pub(crate) struct Fleet {
 struct Node {
     outgoing: mpsc::Sender<wire::NodeMessage>,
     pieces: u32,
-    asked: Arc<Mutex<Option<Instant>>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+/// What a node waits for, and what it was last told.
+#[derive(Default)]
+struct Heard {
+    asked: Option<Instant>,
+    parents: Vec<String>,
 }
 
 #[derive(Default)]
@@ -202,12 +211,25 @@ impl Fleet {
                 gained: vec![pieces..pieces + run],
                 upstream_bytes: 0,
                 upstream_ranges: None,
+                rates: self.rates(node),
             };
             self.say(node, &NodeMessage::Progress(progress)).await?;
             self.nodes[node].pieces += run;
             told += u64::from(run);
         }
         Ok(told)
+    }
+
+    /// What a node says of every parent it has.
+    fn rates(&self, node: usize) -> Vec<ParentRate> {
+        let heard = lock(&self.nodes[node].heard);
+        let rates = heard.parents.iter().filter_map(|parent| {
+            Some(ParentRate {
+                parent: parent.parse().ok()?,
+                bytes_per_second: RATE,
+            })
+        });
+        rates.take(MAX_RATES).collect()
     }
 
     /// So many hosts leave their task and join it again: each is told parents anew.
@@ -221,7 +243,7 @@ impl Fleet {
                 outcome: Outcome::Abandoned,
             };
             self.say(node, &leave).await?;
-            *lock(&self.nodes[node].asked) = Some(Instant::now());
+            lock(&self.nodes[node].heard).asked = Some(Instant::now());
             self.join(node, number, self.nodes[node].pieces).await?;
         }
         Ok(())
@@ -275,15 +297,18 @@ async fn open(
         .attend(ReceiverStream::new(queue))
         .await?
         .into_inner();
-    let asked: Arc<Mutex<Option<Instant>>> = Arc::default();
-    let (awaited, told) = (asked.clone(), counts.clone());
+    let heard: Arc<Mutex<Heard>> = Arc::default();
+    let (hears, told) = (heard.clone(), counts.clone());
     let reading = async move {
         while let Ok(Some(message)) = incoming.message().await {
-            let Some(Body::Parents(_)) = message.body else {
+            let Some(Body::Parents(parents)) = message.body else {
                 continue;
             };
             told.answered.fetch_add(1, Ordering::Relaxed);
-            if let Some(since) = lock(&awaited).take() {
+            let mut heard = lock(&hears);
+            let parents = parents.parents.into_iter();
+            heard.parents = parents.filter_map(|one| Some(one.host?.id)).collect();
+            if let Some(since) = heard.asked.take() {
                 lock(&told.latencies).push(since.elapsed());
             }
         }
@@ -304,7 +329,7 @@ async fn open(
     let node = Node {
         outgoing,
         pieces: 0,
-        asked,
+        heard,
     };
     Ok((node, reading, living))
 }

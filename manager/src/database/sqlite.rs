@@ -88,7 +88,7 @@ pub(super) async fn open(path: &Path) -> Result<(AnyPool, File), DatabaseError> 
 
 /// Connections to the file, with a log if there can be one.
 async fn connect(path: &Path) -> Result<(AnyPool, Journal), sqlx::Error> {
-    let pool = pool(path, PRAGMAS, CONNECTIONS).await?;
+    let pool = pool(path, PRAGMAS, CONNECTIONS)?;
     let error = match has_log(&pool).await {
         Ok(true) => return Ok((pool, Journal::Log)),
         Ok(false) => {
@@ -104,7 +104,7 @@ async fn connect(path: &Path) -> Result<(AnyPool, Journal), sqlx::Error> {
     if !may_be_full(&error) {
         return Err(error);
     }
-    let alone = self::pool(path, ALONE, 1).await?;
+    let alone = self::pool(path, ALONE, 1)?;
     match look(&alone).await {
         Ok(()) => {
             tracing::warn!(path = %path.display(), %error, "no room for the database's log");
@@ -117,7 +117,7 @@ async fn connect(path: &Path) -> Result<(AnyPool, Journal), sqlx::Error> {
     }
 }
 
-async fn pool(path: &Path, pragmas: &'static str, most: u32) -> Result<AnyPool, sqlx::Error> {
+fn pool(path: &Path, pragmas: &'static str, most: u32) -> Result<AnyPool, sqlx::Error> {
     let options = options(&SqliteConnectOptions::new().filename(path))?;
     let pool = AnyPoolOptions::new()
         .max_connections(most)

@@ -10,6 +10,7 @@ use darner_proto::PROTOCOL;
 use darner_proto::id::{Host, Role};
 use darner_proto::wire::manager_client::ManagerClient;
 use darner_proto::wire::{self, KeepAliveRequest, RegisterRequest, WatchRequest};
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::config::{self, Flag, Sources};
 use darner_service::directory::{Directory, Membership};
 use darner_service::health::Health;
@@ -59,7 +60,7 @@ impl Running {
     async fn start(data_dir: &Path, listen: SocketAddr) -> Self {
         let (health, shutdown) = (Health::default(), Shutdown::default());
         let (settings, metrics) = (settings(data_dir, listen), Metrics::default());
-        let manager = Manager::bind(&settings, &metrics, &health, &shutdown)
+        let manager = Manager::bind(&settings, &metrics, &health, &IdentityMetrics::default(), &shutdown)
             .await
             .unwrap();
         let [("manager", grpc), ("api", api)] = manager.addresses()[..] else {
@@ -121,7 +122,7 @@ impl Member {
     fn join(url: &str, id: &str, role: Role) -> Self {
         let data = tempfile::tempdir().unwrap();
         let shutdown = Shutdown::default();
-        let directory = Directory::managed(url, host(id, role), data.path(), &shutdown).unwrap();
+        let directory = Directory::managed(url, host(id, role), data.path(), &Identity::insecure(&IdentityMetrics::default()), &shutdown).unwrap();
         Self {
             known: directory.watch(),
             shutdown,

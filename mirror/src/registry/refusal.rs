@@ -1,7 +1,8 @@
 //! Answers other than content, in the form of the OCI distribution specification.
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use serde::Deserialize;
 use serde_json::json;
 
 /// The error codes of the specification that a mirror has use for. `TOOMANYREQUESTS` is left out:
@@ -9,23 +10,45 @@ use serde_json::json;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     BlobUnknown,
+    Denied,
     DigestInvalid,
     ManifestUnknown,
     NameInvalid,
     NameUnknown,
     SizeInvalid,
+    Unauthorized,
     Unsupported,
 }
+
+/// What an upstream may say to a client of ours: every code of the specification but the one that
+/// makes clients hammer.
+const SPECIFIED: [&str; 13] = [
+    "BLOB_UNKNOWN",
+    "BLOB_UPLOAD_INVALID",
+    "BLOB_UPLOAD_UNKNOWN",
+    "DIGEST_INVALID",
+    "MANIFEST_BLOB_UNKNOWN",
+    "MANIFEST_INVALID",
+    "MANIFEST_UNKNOWN",
+    "NAME_INVALID",
+    "NAME_UNKNOWN",
+    "SIZE_INVALID",
+    "UNAUTHORIZED",
+    "DENIED",
+    "UNSUPPORTED",
+];
 
 impl Code {
     fn as_str(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::Denied => "DENIED",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unsupported => "UNSUPPORTED",
         }
     }
@@ -90,15 +113,8 @@ impl Refusal {
     pub(super) fn into_response(self) -> Response<Body> {
         let error = json!({"code": self.code.as_str(), "message": self.message, "detail": null});
         let body = json!({"errors": [error]}).to_string();
-        let length = body.len();
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status;
+        let mut response = refusal_of(self.status, body.into());
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
@@ -112,4 +128,35 @@ impl Refusal {
         }
         response
     }
+}
+
+/// A refusal with this body, which is the specification's JSON.
+pub(super) fn refusal_of(status: StatusCode, body: Bytes) -> Response<Body> {
+    let length = body.len();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+/// Whether a body has the specification's form and codes.
+pub(super) fn is_of_specification(body: &[u8]) -> bool {
+    let Ok(told) = serde_json::from_slice::<Told>(body) else {
+        return false;
+    };
+    let specified = |error: &ToldError| SPECIFIED.contains(&error.code.as_str());
+    !told.errors.is_empty() && told.errors.iter().all(specified)
+}
+
+#[derive(Deserialize)]
+struct Told {
+    errors: Vec<ToldError>,
+}
+
+#[derive(Deserialize)]
+struct ToldError {
+    code: String,
 }

@@ -1,17 +1,22 @@
 //! Requests that upstream answers, on the caller's own credentials and without a trace here: what
 //! is not public, and lists that are never kept.
+//!
+//! A refusal is passed on with upstream's challenge. Its body is passed on only in the form and with
+//! the codes of the specification; anything else (a proxy's page, a code of somebody's own) becomes
+//! a refusal of ours with the same status.
 
 use std::io;
 
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use darner_proto::digest::Digest;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use bytes::BytesMut;
 use futures_util::StreamExt as _;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::metrics::Trouble;
 use super::range::{Wanted, wanted};
-use super::refusal::Refusal;
+use super::refusal::{Code, Refusal, is_of_specification, refusal_of};
+use super::request::Object;
 use super::serve::{CONTENT_DIGEST, Call, Front, Reply};
 use super::{link, through};
 use crate::task::ServedFrom;
@@ -28,42 +33,74 @@ const PASSED_ON: [HeaderName; 8] = [
     CONTENT_DIGEST,
     HeaderName::from_static("oci-filters-applied"),
 ];
-/// An index as the specification wants it where nothing refers to a manifest.
-const NO_REFERRERS: &str =
-    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// A tag has at most this much of a digest's hex in the specification's referrers tag schema.
-const REFERRERS_HEX: usize = 64;
+/// A refusal longer than this is not read.
+const MAX_REFUSAL: usize = 64 << 10;
+
+/// What upstream is asked on a caller's behalf.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) method: Method,
+    /// Within the repository.
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    /// In place of the caller's own `Accept`.
+    pub(super) accept: Option<HeaderValue>,
+}
 
 impl Front {
     /// Lets upstream answer.
     pub(super) async fn relay(&self, call: &Call<'_>) -> Result<Reply, Refusal> {
         let object = &call.question.object;
-        let relayed = self.ask_upstream(call, object.path()).await?;
-        let status = StatusCode::from_u16(relayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        if let super::request::Object::Referrers(digest) = object
-            && status == StatusCode::NOT_FOUND
-        {
-            return self.referrers_by_tag(call, digest).await;
+        match object {
+            Object::Referrers(digest) => return self.referrers(call, digest).await,
+            Object::Tags => return self.tags(call).await,
+            Object::Manifest(_) | Object::Blob(_) => {}
         }
+        let errand = Errand {
+            method: call.method.clone(),
+            path: object.to_string(),
+            query: None,
+            accept: None,
+        };
+        let relayed = self.ask_upstream(call, errand).await?;
+        self.pass(call, relayed).await
+    }
+
+    /// Upstream's answer as the client gets it.
+    pub(super) async fn pass(&self, call: &Call<'_>, relayed: Relayed) -> Result<Reply, Refusal> {
+        let status = relayed.status();
         if !call.passes(status) {
             self.metrics.trouble(Trouble::Relay);
             return Err(call.unavailable("the registry cannot answer now"));
         }
-        Ok(call.reply(status, relayed))
+        if status.is_success() {
+            return Ok(call.reply(status, relayed));
+        }
+        Ok(call.refusal(status, relayed).await)
     }
 
-    async fn ask_upstream(&self, call: &Call<'_>, path: String) -> Result<Relayed, Refusal> {
+    pub(super) async fn ask_upstream(
+        &self,
+        call: &Call<'_>,
+        errand: Errand,
+    ) -> Result<Relayed, Refusal> {
         let source = &call.question.source;
         let upstream = self
             .upstreams
             .get(&source.registry)
             .ok_or_else(|| call.unavailable("its registry is not configured"))?;
+        let mut headers = carried(call.headers);
+        if !call.is_blob() {
+            headers.remove(header::RANGE);
+        }
+        if let Some(accept) = errand.accept {
+            headers.insert(header::ACCEPT, accept);
+        }
         let request = Relay {
-            method: call.method.clone(),
-            path: format!("{}/{path}", source.repository),
-            query: call.question.query.clone().filter(|_| call.is_list()),
-            headers: carried(call.headers),
+            method: errand.method,
+            path: format!("{}/{}", source.repository, errand.path),
+            query: errand.query,
+            headers,
         };
         match timeout_at(call.deadline, upstream.relay(request)).await {
             Ok(Ok(relayed)) => Ok(relayed),
@@ -77,31 +114,6 @@ impl Front {
                 Err(call.unavailable("the registry does not answer in time"))
             }
         }
-    }
-
-    /// For registries without the referrers API: the index that clients then keep under a tag.
-    async fn referrers_by_tag(&self, call: &Call<'_>, digest: &Digest) -> Result<Reply, Refusal> {
-        let path = format!("manifests/{}", referrers_tag(digest));
-        let relayed = self.ask_upstream(call, path).await?;
-        let status = StatusCode::from_u16(relayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        if status == StatusCode::NOT_FOUND {
-            let body = if call.is_head() { "" } else { NO_REFERRERS };
-            let mut response = Response::new(Body::from(body));
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(INDEX));
-            headers.insert(
-                header::CONTENT_LENGTH,
-                HeaderValue::from(NO_REFERRERS.len()),
-            );
-            return Ok(Reply {
-                response,
-                source: None,
-            });
-        }
-        if !call.passes(status) {
-            return Err(call.unavailable("the registry cannot answer now"));
-        }
-        Ok(call.reply(status, relayed))
     }
 }
 
@@ -129,35 +141,36 @@ fn carried(client: &HeaderMap) -> HeaderMap {
     headers
 }
 
-fn referrers_tag(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!(
-        "{}-{}",
-        digest.algorithm(),
-        &hex[..hex.len().min(REFERRERS_HEX)]
-    )
+/// A body of at most `limit` bytes, when it is there by `deadline`.
+pub(super) async fn collected(relayed: Relayed, limit: usize, deadline: Instant) -> Option<Bytes> {
+    let mut body = relayed.body;
+    let read = async {
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.ok()?;
+            if whole.len() + chunk.len() > limit {
+                return None;
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Some(whole.freeze())
+    };
+    timeout_at(deadline, read).await.ok().flatten()
 }
 
-impl super::request::Object {
-    /// Its path within its repository.
-    fn path(&self) -> String {
-        match self {
-            Self::Manifest(reference) => format!("manifests/{reference}"),
-            Self::Blob(digest) => format!("blobs/{digest}"),
-            Self::Tags => "tags/list".to_owned(),
-            Self::Referrers(digest) => format!("referrers/{digest}"),
-        }
+impl Relayed {
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_GATEWAY)
     }
 }
 
 impl Call<'_> {
     fn is_list(&self) -> bool {
-        use super::request::Object;
         matches!(self.question.object, Object::Tags | Object::Referrers(_))
     }
 
     fn is_blob(&self) -> bool {
-        matches!(self.question.object, super::request::Object::Blob(_))
+        matches!(self.question.object, Object::Blob(_))
     }
 
     /// Whether an answer of upstream's with this status is good for the client. One that is not
@@ -178,24 +191,66 @@ impl Call<'_> {
         status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
     }
 
-    fn reply(&self, status: StatusCode, relayed: Relayed) -> Reply {
+    /// Upstream's refusal, with its challenge, and with its words where they are the
+    /// specification's.
+    async fn refusal(&self, status: StatusCode, relayed: Relayed) -> Reply {
+        let kept: Vec<_> = [header::WWW_AUTHENTICATE, header::CONTENT_RANGE]
+            .into_iter()
+            .flat_map(|name| {
+                let values = relayed.headers.get_all(&name).iter().cloned();
+                values
+                    .map(move |value| (name.clone(), value))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let told = match self.is_head() {
+            true => None,
+            false => collected(relayed, MAX_REFUSAL, self.deadline).await,
+        };
+        let mut reply = match told.filter(|body| is_of_specification(body)) {
+            Some(body) => refusal_of(status, body),
+            None => self.plain_refusal(status).into_response(),
+        };
+        reply.headers_mut().extend(kept);
+        Reply {
+            response: reply,
+            source: None,
+        }
+    }
+
+    /// What is said where upstream says nothing of use.
+    fn plain_refusal(&self, status: StatusCode) -> Refusal {
+        let (code, message) = match (status, &self.question.object) {
+            (StatusCode::UNAUTHORIZED, _) => (Code::Unauthorized, "authentication is required"),
+            (StatusCode::FORBIDDEN, _) => (Code::Denied, "the registry denies access"),
+            (StatusCode::RANGE_NOT_SATISFIABLE, _) => (Code::SizeInvalid, "there is no such range"),
+            (StatusCode::NOT_FOUND, _) => return self.not_found(),
+            _ => (Code::Unsupported, "the registry refuses this request"),
+        };
+        Refusal::new(status, code, message)
+    }
+
+    /// Upstream's headers that a client needs, with the link to the next page led to this mirror.
+    pub(super) fn passed_headers(&self, relayed: &Relayed) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for name in PASSED_ON {
             for value in relayed.headers.get_all(&name) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        let next = relayed
-            .headers
-            .get_all(header::LINK)
-            .iter()
-            .find_map(|value| {
-                let namespace = self.question.namespace.as_deref();
-                link::rewrite(value.to_str().ok()?, self.path, namespace)
-            });
+        let links = relayed.headers.get_all(header::LINK);
+        let next = links.iter().find_map(|value| {
+            let namespace = self.question.namespace.as_deref();
+            link::rewrite(value.to_str().ok()?, self.path, namespace)
+        });
         if let Some(value) = next.and_then(|next| HeaderValue::try_from(next).ok()) {
             headers.insert(header::LINK, value);
         }
+        headers
+    }
+
+    fn reply(&self, status: StatusCode, relayed: Relayed) -> Reply {
+        let headers = self.passed_headers(&relayed);
         let chunks = relayed.body.map(|chunk| chunk.map_err(io::Error::other));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
@@ -256,11 +311,21 @@ mod tests {
     }
 
     #[test]
-    fn the_referrers_tag_is_cut_to_the_specification_s_length() {
-        let digest: Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
-        assert_eq!(
-            referrers_tag(&digest),
-            format!("sha512-{}", "ab".repeat(32))
-        );
+    fn only_errors_of_the_specification_are_its_words() {
+        let error = |code: &str| format!(r#"{{"errors":[{{"code":"{code}","message":"m"}}]}}"#);
+        for code in ["MANIFEST_UNKNOWN", "DENIED", "UNAUTHORIZED"] {
+            assert!(is_of_specification(error(code).as_bytes()), "{code}");
+        }
+        for body in [
+            "",
+            "<html>",
+            "{}",
+            r#"{"errors":[]}"#,
+            r#"{"errors":[{"message":"m"}]}"#,
+            &error("TOOMANYREQUESTS"),
+            &error("PAYMENT_REQUIRED"),
+        ] {
+            assert!(!is_of_specification(body.as_bytes()), "{body}");
+        }
     }
 }

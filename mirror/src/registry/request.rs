@@ -16,6 +16,8 @@ const MAX_URI: usize = 4 << 10;
 /// What clients and users call Docker Hub.
 const HUB: &str = "docker.io";
 const HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+/// Where Docker Hub keeps what has a name of one part.
+const HUB_LIBRARY: &str = "library/";
 
 /// A request that makes sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,6 +251,11 @@ where
             message,
         ));
     }
+    let repository = if registry.as_str() == HUB && !repository.contains('/') {
+        format!("{HUB_LIBRARY}{repository}")
+    } else {
+        repository.to_owned()
+    };
     let repository: RepositoryName = repository
         .parse()
         .map_err(|invalid| bad_name(format!("{invalid}")))?;

@@ -233,7 +233,7 @@ impl Call<'_> {
         }
     }
 
-    fn not_found(&self) -> Refusal {
+    pub(super) fn not_found(&self) -> Refusal {
         let Question { source, .. } = self.question;
         match &self.question.object {
             Object::Manifest(reference) => {

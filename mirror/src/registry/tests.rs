@@ -33,7 +33,13 @@ impl Front {
         settings.store.capacity = Some(capacity);
         let shutdown = Shutdown::default();
         let metrics = Metrics::default();
-        let mirror = Mirror::bind(&settings, &metrics, &Health::default(), &shutdown)
+        let mirror = Mirror::bind(
+            &settings,
+            &metrics,
+            &Health::default(),
+            darner_service::identity::Identity::insecure(&Default::default()),
+            &shutdown,
+        )
             .await
             .unwrap();
         let address = mirror.addresses()[0].1;
@@ -277,6 +283,58 @@ async fn a_registry_without_referrers_has_an_empty_list() {
         "application/vnd.oci.image.index.v1+json"
     );
     assert!(list.text().await.unwrap().contains(r#""manifests":[]"#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn referrers_kept_under_a_tag_are_found_and_filtered() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 10);
+    let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"artifactType":"sig/x","digest":"d1"},{"artifactType":"sbom/y","digest":"d2"}]}"#;
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let stored = fake.put("a", kind, index.as_bytes());
+    fake.tag("a", &format!("sha256-{}", image.manifest.hex()), stored);
+    let front = Front::start(&fake).await;
+    let path = format!("/v2/a/referrers/{}", image.manifest);
+    let all = front.get(&path).await;
+    assert_eq!(text(&all, "content-type"), kind);
+    assert_eq!(text(&all, "oci-filters-applied"), "");
+    assert_eq!(all.text().await.unwrap(), index);
+    let filtered = format!("{path}?artifactType=sbom%2Fy&ns=reg.test");
+    let some = front.get(&filtered).await;
+    assert_eq!(text(&some, "oci-filters-applied"), "artifactType");
+    let length = text(&some, "content-length");
+    let body = some.text().await.unwrap();
+    assert!(body.contains("d2") && !body.contains("d1"), "{body}");
+    let head = front.send(reqwest::Method::HEAD, &filtered, &[]).await;
+    assert_eq!(text(&head, "content-length"), length);
+    assert_eq!(length, body.len().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_upstream_are_in_the_specifications_words() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 1000);
+    fake.make_private("a");
+    let front = Front::start(&fake).await;
+    for path in [
+        "/v2/a/manifests/v1".to_owned(),
+        "/v2/a/manifests/none".to_owned(),
+        format!("/v2/a/blobs/{}", image.layer),
+        "/v2/a/tags/list".to_owned(),
+    ] {
+        let refused = front.get(&path).await;
+        assert!(text(&refused, "www-authenticate").starts_with("Bearer "));
+        assert_eq!(code(refused).await, (401, "UNAUTHORIZED".to_owned()));
+        let head = front.send(reqwest::Method::HEAD, &path, &[]).await;
+        assert!(text(&head, "www-authenticate").starts_with("Bearer "));
+        assert_eq!(head.status(), 401);
+    }
+    let good = [("authorization", "Bearer good")];
+    let missing = front.send(reqwest::Method::GET, "/v2/a/manifests/none", &good);
+    assert_eq!(
+        code(missing.await).await,
+        (404, "MANIFEST_UNKNOWN".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,10 @@ impl From<Answer> for ResolveReply {
             }),
             Answer::NotPublic => Self::NotPublic,
             Answer::NotFound => Self::NotFound,
-            Answer::Unavailable { detail } => Self::Unavailable { detail },
+            Answer::Unavailable { detail } => Self::Unavailable {
+                detail,
+                quiet: std::time::Duration::ZERO,
+            },
         }
     }
 }
@@ -80,7 +83,7 @@ pub(super) fn accept(reply: ResolveReply, target: &Target, host: &Host) -> Optio
         ResolveReply::Found(found) => found,
         ResolveReply::NotPublic => return Some(Answer::NotPublic),
         ResolveReply::NotFound => return Some(Answer::NotFound),
-        ResolveReply::Unavailable { detail } => return Some(Answer::Unavailable { detail }),
+        ResolveReply::Unavailable { detail, .. } => return Some(Answer::Unavailable { detail }),
     };
     let length = found.content.len() as u64;
     let fits = match target {

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A repository counts as public for this long after an anonymous request to it was answered.
 pub(super) const PUBLIC_FOR: Duration = Duration::from_secs(10 * 60);
-/// While upstream cannot be asked, what it last said about tags and access goes on for this long.
+/// While upstream cannot be asked, what it last said about access goes on for this long; about
+/// tags, at most.
 pub(super) const STRETCHED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether a statement still counts.
@@ -27,7 +28,11 @@ pub(super) struct Statement {
 
 /// Judges what upstream said at `said_ms`. A statement from the future, which a clock that was set
 /// back leaves behind, has an unknown age and does not count.
-pub(super) fn judge(said_ms: u64, now_ms: u64, fresh_for: Duration) -> Statement {
+pub(super) fn judge(
+    said_ms: u64,
+    now_ms: u64,
+    (fresh_for, stretched_for): (Duration, Duration),
+) -> Statement {
     let Some(age_ms) = now_ms.checked_sub(said_ms) else {
         return Statement {
             age_ms: 0,
@@ -36,7 +41,7 @@ pub(super) fn judge(said_ms: u64, now_ms: u64, fresh_for: Duration) -> Statement
     };
     let standing = if age_ms < millis(fresh_for) {
         Standing::Fresh
-    } else if age_ms < millis(STRETCHED_FOR) {
+    } else if age_ms < millis(stretched_for) {
         Standing::Stretched
     } else {
         Standing::Expired
@@ -83,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_statement_ages_from_fresh_through_stretched_to_expired() {
-        let standing = |age: u64| judge(NOW - age, NOW, TTL).standing;
+        let standing = |age: u64| judge(NOW - age, NOW, (TTL, STRETCHED_FOR)).standing;
         assert_eq!(standing(0), Standing::Fresh);
         assert_eq!(standing(59_999), Standing::Fresh);
         assert_eq!(standing(60_000), Standing::Stretched);
@@ -93,15 +98,17 @@ mod tests {
 
     #[test]
     fn a_time_to_live_of_zero_is_never_fresh() {
+        let standing = |lives| judge(NOW, NOW, lives).standing;
+        assert_eq!(standing((Duration::ZERO, TTL)), Standing::Stretched);
         assert_eq!(
-            judge(NOW, NOW, Duration::ZERO).standing,
-            Standing::Stretched
+            standing((Duration::ZERO, Duration::ZERO)),
+            Standing::Expired
         );
     }
 
     #[test]
     fn a_statement_from_the_future_does_not_count() {
-        assert_eq!(judge(NOW + 1, NOW, TTL).standing, Standing::Expired);
+        assert_eq!(judge(NOW + 1, NOW, (TTL, TTL)).standing, Standing::Expired);
     }
 
     proptest! {

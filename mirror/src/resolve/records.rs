@@ -11,7 +11,7 @@ use darner_proto::name::{Reference, Source};
 use darner_proto::peer::Target;
 
 use super::answer::Found;
-use super::freshness::{self, PUBLIC_FOR, Standing, Statement};
+use super::freshness::{self, PUBLIC_FOR, STRETCHED_FOR, Standing, Statement};
 use super::{MAX_MANIFEST, children};
 use crate::store::{LinkRecord, Store, StoreError, TagRecord};
 use crate::task::ServedFrom;
@@ -23,6 +23,15 @@ pub(super) enum Limit {
     Fresh,
     /// Beyond it, because upstream cannot be asked.
     Stretched,
+}
+
+/// For how long what upstream said of a tag counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TagLives {
+    /// Without asking again.
+    pub(super) fresh: Duration,
+    /// While upstream cannot be asked.
+    pub(super) stretched: Duration,
 }
 
 impl Limit {
@@ -45,23 +54,24 @@ impl Records {
         Self { store }
     }
 
-    /// The answer that is held, if there is one. `tag_ttl` is how long a tag stays fresh.
+    /// The answer that is held, if there is one.
     pub(super) async fn look(
         &self,
         source: &Source,
         target: &Target,
         limit: Limit,
-        tag_ttl: Duration,
+        tags: TagLives,
     ) -> Option<Found> {
         let now = freshness::now_ms();
-        let public = freshness::judge(self.store.public_since(source)?, now, PUBLIC_FOR);
+        let lives = (PUBLIC_FOR, STRETCHED_FOR);
+        let public = freshness::judge(self.store.public_since(source)?, now, lives);
         if !limit.admits(public.standing) {
             return None;
         }
         match target {
             Target::Manifest(Reference::Tag(tag)) => {
                 let record = self.store.tag(source, tag)?;
-                let said = freshness::judge(record.checked_ms, now, tag_ttl);
+                let said = freshness::judge(record.checked_ms, now, (tags.fresh, tags.stretched));
                 if !limit.admits(said.standing) {
                     return None;
                 }

@@ -14,6 +14,7 @@ use darner_proto::id::{Host, Role};
 use darner_proto::name::{Reference, Source};
 use darner_proto::peer::{PATH_PREFIX, ResolveReply, ResolveRequest, Resolved, Target};
 use darner_proto::wire;
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::directory::Membership;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
@@ -68,12 +69,14 @@ impl Node {
             keys: Arc::new(Vec::new),
             holds: Arc::new(|_| false),
         };
-        let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &shutdown);
+        let identity = Identity::insecure(&IdentityMetrics::default());
+        let (swarm, _leases) =
+            Swarm::start(host.clone(), members, inventory, &identity, &shutdown);
         let resolver = Resolver::new(
             store.clone(),
             upstreams,
             swarm,
-            Peers::new(&host.id).unwrap(),
+            Peers::new(&host.id, &identity).unwrap(),
         );
         let routes = Router::new()
             .route(&format!("{PATH_PREFIX}/resolve"), post(answer))
@@ -107,6 +110,7 @@ impl Node {
             source: source(repository),
             target,
             held_only: true,
+            quiet: Duration::ZERO,
         };
         self.resolver.answer(request).await
     }
@@ -395,4 +399,56 @@ async fn of_several_holders_the_youngest_answer_counts_and_is_kept() {
     assert_eq!(answer.map(|found| found.size), Some(1000));
     let kept = found(node.resolver.blob(&source("a"), &image.layer).await);
     assert_eq!(kept.size, 1000);
+}
+
+#[tokio::test]
+async fn what_a_registry_asks_one_node_for_all_nodes_do() {
+    let fake = Fake::start().await;
+    fake.image("a", 1000);
+    let owner = Node::start("owner", &fake, MINUTE, &[]).await;
+    let seeds = std::slice::from_ref(&owner.host);
+    let first = Node::start("first", &fake, MINUTE, seeds).await;
+    let second = Node::start("second", &fake, MINUTE, seeds).await;
+    fake.fail(Some(StatusCode::TOO_MANY_REQUESTS));
+    // Whichever node: the owner asks once, and nobody asks again in its place.
+    for node in [&first, &second, &first] {
+        let reply = node.tag("a", "v1").await;
+        assert!(
+            matches!(reply, ResolveReply::Unavailable { .. }),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(fake.asked(""), 1);
+    let reply = owner.resolver.answer(ResolveRequest {
+        source: source("a"),
+        target: v1(),
+        held_only: true,
+        quiet: Duration::ZERO,
+    });
+    let ResolveReply::Unavailable { quiet, .. } = reply.await else {
+        panic!("something is held");
+    };
+    assert!(
+        quiet > Duration::ZERO && quiet <= Duration::from_secs(5),
+        "{quiet:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_owner_is_told_of_a_limit_that_another_has_met() {
+    let fake = Fake::start().await;
+    fake.image("a", 1000);
+    let owner = Node::start("owner", &fake, MINUTE, &[]).await;
+    let request = ResolveRequest {
+        source: source("a"),
+        target: v1(),
+        held_only: false,
+        quiet: Duration::from_secs(20),
+    };
+    let reply = owner.resolver.answer(request).await;
+    assert!(
+        matches!(reply, ResolveReply::Unavailable { .. }),
+        "{reply:?}"
+    );
+    assert_eq!(fake.asked(""), 0);
 }

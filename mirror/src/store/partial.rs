@@ -29,8 +29,8 @@ use super::span::{self, Span};
 use super::{Durability, Inner, blocking, disk, lock};
 
 /// Pieces this far ahead of the hash of the whole are kept in memory for it: one that comes in order
-/// from several connections is at most so far ahead.
-const HOT_WINDOW: u32 = 8;
+/// from several connections is at most so far ahead, also where the hash is the slowest part.
+const HOT_WINDOW: u32 = 16;
 
 /// A download that is kept on disk while it grows. Clones share it.
 #[derive(Clone)]

@@ -85,6 +85,17 @@ impl Span {
         self.range.end - self.range.start
     }
 
+    /// Takes the first `length` bytes off, or all there are.
+    pub fn split_to(&mut self, length: u64) -> Self {
+        let at = self.range.end.min(self.range.start.saturating_add(length));
+        let first = Self {
+            origin: self.origin.clone(),
+            range: self.range.start..at,
+        };
+        self.range.start = at;
+        first
+    }
+
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()

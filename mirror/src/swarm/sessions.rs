@@ -17,9 +17,11 @@
 //! reads a second time, it is told of what comes anyway (*also*), which its nodes can fetch.
 
 mod holdings;
+mod rates;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
@@ -30,9 +32,13 @@ use darner_proto::scheduler::{
 };
 
 use holdings::Holdings;
+use rates::Rates;
 
 /// Leases for tasks that are just beginning. A node begins as many at once as its disk bears.
 const MAX_BEGINNING: usize = 1024;
+/// Nodes tell a scheduler that comes back what they hold spread over so many turns, two seconds: as
+/// long as it waits before it grants a lease. What it needs earlier it asks for.
+const PATIENCE: u32 = 20;
 
 /// What happens to the sessions.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +60,17 @@ pub enum Input {
     Join(Join),
     /// It has gained pieces, or read bytes.
     Gained(Progress),
+    /// A transfer from one of its parents has ended: told to the scheduler with what it gained.
+    Fetched {
+        /// The task.
+        task: TaskId,
+        /// Who sent.
+        parent: HostId,
+        /// How much came.
+        bytes: u64,
+        /// From the beginning of the answer to the last byte.
+        took: Duration,
+    },
     /// It is over.
     Leave(TaskId, Outcome),
     /// One of its parents failed.
@@ -142,12 +159,16 @@ struct Registration {
     scheduler: Option<HostId>,
     /// Further schedulers that wait for this node's pieces, and the leases they gave.
     also: BTreeMap<HostId, LeaseClaim>,
+    rates: Rates,
 }
 
 impl Sessions {
-    /// Sessions of a node that tells a scheduler that comes back what it holds only after so many
-    /// turns: a number that differs from node to node, so that not all tell at once.
-    pub fn with_patience(turns: u32) -> Self {
+    /// Sessions of the node `me`. A scheduler that comes back is told what it holds after a number of
+    /// turns that differs from node to node, so that not all tell at once.
+    pub fn of(me: &HostId) -> Self {
+        // Any fixed key will do.
+        let rank = rendezvous::rank(&Digest::Sha256([0; 32]), me);
+        let turns = u32::try_from(rank % u64::from(PATIENCE)).unwrap_or(0);
         Self {
             holdings: Holdings::with_patience(turns),
             ..Self::default()
@@ -164,6 +185,16 @@ impl Sessions {
             Input::Received(scheduler, message) => self.received(scheduler, message, &mut out),
             Input::Join(join) => self.join(join, &mut out),
             Input::Gained(progress) => self.gained(progress, &mut out),
+            Input::Fetched {
+                task,
+                parent,
+                bytes,
+                took,
+            } => {
+                if let Some(registration) = self.tasks.get_mut(&task) {
+                    registration.rates.received(parent, bytes, took);
+                }
+            }
             Input::Leave(task, outcome) => self.leave(task, outcome, &mut out),
             Input::ParentFailed(task, parent, kind) => {
                 self.to_scheduler(
@@ -371,6 +402,7 @@ impl Sessions {
             join,
             scheduler: first,
             also: BTreeMap::new(),
+            rates: Rates::default(),
         };
         if let Some((from, claim)) = self.beginning.remove(&task)
             && registration.scheduler.as_ref() != Some(&from)
@@ -380,18 +412,21 @@ impl Sessions {
         self.tasks.insert(task, registration);
     }
 
-    fn gained(&mut self, progress: Progress, out: &mut Vec<Output>) {
-        if let Some(registration) = self.tasks.get_mut(&progress.task) {
-            for range in &progress.gained {
-                registration.join.held.insert_range(range.clone());
-            }
+    fn gained(&mut self, mut progress: Progress, out: &mut Vec<Output>) {
+        let Some(registration) = self.tasks.get_mut(&progress.task) else {
+            return;
+        };
+        for range in &progress.gained {
+            registration.join.held.insert_range(range.clone());
         }
-        let also = self.tasks.get(&progress.task).map(|one| one.also.keys());
-        for scheduler in also.into_iter().flatten() {
+        for scheduler in registration.also.keys() {
             let message = NodeMessage::Progress(progress.clone());
             out.push(Output::Send(scheduler.clone(), message));
         }
-        self.to_scheduler(&progress.task.clone(), NodeMessage::Progress(progress), out);
+        if let Some(scheduler) = registration.scheduler.clone() {
+            progress.rates = registration.rates.take();
+            out.push(Output::Send(scheduler, NodeMessage::Progress(progress)));
+        }
     }
 
     fn leave(&mut self, task: TaskId, outcome: Outcome, out: &mut Vec<Output>) {

@@ -19,6 +19,7 @@ use super::metrics::TaskMetrics;
 use super::shared::{Ended, Phase, Shared};
 use super::state::{Action, Event, Task};
 use super::{ServedFrom, fetch, read};
+use crate::bandwidth::Bandwidth;
 use crate::store::{Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
@@ -40,6 +41,7 @@ pub(super) struct Context {
     pub(super) swarm: Swarm,
     pub(super) peers: Peers,
     pub(super) buffers: Buffers,
+    pub(super) bandwidth: Bandwidth,
     pub(super) signer: Arc<PieceSigner>,
     pub(super) signers: Arc<RwLock<TrustedSigners>>,
     pub(super) vouched: Arc<Mutex<HashMap<u32, Arc<PieceRun>>>>,
@@ -179,6 +181,9 @@ async fn finish(
     }
     shared.change(|view| view.phase = Phase::Verified);
     let runs = shared.runs_of(&PieceSet::full(shared.geometry.pieces()));
+    let runs = context
+        .signer
+        .join(&shared.task, shared.geometry.size(), runs);
     match shared.partial.clone().commit().await {
         Ok(content) => {
             if let Err(error) = context.store.set_piece_map(&shared.task, &runs) {

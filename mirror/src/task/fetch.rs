@@ -18,12 +18,18 @@ use super::buffers::Buffers;
 use super::driver::Context;
 use super::state::{Event, RequestEnd};
 use super::{Ended, ServedFrom};
+use crate::bandwidth::Limit;
 use crate::swarm::PeerError;
 use crate::swarm::peers::PieceBody;
+use crate::swarm::sessions::Input;
 
 /// A parent that sends less than this in a window is slow: one at 1 KiB/s must not hold a pull up.
 const MIN_BYTES: usize = 64 << 10;
 const WINDOW: Duration = Duration::from_secs(2);
+
+/// Statements whose signatures are checked before the first pieces are asked for, about a
+/// millisecond's worth.
+const JUDGED_AT_ONCE: usize = 16;
 
 /// Follows what `parent` has until it has told everything or breaks off.
 pub(super) async fn subscribe(context: Context, parent: Host, sources: Vec<Source>) {
@@ -55,18 +61,21 @@ async fn follow(context: &Context, parent: &Host, sources: &[Source]) -> Result<
         if frame.size != size {
             return Err(darner_proto::invalid::Invalid::new("size", "is not the content's").into());
         }
-        let runs = frame
-            .runs
-            .into_iter()
-            .map(|run| judged(context, run))
-            .collect();
-        let offered = Event::Offered {
-            parent: parent.id.clone(),
-            available: frame.available,
-            runs,
-            received_bytes: frame.received_bytes,
-        };
-        context.tell(offered).await;
+        let mut available = frame.available;
+        let mut runs = frame.runs.into_iter().peekable();
+        loop {
+            let some = runs.by_ref().take(JUDGED_AT_ONCE);
+            let offered = Event::Offered {
+                parent: parent.id.clone(),
+                available: std::mem::take(&mut available),
+                runs: some.map(|run| judged(context, run)).collect(),
+                received_bytes: frame.received_bytes,
+            };
+            context.tell(offered).await;
+            if runs.peek().is_none() {
+                break;
+            }
+        }
         if frame.complete {
             return Ok(());
         }
@@ -143,8 +152,9 @@ fn failure_of(error: &PeerError) -> FailureKind {
         PeerError::NotHeld => FailureKind::NotHeld,
         PeerError::Silent => FailureKind::Slow,
         PeerError::Invalid(_) => FailureKind::WrongLength,
-        PeerError::Client(_)
-        | PeerError::Unreachable(_)
+        PeerError::Unreachable(_)
+        | PeerError::Broken(_)
+        | PeerError::Another(_)
         | PeerError::Busy { .. }
         | PeerError::Status(_) => FailureKind::Unreachable,
     }
@@ -176,12 +186,35 @@ async fn run_of_pieces(
     let mut incoming = Incoming {
         body,
         buffers: context.buffers.clone(),
+        limit: context.bandwidth.download.clone(),
         rest: Bytes::new(),
+        received: 0,
     };
+    let began = Instant::now();
+    let taken = take_in(context, &mut incoming, pieces, want, from).await;
+    let fetched = Input::Fetched {
+        task: shared.task,
+        parent: parent.id.clone(),
+        bytes: incoming.received,
+        took: began.elapsed(),
+    };
+    context.swarm.tell(fetched).await;
+    taken?;
+    incoming.end().await
+}
+
+/// Takes in these pieces, one after the other.
+async fn take_in(
+    context: &Context,
+    incoming: &mut Incoming,
+    pieces: Range<u32>,
+    want: &BTreeMap<u32, Arc<PieceRun>>,
+    from: ServedFrom,
+) -> Result<(), FetchError> {
     let mut settling = None;
     for index in pieces {
         let run = want.get(&index).ok_or(FetchError::WrongLength)?;
-        let bytes = shared.geometry.bytes_of(index);
+        let bytes = context.shared.geometry.bytes_of(index);
         let length =
             usize::try_from(bytes.end - bytes.start).map_err(|_| FetchError::WrongLength)?;
         // While one piece comes in, the one before it is hashed and written.
@@ -192,8 +225,7 @@ async fn run_of_pieces(
         settled?;
         settling = Some((index, piece?, run.clone()));
     }
-    settle(context, settling, from).await?;
-    incoming.end().await
+    settle(context, settling, from).await
 }
 
 /// Checks a piece, writes it and tells everybody.
@@ -225,8 +257,11 @@ async fn settle(
 struct Incoming {
     body: PieceBody,
     buffers: Buffers,
+    limit: Limit,
     /// What came with the end of the last piece.
     rest: Bytes,
+    /// Bytes that have come in all.
+    received: u64,
 }
 
 impl Incoming {
@@ -245,7 +280,12 @@ impl Incoming {
             self.rest = chunk
                 .map_err(|_| FetchError::Slow)??
                 .ok_or(FetchError::WrongLength)?;
+            self.received += self.rest.len() as u64;
             in_window += self.rest.len();
+            // Waiting for our own limit is not the parent's fault.
+            let came = Instant::now();
+            self.limit.take(self.rest.len() as u64).await;
+            deadline += came.elapsed();
             if in_window >= MIN_BYTES {
                 in_window = 0;
                 deadline = Instant::now() + WINDOW;

@@ -394,6 +394,7 @@ impl Task {
             gained: gained.runs(),
             upstream_bytes: std::mem::take(&mut self.read_bytes),
             upstream_ranges: learnt,
+            rates: Vec::new(),
         })));
     }
 

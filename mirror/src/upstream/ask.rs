@@ -12,19 +12,15 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::body::Body;
+use super::credentials::Keyring;
 use super::error::Fault;
 use super::limit::{Permit, Slots};
 use super::metrics::{Counts, Kind};
 use super::token::{Challenge, Key, Tokens};
 use super::wire::{Hop, Wire};
 
-/// To the headers of the last answer, token, redirects and retries included: a client has headers
-/// or an error within ten seconds.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(8);
 /// A read of a blob waits this long for its turn: others of our own reads are what it waits for.
 const BULK_PATIENCE: Duration = Duration::from_secs(30);
-/// Tries after the first.
-const RETRIES: usize = 2;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
@@ -35,6 +31,29 @@ pub(super) struct Asker {
     tokens: Tokens,
     slots: Slots,
     stop: CancellationToken,
+    patience: Patience,
+}
+
+/// How long a registry is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// To the headers of the last answer, token, redirects and retries included.
+    headers: Duration,
+    /// Tries after the first.
+    retries: usize,
+}
+
+impl Patience {
+    /// With the registry itself: a client has headers or an error within ten seconds.
+    pub(super) const REGISTRY: Self = Self {
+        headers: Duration::from_secs(8),
+        retries: 2,
+    };
+    /// With a mirror of it, after which another can be asked.
+    pub(super) const MIRROR: Self = Self {
+        headers: Duration::from_secs(2),
+        retries: 0,
+    };
 }
 
 /// A request.
@@ -89,10 +108,14 @@ impl Asker {
         settings: &settings::Upstream,
         counts: Counts,
         stop: CancellationToken,
+        patience: Patience,
     ) -> Result<Self, Fault> {
+        let wire = Wire::new(settings, counts.clone())?;
+        let keyring = Keyring::new(settings, &wire.origin);
         Ok(Self {
-            wire: Wire::new(settings, counts.clone())?,
-            tokens: Tokens::new(settings.credentials.clone(), stop.clone()),
+            wire,
+            patience,
+            tokens: Tokens::new(keyring, stop.clone()),
             slots: Slots::new(settings.max_connections, counts),
             stop,
         })
@@ -115,7 +138,7 @@ impl Asker {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(FIRST_DELAY)
             .with_max_delay(MAX_DELAY)
-            .with_max_times(RETRIES)
+            .with_max_times(self.patience.retries)
             .with_jitter();
         let tries = (|| self.attempt(ask)).retry(backoff);
         let tries = tries.notify(|fault, delay| {
@@ -123,7 +146,7 @@ impl Asker {
         });
         let tries = tries.when(|fault| fault.is_passing() && !ask.is_for_get_alone(fault));
         let hop = timeout_at(deadline, tries).await;
-        let hop = hop.unwrap_or(Err(Fault::Silent(HEADERS_TIMEOUT)))?;
+        let hop = hop.unwrap_or(Err(Fault::Silent(self.patience.headers)))?;
         Ok(self.answer(ask, hop, permit))
     }
 
@@ -132,14 +155,14 @@ impl Asker {
     async fn turn(&self, ask: &Ask) -> Result<(Permit, Instant), Fault> {
         let bulk = ask.kind == Kind::Blob && ask.method == Method::GET;
         let patient = bulk && matches!(ask.identity, Identity::Own(_));
-        let deadline = Instant::now() + HEADERS_TIMEOUT;
+        let deadline = Instant::now() + self.patience.headers;
         if !patient {
             let permit = timeout_at(deadline, self.slots.take(bulk)).await;
             return Ok((permit.unwrap_or(Err(Fault::Full))?, deadline));
         }
         let permit = timeout(BULK_PATIENCE, self.slots.take(bulk)).await;
         let permit = permit.unwrap_or(Err(Fault::Full))?;
-        Ok((permit, Instant::now() + HEADERS_TIMEOUT))
+        Ok((permit, Instant::now() + self.patience.headers))
     }
 
     fn answer(&self, ask: &Ask, mut hop: Hop, permit: Permit) -> Answer {

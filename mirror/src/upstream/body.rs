@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Fault, UpstreamError};
 use super::limit::Permit;
+use crate::bandwidth::Bandwidth;
 
 /// A body as callers get it. After an error nothing follows.
 pub type ByteStream = BoxStream<'static, Result<Bytes, UpstreamError>>;
@@ -138,18 +139,26 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// The body as a stream whose errors `blame` makes. Its place among the connections is free
-    /// once it has ended, well or not.
+    /// The body as a stream whose errors `blame` makes, as fast as `bandwidth` allows. Its place
+    /// among the connections is free once it has ended, well or not.
     pub(super) fn into_stream(
         self,
+        bandwidth: &Bandwidth,
         blame: impl Fn(Fault) -> UpstreamError + Send + 'static,
     ) -> ByteStream {
-        stream::try_unfold((self, blame), |(mut body, blame)| async move {
-            match body.next().await {
-                Ok(chunk) => Ok(chunk.map(|chunk| (chunk, (body, blame)))),
-                Err(fault) => Err(blame(fault)),
-            }
-        })
+        let limits = [bandwidth.upstream.clone(), bandwidth.download.clone()];
+        stream::try_unfold(
+            (self, blame, limits),
+            |(mut body, blame, limits)| async move {
+                let Some(chunk) = body.next().await.map_err(&blame)? else {
+                    return Ok(None);
+                };
+                for limit in &limits {
+                    limit.take(chunk.len() as u64).await;
+                }
+                Ok(Some((chunk, (body, blame, limits))))
+            },
+        )
         .boxed()
     }
 }
@@ -161,6 +170,7 @@ mod tests {
     use futures_util::Stream;
 
     use super::*;
+    use crate::bandwidth::Limit;
 
     /// A body that comes in the given pieces, each after its delay in milliseconds.
     fn body(pieces: Vec<(u64, usize)>) -> Body {
@@ -248,6 +258,21 @@ mod tests {
         body.stop.cancel();
         let (_, fault) = drain(body).await;
         assert!(matches!(fault, Some(Fault::Stopping)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limited_body_takes_its_time_and_is_no_stall() {
+        let bandwidth = Bandwidth {
+            upstream: Limit::of(1 << 10),
+            ..Bandwidth::default()
+        };
+        let began = Instant::now();
+        let name = "registry.test".parse().unwrap();
+        let blame = move |fault| UpstreamError::new(&name, fault);
+        let chunks = body(vec![(0, 1 << 10); 60]).into_stream(&bandwidth, blame);
+        let chunks: Vec<_> = chunks.collect().await;
+        assert!(chunks.len() == 60 && chunks.iter().all(Result::is_ok));
+        assert!((58..=59).contains(&began.elapsed().as_secs()));
     }
 
     #[tokio::test(start_paused = true)]

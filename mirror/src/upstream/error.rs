@@ -42,6 +42,14 @@ pub(super) enum Fault {
     Setup(&'static str),
     #[error("cannot be set up: the certificates of ca_file cannot be read")]
     CaFile(#[source] std::io::Error),
+    #[error("cannot be set up: its client certificate or key cannot be read")]
+    ClientFile(#[source] std::io::Error),
+    #[error("cannot be shown credentials: the file they are in cannot be read")]
+    CredentialsFile(#[source] std::io::Error),
+    #[error("cannot be shown credentials: the credential helper cannot be run")]
+    CredentialHelper(#[source] std::io::Error),
+    #[error("cannot be shown credentials: {0}")]
+    Credentials(&'static str),
     #[error("cannot be set up: the HTTP client refuses its settings")]
     Client(#[source] reqwest::Error),
     #[error("answered {0}")]
@@ -68,6 +76,8 @@ pub(super) enum Fault {
     Redirects(usize),
     #[error("redirects {0}")]
     Redirect(&'static str),
+    #[error("asks for credentials, and there are none for it")]
+    NoCredentials,
     #[error("names a token service that is not vetted for it, so no credential is sent there")]
     Realm,
     #[error("has a token service whose answer is not a token: {0}")]
@@ -102,6 +112,10 @@ impl Fault {
             Self::Storage(_)
             | Self::Setup(_)
             | Self::CaFile(_)
+            | Self::ClientFile(_)
+            | Self::CredentialsFile(_)
+            | Self::CredentialHelper(_)
+            | Self::Credentials(_)
             | Self::Client(_)
             | Self::Limited(_)
             | Self::Network(_)
@@ -115,6 +129,7 @@ impl Fault {
             Self::Redirects(_)
             | Self::Redirect(_)
             | Self::Realm
+            | Self::NoCredentials
             | Self::NoToken(_)
             | Self::Nonsense(_)
             | Self::Request(_) => UpstreamErrorKind::Invalid,

@@ -82,10 +82,23 @@ impl Quiet {
     /// Takes a 429 to heart.
     pub(super) fn begin(&self, headers: &HeaderMap) -> Fault {
         let wait = wait(headers);
-        let until = Instant::now() + wait;
+        self.keep(wait);
+        Fault::Limited(wait)
+    }
+
+    /// Leaves the registry alone for this long at least, which is never longer than [`MAX_WAIT`].
+    pub(super) fn keep(&self, wait: Duration) {
+        let until = Instant::now() + wait.min(MAX_WAIT);
         let mut quiet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *quiet = Some(quiet.map_or(until, |before| before.max(until)));
-        Fault::Limited(wait)
+    }
+
+    /// For how long it is still left alone.
+    pub(super) fn left(&self) -> Duration {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(Instant::now())
+        })
     }
 }
 

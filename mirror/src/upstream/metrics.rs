@@ -2,6 +2,7 @@
 //! enumerations, never from the network.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use darner_proto::name::RegistryName;
 use darner_service::metrics::Metrics;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::allowance::Allowance;
 use super::error::UpstreamErrorKind;
 
 /// What a request is about.
@@ -31,6 +33,9 @@ pub(super) struct UpstreamMetrics {
     errors: Family<ErrorLabel, Counter>,
     connections: Family<RegistryLabel, Gauge>,
     rate_limited: Family<RegistryLabel, Counter>,
+    allowed: Family<RegistryLabel, Gauge>,
+    remaining: Family<RegistryLabel, Gauge>,
+    quiet_until: Family<RegistryLabel, Gauge>,
 }
 
 /// The counters as one registry sees them.
@@ -98,6 +103,21 @@ impl UpstreamMetrics {
                 "Answers 429 of upstream registries",
                 new.rate_limited.clone(),
             );
+            registry.register(
+                "upstream_rate_limit",
+                "Requests that the registry allows us in its window, as its RateLimit headers last said",
+                new.allowed.clone(),
+            );
+            registry.register(
+                "upstream_rate_limit_remaining",
+                "Requests left of them, as its RateLimit headers last said",
+                new.remaining.clone(),
+            );
+            registry.register(
+                "upstream_quiet_until_timestamp_seconds",
+                "Unix time until which the registry has asked to be left alone",
+                new.quiet_until.clone(),
+            );
         });
         new
     }
@@ -154,6 +174,28 @@ impl Counts {
     pub(super) fn rate_limited(&self) {
         let label = self.label();
         self.metrics.rate_limited.get_or_create(&label).inc();
+    }
+
+    /// What the registry's headers say of our allowance.
+    pub(super) fn allowance(&self, allowance: &Allowance) {
+        for (gauge, value) in [
+            (&self.metrics.allowed, allowance.limit),
+            (&self.metrics.remaining, allowance.remaining),
+        ] {
+            if let Some(value) = value {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                gauge.get_or_create(&self.label()).set(value);
+            }
+        }
+    }
+
+    /// The registry is left alone for this long.
+    pub(super) fn quiet(&self, left: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let until = (now.unwrap_or_default() + left).as_secs();
+        let until = i64::try_from(until).unwrap_or(i64::MAX);
+        let gauge = &self.metrics.quiet_until;
+        gauge.get_or_create(&self.label()).set(until);
     }
 
     pub(super) fn in_use(&self) -> InUse {

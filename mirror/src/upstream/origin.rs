@@ -67,6 +67,22 @@ impl Origin {
         self.base.host()
     }
 
+    /// Whether the host is one of these.
+    pub(super) fn is_known_as(&self, hosts: &[&str]) -> bool {
+        self.base
+            .host_str()
+            .is_some_and(|host| hosts.contains(&host))
+    }
+
+    /// As credentials are kept under: without the port that its scheme has anyway.
+    pub(super) fn host_and_port(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        match self.base.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// Whether `url` has the scheme, host and port that credentials of this registry belong to.
     pub(super) fn owns(&self, url: &Url) -> bool {
         self.base.origin() == url.origin()

@@ -3,12 +3,16 @@
 mod auth;
 mod blobs;
 mod faults;
+mod logins;
 mod manifests;
+mod mirrors;
 mod relays;
 mod scripted;
 
-use darner_service::secret::Secret;
+use std::sync::LazyLock;
+
 use darner_service::settings::Credentials;
+use http::{HeaderMap, Method};
 use scripted::Scripted;
 
 use super::*;
@@ -26,18 +30,32 @@ fn settings(url: String) -> settings::Upstream {
     settings::Upstream {
         name: "r.example".parse().unwrap(),
         url,
+        mirrors: Vec::new(),
         ca_file: None,
+        client_cert_file: None,
+        client_key_file: None,
         credentials: None,
+        credentials_file: None,
+        credential_helper: None,
         tag_ttl: Duration::from_secs(60),
+        tag_stale: Duration::from_secs(24 * 3600),
         max_connections: 4,
     }
 }
 
 fn credentials() -> Option<Credentials> {
+    static FILE: LazyLock<tempfile::TempPath> = LazyLock::new(|| file(CANARY));
     Some(Credentials {
         username: "operator".to_owned(),
-        password: Secret::new(CANARY),
+        password_file: FILE.to_path_buf(),
     })
+}
+
+/// A file with this text.
+fn file(text: &str) -> tempfile::TempPath {
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    std::fs::write(&path, text).unwrap();
+    path
 }
 
 fn client(settings: settings::Upstream) -> Client {

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use darner_service::settings::Credentials;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use darner_service::secret::Secret;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method};
 use moka::Expiry;
 use moka::future::Cache;
@@ -15,6 +15,7 @@ use url::Url;
 
 use super::Access;
 use super::body::Body;
+use super::credentials::{Keyring, Login};
 use super::error::Fault;
 use super::metrics::Kind;
 use super::origin::Origin;
@@ -68,7 +69,7 @@ impl Expiry<Key, Grant> for ByLife {
 /// What meets one registry's challenges.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    credentials: Option<Credentials>,
+    keyring: Keyring,
     cache: Cache<Key, Grant>,
     stop: CancellationToken,
 }
@@ -133,13 +134,13 @@ fn parsed(origin: &Origin, value: &HeaderValue) -> Vec<Result<Challenge, Fault>>
 }
 
 impl Tokens {
-    pub(super) fn new(credentials: Option<Credentials>, stop: CancellationToken) -> Self {
+    pub(super) fn new(keyring: Keyring, stop: CancellationToken) -> Self {
         let cache = Cache::builder()
             .max_capacity(MAX_TOKENS)
             .expire_after(ByLife)
             .build();
         Self {
-            credentials,
+            keyring,
             cache,
             stop,
         }
@@ -147,9 +148,9 @@ impl Tokens {
 
     /// What a request for `repository` is sent with. Without credentials every access is anonymous.
     pub(super) fn key(&self, repository: &str, access: Access) -> Key {
-        let access = match self.credentials {
-            Some(_) => access,
-            None => Access::Anonymous,
+        let access = match self.keyring.is_empty() {
+            false => access,
+            true => Access::Anonymous,
         };
         Key {
             repository: repository.to_owned(),
@@ -175,34 +176,46 @@ impl Tokens {
         if known.is_some() && known.as_ref() == refused {
             self.cache.invalidate(key).await;
         }
-        let granted = match (challenge, self.credentials_for(key)) {
-            (Challenge::Basic, None) => return Ok(None),
-            (Challenge::Basic, Some(credentials)) => {
-                let header = wire.basic(credentials)?;
-                if refused == Some(&header) {
-                    return Ok(None);
-                }
-                let life = BASIC_LIFE;
-                let grant = async { Ok(Grant { header, life }) };
-                self.cache.try_get_with_by_ref(key, grant).await
+        let grant = self.grant(wire, key, challenge);
+        let granted = self.cache.try_get_with_by_ref(key, grant).await;
+        match granted {
+            Ok(grant) if refused == Some(&grant.header) => {
+                self.cache.invalidate(key).await;
+                Ok(None)
             }
-            (Challenge::Bearer { .. }, _) => {
-                let grant = self.fetch(wire, key, challenge);
-                self.cache.try_get_with_by_ref(key, grant).await
-            }
-        };
-        granted
-            .map(|grant| Some(grant.header))
-            .map_err(Fault::Token)
+            Ok(grant) => Ok(Some(grant.header)),
+            Err(fault) if matches!(*fault, Fault::NoCredentials) => Ok(None),
+            Err(fault) => Err(Fault::Token(fault)),
+        }
     }
 
-    fn credentials_for(&self, key: &Key) -> Option<&Credentials> {
-        let credentials = self.credentials.as_ref();
-        credentials.filter(|_| key.access == Access::Configured)
+    async fn grant(&self, wire: &Wire, key: &Key, challenge: &Challenge) -> Result<Grant, Fault> {
+        let login = match key.access {
+            Access::Configured => self.keyring.login(&key.repository).await?,
+            Access::Anonymous => None,
+        };
+        match (challenge, login) {
+            (_, Some(Login::Bearer(token))) => Ok(Grant {
+                header: bearer(token.reveal())?,
+                life: MAX_LIFE,
+            }),
+            (Challenge::Basic, Some(Login::Password { username, password })) => Ok(Grant {
+                header: wire.basic(&username, &password)?,
+                life: BASIC_LIFE,
+            }),
+            (Challenge::Basic, _) => Err(Fault::NoCredentials),
+            (Challenge::Bearer { .. }, login) => self.fetch(wire, key, challenge, login).await,
+        }
     }
 
     /// Asks the token service.
-    async fn fetch(&self, wire: &Wire, key: &Key, challenge: &Challenge) -> Result<Grant, Fault> {
+    async fn fetch(
+        &self,
+        wire: &Wire,
+        key: &Key,
+        challenge: &Challenge,
+        login: Option<Login>,
+    ) -> Result<Grant, Fault> {
         let Challenge::Bearer {
             service_url,
             service,
@@ -211,18 +224,22 @@ impl Tokens {
         else {
             return Err(Fault::NoToken("it does not ask for one"));
         };
-        let mut url = service_url.clone();
-        if let Some(service) = service {
-            url.query_pairs_mut().append_pair("service", service);
-        }
         let pull = || format!("repository:{}:pull", key.repository);
         let scope = scope.clone().unwrap_or_else(pull);
-        url.query_pairs_mut().append_pair("scope", &scope);
-        let mut request = Request::new(Method::GET, url);
-        if let Some(credentials) = self.credentials_for(key) {
-            let header = wire.basic(credentials)?;
-            request.headers_mut().insert(AUTHORIZATION, header);
+        let mut asked = vec![("scope", scope)];
+        if let Some(service) = service {
+            asked.push(("service", service.clone()));
         }
+        let request = match login {
+            Some(Login::Identity(token)) => refresh(service_url, &asked, &token),
+            Some(Login::Password { username, password }) => {
+                let mut request = query(service_url, &asked);
+                let header = wire.basic(&username, &password)?;
+                request.headers_mut().insert(AUTHORIZATION, header);
+                request
+            }
+            Some(Login::Bearer(_)) | None => query(service_url, &asked),
+        };
         let response = wire.exchange(request, Kind::Token).await?;
         if !response.status().is_success() {
             return Err(Fault::Status(response.status()));
@@ -231,6 +248,35 @@ impl Tokens {
         let body = Body::new(response, received, self.stop.clone(), None);
         Grant::from_reply(&body.collect(MAX_REPLY).await?)
     }
+}
+
+/// As the token specification has it.
+fn query(service_url: &Url, asked: &[(&str, String)]) -> Request {
+    let mut url = service_url.clone();
+    url.query_pairs_mut().extend_pairs(asked);
+    Request::new(Method::GET, url)
+}
+
+/// As OAuth 2 has it, with a refresh token.
+fn refresh(service_url: &Url, asked: &[(&str, String)], token: &Secret) -> Request {
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "refresh_token")
+        .append_pair("client_id", "darner")
+        .append_pair("refresh_token", token.reveal())
+        .extend_pairs(asked)
+        .finish();
+    let mut request = Request::new(Method::POST, service_url.clone());
+    let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers_mut().insert(CONTENT_TYPE, kind);
+    *request.body_mut() = Some(form.into());
+    request
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Fault> {
+    let header = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut header = header.map_err(|_| Fault::NoToken("its token fits into no header"))?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 /// The token service's answer. It has no way to be printed.
@@ -250,9 +296,7 @@ impl Grant {
         let token = token
             .or(reply.access_token)
             .ok_or(Fault::NoToken("it has no token in it"))?;
-        let header = HeaderValue::try_from(format!("Bearer {token}"));
-        let mut header = header.map_err(|_| Fault::NoToken("its token fits into no header"))?;
-        header.set_sensitive(true);
+        let header = bearer(&token)?;
         let life = reply.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
         let life = life.min(MAX_LIFE);
         Ok(Self {

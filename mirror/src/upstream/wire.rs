@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use darner_service::settings::{self, Credentials};
+use darner_service::secret::Secret;
+use darner_service::settings;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
-use http::{HeaderValue, StatusCode};
-use reqwest::{Certificate, Request, Response};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use reqwest::{Certificate, Identity, Request, Response};
 
+use super::allowance::Allowance;
 use super::ask::Ask;
 use super::dial::Guard;
 use super::error::Fault;
@@ -53,6 +55,28 @@ impl Wire {
             quiet: Quiet::default(),
             counts,
         })
+    }
+
+    /// Notes what the registry still allows, and waits when that is nothing.
+    fn heed(&self, headers: &HeaderMap) {
+        let Some(allowance) = Allowance::of(headers) else {
+            return;
+        };
+        self.counts.allowance(&allowance);
+        if let Some(wait) = allowance.wait() {
+            self.keep_quiet(wait);
+        }
+    }
+
+    /// Leaves the registry alone for a while.
+    pub(super) fn keep_quiet(&self, wait: Duration) {
+        self.quiet.keep(wait);
+        self.counts.quiet(self.quiet.left());
+    }
+
+    /// For how long the registry is left alone.
+    pub(super) fn quiet(&self) -> Duration {
+        self.quiet.left()
     }
 
     /// Fails while the registry wants to be left alone.
@@ -101,9 +125,13 @@ impl Wire {
         let status = answer.as_ref().ok().map(Response::status);
         self.counts.request(&method, kind, status);
         let response = answer.map_err(Fault::network)?;
+        if self.origin.owns(response.url()) {
+            self.heed(response.headers());
+        }
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             self.counts.rate_limited();
             let limited = self.quiet.begin(response.headers());
+            self.counts.quiet(self.quiet.left());
             tracing::warn!(registry = self.counts.registry(), "upstream {limited}");
             return Err(limited);
         }
@@ -111,8 +139,8 @@ impl Wire {
     }
 
     /// The header that shows a user name and password.
-    pub(super) fn basic(&self, credentials: &Credentials) -> Result<HeaderValue, Fault> {
-        let (user, password) = (&credentials.username, credentials.password.reveal());
+    pub(super) fn basic(&self, user: &str, password: &Secret) -> Result<HeaderValue, Fault> {
+        let password = password.reveal();
         // What follows a colon would be taken for the beginning of the password.
         if user.contains(':') {
             return Err(Fault::Setup("its username has a colon in it"));
@@ -135,6 +163,7 @@ fn client(
     origin: &Origin,
     guard: &Guard,
 ) -> Result<reqwest::Client, Fault> {
+    let identity = identity(settings)?;
     let builder = || {
         let mut builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
@@ -145,6 +174,9 @@ fn client(
             .pool_max_idle_per_host(settings.max_connections)
             .tcp_nodelay(true)
             .dns_resolver(guard.clone());
+        if let Some(identity) = &identity {
+            builder = builder.identity(identity.clone());
+        }
         if origin.is_loopback() {
             // No proxy leads to this machine; other tools of this field leave it out too.
             builder = builder.no_proxy();
@@ -167,6 +199,17 @@ fn client(
             client.map_err(Fault::Client)
         }
     }
+}
+
+/// The certificate that is shown to the registry, with its key.
+fn identity(settings: &settings::Upstream) -> Result<Option<Identity>, Fault> {
+    let (Some(certificate), Some(key)) = (&settings.client_cert_file, &settings.client_key_file)
+    else {
+        return Ok(None);
+    };
+    let read = |path| std::fs::read(path).map_err(Fault::ClientFile);
+    let pem = [read(certificate)?, b"\n".to_vec(), read(key)?].concat();
+    Identity::from_pem(&pem).map(Some).map_err(Fault::Client)
 }
 
 fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {

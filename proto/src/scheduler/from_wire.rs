@@ -87,6 +87,18 @@ impl TryFrom<wire::Progress> for Progress {
                 wire::RangeSupport::Yes => Some(true),
                 wire::RangeSupport::No => Some(false),
             },
+            rates: rates(progress.rates)?,
+        })
+    }
+}
+
+impl TryFrom<wire::ParentRate> for ParentRate {
+    type Error = Invalid;
+
+    fn try_from(rate: wire::ParentRate) -> Result<Self, Invalid> {
+        Ok(Self {
+            parent: rate.parent.parse()?,
+            bytes_per_second: rate.bytes_per_second,
         })
     }
 }
@@ -244,6 +256,13 @@ fn sources(sources: Vec<wire::Source>) -> Result<Vec<Source>, Invalid> {
         return Err(Invalid::new("sources", "are more than 16"));
     }
     collect(sources)
+}
+
+fn rates(rates: Vec<wire::ParentRate>) -> Result<Vec<ParentRate>, Invalid> {
+    if rates.len() > MAX_RATES {
+        return Err(Invalid::new("rates", "are more than 8"));
+    }
+    collect(rates)
 }
 
 fn hosts(hosts: Vec<wire::Host>) -> Result<Vec<Host>, Invalid> {

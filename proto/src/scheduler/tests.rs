@@ -45,6 +45,10 @@ fn node_messages() -> Vec<NodeMessage> {
             gained: vec![0..1, 4..5],
             upstream_bytes: 77,
             upstream_ranges: Some(true),
+            rates: vec![ParentRate {
+                parent: "m-2".parse().expect("valid"),
+                bytes_per_second: 125_000_000,
+            }],
         }),
         NodeMessage::Leave {
             task,

@@ -81,6 +81,16 @@ impl From<&Progress> for wire::Progress {
             gained: ranges_to_wire(&progress.gained),
             upstream_bytes: progress.upstream_bytes,
             upstream_ranges: ranges.into(),
+            rates: progress.rates.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&ParentRate> for wire::ParentRate {
+    fn from(rate: &ParentRate) -> Self {
+        Self {
+            parent: rate.parent.to_string(),
+            bytes_per_second: rate.bytes_per_second,
         }
     }
 }

@@ -1,4 +1,7 @@
-//! Who attends: presence, how fast a node may talk, how busy it is, and who owns repositories.
+//! Who attends: presence, how fast a node may talk, how busy and how fast it is ([`rates`]), and who
+//! owns repositories.
+
+mod rates;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,6 +14,7 @@ use darner_proto::scheduler::Load;
 
 use super::numbers::{HostNumber, NumberMap, TaskNumber};
 use super::{MAX_HOSTS, SessionId};
+use rates::{Rates, Usual};
 
 /// Messages a node may send in a second, besides those its tasks give reason to.
 const MESSAGES_PER_SECOND: u64 = 50;
@@ -25,9 +29,6 @@ const MAX_SEED_OWNERS: usize = 64;
 const MAX_MIRROR_OWNERS: usize = 8;
 /// Names kept of hosts that are gone, so that one that comes back is known by its old number.
 const MAX_NAMES: usize = 4 * MAX_HOSTS;
-/// A new measurement of a host's sending rate counts a quarter, so that one bad second is not held
-/// against it and four are.
-const RATE_SHARE: u64 = 4;
 
 /// A live session and its host.
 #[derive(Debug)]
@@ -47,17 +48,7 @@ pub(super) struct Attendant {
     pub(super) children: u32,
     /// Thousandths of messages it may send now.
     allowance: u64,
-    pub(super) sending: Option<Sending>,
-}
-
-/// What a host has told of its sending.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sending {
-    /// Upload slots taken when it last told.
-    pub(super) busy: u32,
-    told: Duration,
-    /// Bytes a second that it sends when all its slots are taken: what its link gives.
-    pub(super) full_rate: Option<u64>,
+    pub(super) rates: Rates,
 }
 
 impl Attendant {
@@ -73,7 +64,7 @@ impl Attendant {
             serves: Vec::new(),
             children: 0,
             allowance: MESSAGE_BURST * 1000,
-            sending: None,
+            rates: Rates::default(),
         }
     }
 
@@ -102,25 +93,6 @@ impl Attendant {
             }
             None => false,
         }
-    }
-
-    /// Takes down how busy it says it is.
-    pub(super) fn loaded(&mut self, now: Duration, load: Load) {
-        let before = self.sending;
-        let mut full_rate = before.and_then(|one| one.full_rate);
-        let passed = before.map_or(0, |one| now.saturating_sub(one.told).as_millis());
-        if let Some(passed) = u64::try_from(passed).ok().filter(|passed| *passed > 0)
-            && load.busy >= self.host.upload_slots
-        {
-            let rate = load.sent_bytes.saturating_mul(1000) / passed;
-            let old = full_rate.unwrap_or(rate);
-            full_rate = Some(old - old / RATE_SHARE + rate / RATE_SHARE);
-        }
-        self.sending = Some(Sending {
-            busy: load.busy,
-            told: now,
-            full_rate,
-        });
     }
 
     pub(super) fn joined(&mut self, task: TaskNumber) {
@@ -179,8 +151,7 @@ pub(super) struct Hosts {
     seeds: BTreeSet<Ranked>,
     mirrors: BTreeSet<Ranked>,
     unlisted: BTreeSet<SessionId>,
-    /// What hosts send when they are busy, over all that have told: a slow average.
-    usual_rate: Option<u64>,
+    usual: Usual,
 }
 
 /// In an order that the coming and going of others does not change.
@@ -197,8 +168,7 @@ impl Hosts {
     }
 
     pub(super) fn get_mut(&mut self, session: SessionId) -> Option<&mut Attendant> {
-        let slot = self.index.get(&session)?;
-        self.slots.get_mut(*slot as usize)?.as_mut()
+        of_session(&self.index, &mut self.slots, session)
     }
 
     pub(super) fn session_of(&self, id: &HostId) -> Option<SessionId> {
@@ -305,22 +275,38 @@ impl Hosts {
 
     /// Takes down how busy a host says it is.
     pub(super) fn loaded(&mut self, session: SessionId, now: Duration, load: Load) {
-        let Some(attendant) = self.get_mut(session) else {
-            return;
-        };
-        attendant.loaded(now, load);
-        if let Some(rate) = attendant.sending.and_then(|one| one.full_rate) {
-            // One of very many: it counts for little.
-            let old = self.usual_rate.unwrap_or(rate);
-            self.usual_rate = Some(old - old / 64 + rate / 64);
+        let Self {
+            index,
+            slots,
+            usual,
+            ..
+        } = self;
+        if let Some(one) = of_session(index, slots, session) {
+            one.rates.loaded(now, load, one.host.upload_slots, usual);
         }
     }
 
-    /// Whether it sends less than half of what hosts usually do, by what it has told itself.
+    /// Takes down how fast a host sent to a child.
+    pub(super) fn seen(&mut self, session: SessionId, now: Duration, rate: u64) {
+        let Self {
+            index,
+            slots,
+            usual,
+            ..
+        } = self;
+        if let Some(one) = of_session(index, slots, session) {
+            one.rates.seen(now, rate, usual);
+        }
+    }
+
+    /// Whether its link gives less than half of what is usual.
     pub(super) fn is_slow(&self, attendant: &Attendant) -> bool {
-        let rate = attendant.sending.and_then(|sending| sending.full_rate);
-        rate.zip(self.usual_rate)
-            .is_some_and(|(rate, usual)| rate < usual / 2)
+        attendant.rates.is_slow(&self.usual)
+    }
+
+    /// How fast children see it send, in percent of what is usual.
+    pub(super) fn pace(&self, attendant: &Attendant, now: Duration) -> u32 {
+        attendant.rates.pace(now, &self.usual)
     }
 
     /// The seeds, or without seeds a few mirrors.
@@ -347,6 +333,14 @@ impl Hosts {
             attendant.last_heard = now;
         }
     }
+}
+
+fn of_session<'a>(
+    index: &NumberMap<SessionId, u32>,
+    slots: &'a mut [Option<Attendant>],
+    session: SessionId,
+) -> Option<&'a mut Attendant> {
+    slots.get_mut(*index.get(&session)? as usize)?.as_mut()
 }
 
 fn ranked(session: SessionId, host: &Host) -> Ranked {

@@ -178,7 +178,7 @@ impl Swarm {
             None => 0,
         };
         let mutual = participant.is_some_and(|one| one.parents.contains(&child.session()));
-        let busy = attendant.sending.map_or(0, |sending| sending.busy);
+        let busy = attendant.rates.busy;
         Some(Candidate {
             session,
             host,
@@ -188,6 +188,7 @@ impl Swarm {
             failures: self.reputation.failures(number, self.now),
             slow,
             slow_link: self.hosts.is_slow(attendant),
+            pace: self.hosts.pace(attendant, self.now),
             current,
             mutual,
         })

@@ -1,10 +1,11 @@
-//! Who failed whom. One node's word lowers a host's standing; only the word of two bans it.
+//! Who failed whom, and who is how fast by the word of its children. One node's word lowers a host's
+//! standing; only the word of two bans it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use darner_proto::id::{HostId, TaskId};
-use darner_proto::scheduler::FailureKind;
+use darner_proto::scheduler::{FailureKind, Progress};
 
 use super::numbers::HostNumber;
 use super::{Counted, SessionId, Swarm};
@@ -123,6 +124,24 @@ impl Swarm {
         self.hosts
             .get(session)
             .is_none_or(|attendant| self.reputation.is_banned(attendant.number, self.now))
+    }
+
+    /// How fast parents sent to a child: its word about those it was given.
+    pub(super) fn parents_seen(&mut self, child: SessionId, progress: &Progress) {
+        if progress.rates.is_empty() {
+            return;
+        }
+        let task = self.tasks.get(&progress.task);
+        let Some(me) = task.and_then(|task| task.participants.get(&child)) else {
+            return;
+        };
+        for rate in &progress.rates {
+            let number = self.hosts.number_of(&rate.parent);
+            let given = number.is_some_and(|number| me.was_given(number));
+            if let Some(parent) = self.hosts.session_of(&rate.parent).filter(|_| given) {
+                self.hosts.seen(parent, self.now, rate.bytes_per_second);
+            }
+        }
     }
 
     /// Only a child's word about a parent it was given counts.

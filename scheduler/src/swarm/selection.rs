@@ -42,6 +42,12 @@ const FAILURE: i64 = 15;
 const MAX_FAILURES: u32 = 3;
 /// Its link gives less than half of what is usual: as bad as a failure, for it is one to come.
 const SLOW_LINK: i64 = 15;
+/// Children see it send more slowly than is usual; less in proportion. Whoever hardly sends is worth
+/// less than one from another zone, and not less than one that failed: a trickle is reported as
+/// failure too.
+const SLUGGISH: i64 = 12;
+/// Below this percentage of the usual pace a link is not worth keeping for its own sake.
+const POOR: u32 = 50;
 /// Where a mirror does as well, the seed is left to those for whom none does.
 const SEED: i64 = 2;
 /// The share of chance: less than half of full usefulness.
@@ -64,10 +70,19 @@ pub(super) struct Candidate<'a> {
     pub(super) slow: bool,
     /// It sends less than half of what is usual.
     pub(super) slow_link: bool,
+    /// How fast children see it send, in percent of what is usual, 100 at most.
+    pub(super) pace: u32,
     /// It is a parent of the child already.
     pub(super) current: bool,
     /// The child is a parent of it.
     pub(super) mutual: bool,
+}
+
+impl Candidate<'_> {
+    /// Whether it is to be replaced if there is any other.
+    fn is_poor(&self) -> bool {
+        self.failures > 0 || self.slow_link || self.pace < POOR
+    }
 }
 
 /// The best parents, best first, at most `most`. `lacking` is how many pieces the child misses, `turn`
@@ -95,6 +110,7 @@ pub(super) fn choose(
     rest.sort_by_cached_key(|one| {
         let elsewhere = nearness(child, one.host) == 0;
         (
+            one.is_poor(),
             Reverse(one.current),
             Reverse(elsewhere),
             mix(one.session.0, turn),
@@ -119,6 +135,7 @@ fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {
         _ => SAME_ZONE + SAME_RACK,
     };
     let mut score = useful + idle + near;
+    score -= SLUGGISH * i64::from(100 - one.pace.min(100)) / 100;
     score -= FAILURE * i64::from(one.failures.min(MAX_FAILURES));
     if one.reading {
         score += READING;
@@ -178,6 +195,7 @@ mod tests {
             failures: 0,
             slow: false,
             slow_link: false,
+            pace: 100,
             current: false,
             mutual: false,
         }
@@ -216,6 +234,24 @@ mod tests {
             choose(&child, CHILD, 10, MAX_PARENTS, vec![slow]),
             [SessionId(3)]
         );
+    }
+
+    #[test]
+    fn who_sends_slowly_comes_after_who_sends_as_usual() {
+        let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
+        let usual = |child: u64| {
+            let mut sluggish = candidate(1, &other, 10);
+            sluggish.pace = 0;
+            let candidates = vec![sluggish, candidate(2, &other, 10)];
+            choose(&host("c", Role::Mirror, "a"), child, 10, 2, candidates)[0] == SessionId(2)
+        };
+        let first = (0..100).filter(|turn| usual(*turn)).count();
+        assert!(first > 80, "{first} of 100 children chose the usual one");
+        let mut failed = candidate(3, &other, 10);
+        failed.failures = 1;
+        let mut sluggish = candidate(4, &other, 10);
+        sluggish.pace = 0;
+        assert!(score(&child, &sluggish, 10) > score(&child, &failed, 10));
     }
 
     #[test]

@@ -365,6 +365,7 @@ impl Swarm {
         if participant.held.is_full() {
             self.unassign(id, session);
         }
+        self.parents_seen(session, progress);
         self.reader_moved(id, session, progress, gained);
         self.look_after(id);
     }

@@ -9,7 +9,7 @@ use darner_proto::id::{Host, SigningKey};
 use darner_proto::name::Source;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{
-    FailureKind, Join, Lease, LeaseClaim, Outcome, Progress, ReturnReason,
+    FailureKind, Join, Lease, LeaseClaim, Outcome, ParentRate, Progress, ReturnReason,
 };
 
 use super::*;
@@ -101,6 +101,7 @@ fn gained(ranges: &[Range<u32>]) -> NodeMessage {
         gained: ranges.to_vec(),
         upstream_bytes: 0,
         upstream_ranges: None,
+        rates: Vec::new(),
     })
 }
 
@@ -110,6 +111,7 @@ fn read(bytes: u64, upstream_ranges: Option<bool>) -> NodeMessage {
         gained: Vec::new(),
         upstream_bytes: bytes,
         upstream_ranges,
+        rates: Vec::new(),
     })
 }
 

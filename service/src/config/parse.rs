@@ -3,6 +3,7 @@
 //! URLs are not repeated in messages: somebody may have put a password into one.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -256,10 +257,25 @@ fn process_url(text: &str) -> Result<String, String> {
 
 /// The URL of a registry, without a slash at its end.
 pub(super) fn registry_url(item: &Item) -> Result<String, String> {
-    let url = plain_url(
-        text(item)?,
-        "is not a URL such as \"https://registry.example\"",
-    )?;
+    registry(text(item)?)
+}
+
+/// `["https://a", "https://b"]`, or the same without brackets and quotes in a variable or flag.
+pub(super) fn registry_urls(item: &Item) -> Result<Vec<String>, String> {
+    match &item.value {
+        Value::List(items) => items.iter().map(registry_url).collect(),
+        Value::Raw(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(registry)
+            .collect(),
+        _ => Err(format!("is {}, not a list of URLs", item.kind())),
+    }
+}
+
+fn registry(text: &str) -> Result<String, String> {
+    let url = plain_url(text, "is not a URL such as \"https://registry.example\"")?;
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
@@ -282,13 +298,10 @@ fn plain_url(text: &str, expected: &str) -> Result<Url, String> {
 /// What a file holds, without the newline that editors end it with.
 pub(super) fn secret(item: &Item) -> Result<Secret, String> {
     let path = path(item)?;
-    let text = readable(&path)?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    match text {
-        "" => Err(format!("{} is empty", path.display())),
-        _ => Ok(Secret::new(text)),
-    }
+    Secret::read(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => format!("{} is empty", path.display()),
+        _ => format!("{} cannot be read: {error}", path.display()),
+    })
 }
 
 /// The URL of a PostgreSQL database, from a file since it may hold a password.

@@ -12,8 +12,8 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, upstreams};
 use crate::settings::{
-    Admin, Identity, IdentityFiles, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings, Shutdown,
-    Store,
+    Admin, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler,
+    Settings, Shutdown, Store,
 };
 
 const REGISTRY_PORT: u16 = 7420;
@@ -55,6 +55,7 @@ pub(super) fn read(
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
     let store = store(top.section("store"));
+    let limits = limits(top.section("limits"));
     let admin = admin(top.section("admin"), command);
     let identity = identity(top.section("identity"), sources.file.as_deref(), reading);
     let shutdown = shutdown(top.section("shutdown"));
@@ -70,6 +71,7 @@ pub(super) fn read(
         scheduler,
         manager,
         store,
+        limits,
         admin,
         identity,
         shutdown,
@@ -165,6 +167,18 @@ fn store(mut section: Section<'_>) -> Store {
     let capacity = section.read("capacity", parse::size);
     section.close();
     Store { capacity }
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let upload = section.read("upload", parse::size);
+    let download = section.read("download", parse::size);
+    let upstream = section.read("upstream", parse::size);
+    section.close();
+    Limits {
+        upload,
+        download,
+        upstream,
+    }
 }
 
 fn admin(mut section: Section<'_>, command: Command) -> Admin {

@@ -164,6 +164,10 @@ address = "http://10.0.0.2:7423"
 database = "sub/manager.db"
 [store]
 capacity = "20 GiB"
+[limits]
+upload = "50 MB"
+download = 100000000
+upstream = "10 MiB"
 [admin]
 listen = "127.0.0.1:0"
 [identity]
@@ -188,7 +192,8 @@ fn every_key_is_read() {
     assert_eq!(upstream.url, "http://10.0.0.9:5000/prefix");
     assert_eq!(upstream.ca_file, Some(directory.join("ca.pem")));
     let credentials = upstream.credentials.as_ref().unwrap();
-    assert_eq!(credentials.password.reveal(), "hunter2");
+    let password = crate::secret::Secret::read(&credentials.password_file);
+    assert_eq!(password.unwrap().reveal(), "hunter2");
     assert!(upstream.tag_ttl.is_zero());
     assert_eq!(upstream.max_connections, 3);
     assert_eq!(settings.upstreams[1].url, "https://registry-1.docker.io");
@@ -200,6 +205,9 @@ fn every_key_is_read() {
         Some(directory.join("sub/manager.db"))
     );
     assert_eq!(settings.store.capacity, Some(20 << 30));
+    assert_eq!(settings.limits.upload, Some(50_000_000));
+    assert_eq!(settings.limits.download, Some(100_000_000));
+    assert_eq!(settings.limits.upstream, Some(10 << 20));
     assert_eq!(settings.shutdown.grace.as_secs(), 90);
     assert_eq!(settings.log.format, crate::settings::LogFormat::Human);
 }

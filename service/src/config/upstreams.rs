@@ -10,7 +10,7 @@ use super::fault::Origin;
 use super::parse;
 use super::read::{Reading, Section};
 use super::value::{Item, Value};
-use crate::settings::{Credentials, Upstream};
+use crate::settings::{Credentials, MAX_TAG_STALE, TAG_TTL, Upstream};
 
 /// Registries that need no configuration, and where they are. Docker Hub's host is not its name.
 const KNOWN: [(&str, &str); 9] = [
@@ -24,7 +24,8 @@ const KNOWN: [(&str, &str); 9] = [
     ("nvcr.io", "https://nvcr.io"),
     ("registry.gitlab.com", "https://registry.gitlab.com"),
 ];
-const TAG_TTL: Duration = Duration::from_secs(60);
+/// Each is given time before the registry itself is asked, and a client waits.
+const MAX_MIRRORS: usize = 4;
 const MAX_CONNECTIONS: u32 = 16;
 /// A seed reads for everybody.
 const MAX_CONNECTIONS_OF_SEED: u32 = 64;
@@ -55,21 +56,10 @@ pub(super) fn read(item: Option<Item>, role: Role, reading: &Reading) -> Vec<Ups
             continue;
         };
         if !upstreams.iter().any(|other| other.name == name) {
-            upstreams.push(known(name, url, role));
+            upstreams.push(Upstream::new(name, url, default_connections(role)));
         }
     }
     upstreams
-}
-
-fn known(name: RegistryName, url: &str, role: Role) -> Upstream {
-    Upstream {
-        name,
-        url: url.to_owned(),
-        ca_file: None,
-        credentials: None,
-        tag_ttl: TAG_TTL,
-        max_connections: default_connections(role),
-    }
 }
 
 fn default_connections(role: Role) -> usize {
@@ -122,17 +112,28 @@ fn upstream(mut section: Section<'_>, role: Role, reading: &Reading) -> Option<U
     let known_url = name.as_ref().and_then(of_name);
     required("upstream.name", has_name);
     required("upstream.url", has_url || known_url.is_some());
+    let mirrors = section.read("mirrors", mirrors);
     let ca_file = section.read("ca_file", certificates);
+    let (client_cert_file, client_key_file) = client_certificate(&mut section, &origin, reading);
     let credentials = credentials(&mut section, &origin, reading);
+    let credentials_file = section.read("credentials_file", existing);
+    let credential_helper = section.read("credential_helper", helper);
     let tag_ttl = section.read("tag_ttl", parse::duration);
+    let tag_stale = section.read("tag_stale", tag_stale);
     let connections = section.read("max_connections", |item| parse::count(item, 1..=1024));
     section.close();
     Some(Upstream {
         name: name?,
         url: url.or(known_url)?,
+        mirrors: mirrors.unwrap_or_default(),
         ca_file,
+        client_cert_file,
+        client_key_file,
         credentials,
+        credentials_file,
+        credential_helper,
         tag_ttl: tag_ttl.unwrap_or(TAG_TTL),
+        tag_stale: tag_stale.unwrap_or(MAX_TAG_STALE),
         max_connections: connections.map_or(default_connections(role), |given| given as usize),
     })
 }
@@ -152,25 +153,21 @@ fn credentials(
             name => Ok(name.to_owned()),
         }
     });
-    let password = section.read("password_file", |item| {
+    let password_file = section.read("password_file", |item| {
         given.1 = true;
-        parse::secret(item)
+        secret(item)
     });
-    let alone = |setting: &str, other: &str| {
-        reading.fault(
-            origin,
-            setting,
-            format!("is missing, though {other} is set"),
-        );
-    };
-    match given {
-        (true, false) => alone("upstream.password_file", "username"),
-        (false, true) => alone("upstream.username", "password_file"),
-        _ => {}
-    }
+    both_or_none(
+        reading,
+        origin,
+        [
+            ("upstream.username", given.0),
+            ("upstream.password_file", given.1),
+        ],
+    );
     Some(Credentials {
         username: username?,
-        password: password?,
+        password_file: password_file?,
     })
 }
 
@@ -181,4 +178,87 @@ fn certificates(item: &Item) -> Result<PathBuf, String> {
         return Err(format!("{} has no certificate in PEM form", path.display()));
     }
     Ok(path)
+}
+
+/// The path of a file that holds a secret: it is read again whenever the file changes.
+fn secret(item: &Item) -> Result<PathBuf, String> {
+    parse::secret(item)?;
+    parse::path(item)
+}
+
+fn existing(item: &Item) -> Result<PathBuf, String> {
+    let path = parse::path(item)?;
+    parse::readable(&path)?;
+    Ok(path)
+}
+
+/// A program's name ends in it: nothing that leads out of the directories programs are in.
+fn helper(item: &Item) -> Result<String, String> {
+    let name = parse::text(item)?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || !name.bytes().all(fits) {
+        return Err(
+            "is not what follows docker-credential- in a program's name, such as \"ecr-login\""
+                .to_owned(),
+        );
+    }
+    Ok(name.to_owned())
+}
+
+fn mirrors(item: &Item) -> Result<Vec<String>, String> {
+    let urls = parse::registry_urls(item)?;
+    if urls.len() > MAX_MIRRORS {
+        return Err(format!("has more than {MAX_MIRRORS} mirrors"));
+    }
+    Ok(urls)
+}
+
+fn tag_stale(item: &Item) -> Result<Duration, String> {
+    let stale = parse::duration(item)?;
+    if stale > MAX_TAG_STALE {
+        return Err("is more than 24h".to_owned());
+    }
+    Ok(stale)
+}
+
+fn client_certificate(
+    section: &mut Section<'_>,
+    origin: &Origin,
+    reading: &Reading,
+) -> (Option<PathBuf>, Option<PathBuf>) {
+    let mut given = (false, false);
+    let certificate = section.read("client_cert_file", |item| {
+        given.0 = true;
+        certificates(item)
+    });
+    let key = section.read("client_key_file", |item| {
+        given.1 = true;
+        let path = parse::path(item)?;
+        if !parse::readable(&path)?.contains("PRIVATE KEY-----") {
+            return Err(format!("{} has no private key in PEM form", path.display()));
+        }
+        Ok(path)
+    });
+    both_or_none(
+        reading,
+        origin,
+        [
+            ("upstream.client_cert_file", given.0),
+            ("upstream.client_key_file", given.1),
+        ],
+    );
+    (certificate, key)
+}
+
+/// Notes a fault when one of two settings is given without the other.
+fn both_or_none(reading: &Reading, origin: &Origin, settings: [(&str, bool); 2]) {
+    let [(one, has_one), (other, has_other)] = settings;
+    let (missing, present) = match (has_one, has_other) {
+        (true, false) => (other, one),
+        (false, true) => (one, other),
+        _ => return,
+    };
+    let (_, present) = present.split_once('.').unwrap_or(("", present));
+    let message = format!("is missing, though {present} is set");
+    reading.fault(origin, missing, message);
 }

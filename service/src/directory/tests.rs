@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use darner_proto::id::Role;
 use proptest::prelude::*;
 
+use crate::identity::{Identity, IdentityMetrics};
+
 use super::*;
 
 fn urls(urls: &[&str]) -> Vec<String> {
@@ -75,7 +77,7 @@ async fn an_address_that_cannot_work_is_refused_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let managed = |url: &str| {
         let host = host("n", Role::Mirror);
-        Directory::managed(url, host, dir.path(), &Shutdown::default()).err()
+        Directory::managed(url, host, dir.path(), &Identity::insecure(&IdentityMetrics::default()), &Shutdown::default()).err()
     };
     for url in ["10.0.0.1:7423", "ftp://m", "http://", "unix:/m.sock"] {
         let refused = managed(url);

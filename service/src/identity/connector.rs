@@ -1,12 +1,12 @@
-//! Connects to other processes, for the HTTP clients: takes those of the right role, and of the right
-//! name where it is known.
+//! Connects to other processes, for the HTTP clients: takes those of the right role. Which of
+//! them it is the response tells, in its extensions ([`super::Caller`]).
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use darner_proto::id::HostId;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -19,13 +19,15 @@ use super::stream::Stream;
 use super::tls::Protocol;
 use super::{HANDSHAKE_TIMEOUT, Identity, session_name};
 
+/// A host in the same cluster that takes longer to answer is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Makes connections. Clones share the identity.
 #[derive(Debug, Clone)]
 pub struct Connector {
     identity: Identity,
     protocol: Protocol,
     roles: &'static [PeerRole],
-    id: Option<HostId>,
 }
 
 /// There is no connection.
@@ -41,7 +43,7 @@ pub enum ConnectError {
     #[error("the other side does not show a certificate of this cluster")]
     Tls(#[source] io::Error),
     /// It takes too long.
-    #[error("the handshake takes too long")]
+    #[error("it takes too long")]
     Timeout,
     /// Its certificate is of somebody else.
     #[error("the other side is not who is looked for: {0}")]
@@ -58,21 +60,15 @@ impl Connector {
             identity,
             protocol,
             roles,
-            id: None,
         }
-    }
-
-    /// Only to the process of that name.
-    pub fn named(self, id: HostId) -> Self {
-        let id = Some(id);
-        Self { id, ..self }
     }
 
     async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, ConnectError> {
         let authority = uri.authority().ok_or(ConnectError::Address)?;
         let host = authority.host().trim_matches(['[', ']']);
         let port = authority.port_u16().ok_or(ConnectError::Address)?;
-        let tcp = TcpStream::connect((host, port)).await;
+        let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await;
+        let tcp = tcp.map_err(|_| ConnectError::Timeout)?;
         let tcp = tcp.map_err(ConnectError::Tcp)?;
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "small messages may be late on a connection");
@@ -99,9 +95,6 @@ impl Connector {
         let certificate = certificate.and_then(|chain| chain.first()).cloned();
         let certificate = certificate.ok_or_else(|| refused(Refused::Handshake))?;
         let (peer, place) = inner.let_in(&certificate, self.roles).map_err(refused)?;
-        if self.id.as_ref().is_some_and(|id| *id != peer.id) {
-            return Err(refused(Refused::Name));
-        }
         Ok(TokioIo::new(Stream::secured(
             tls.into(),
             Some(peer),

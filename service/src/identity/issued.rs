@@ -36,8 +36,6 @@ pub struct Issued {
 pub struct IssueError {
     /// Why.
     pub message: String,
-    /// Whether trying again helps nobody.
-    pub is_final: bool,
 }
 
 /// An answer that is on its way.
@@ -201,7 +199,6 @@ pub(super) fn finish(key: &rcgen::KeyPair, issued: Issued) -> Result<Obtained, M
 fn unusable(error: &MaterialError) -> IssueError {
     IssueError {
         message: crate::telemetry::with_causes(error).to_string(),
-        is_final: false,
     }
 }
 

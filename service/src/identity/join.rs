@@ -355,10 +355,7 @@ struct Renewing {
 
 impl Issuer for Renewing {
     fn issue(&self, request: Vec<u8>) -> Issuing<'_> {
-        let failed = |message: String| IssueError {
-            message,
-            is_final: false,
-        };
+        let failed = |message: String| IssueError { message };
         Box::pin(async move {
             let mut client = AuthorityClient::new(self.channel.clone());
             let request = wire::RenewRequest {

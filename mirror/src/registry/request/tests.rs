@@ -71,7 +71,10 @@ fn the_registry_comes_from_ns_then_the_path_then_the_default() {
         source_of("/v2/reg.test/a/manifests/v1?ns=docker.io"),
         "docker.io/reg.test/a"
     );
-    assert_eq!(source_of("/v2/reg.test/manifests/v1"), "docker.io/reg.test");
+    assert_eq!(
+        source_of("/v2/reg.test/manifests/v1"),
+        "docker.io/library/reg.test"
+    );
 }
 
 #[test]
@@ -86,6 +89,16 @@ fn docker_hub_has_many_names() {
             "docker.io/a/b"
         );
     }
+    for path in [
+        "/v2/debian/manifests/v1",
+        "/v2/docker.io/debian/manifests/v1",
+        "/v2/docker.io/library/debian/manifests/v1",
+        "/v2/debian/manifests/v1?ns=docker.io",
+        "/v2/docker.io/debian/manifests/v1?ns=registry-1.docker.io",
+    ] {
+        assert_eq!(source_of(path), "docker.io/library/debian", "{path}");
+    }
+    assert_eq!(source_of("/v2/a/tags/list?ns=reg.test"), "reg.test/a");
     let namespace = question("/v2/a/manifests/v1?ns=index.docker.io").namespace;
     assert_eq!(namespace.as_deref(), Some("index.docker.io"));
 }

@@ -61,9 +61,15 @@ impl Fake {
         settings::Upstream {
             name: "reg.test".parse().unwrap(),
             url: format!("http://{}", self.address),
+            mirrors: Vec::new(),
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
             credentials: None,
+            credentials_file: None,
+            credential_helper: None,
             tag_ttl,
+            tag_stale: Duration::from_secs(24 * 3600),
             max_connections: 16,
         }
     }

@@ -1,5 +1,6 @@
 use super::*;
 use darner_proto::piece_set::PieceSet;
+use darner_proto::scheduler::ParentRate;
 
 fn id(name: &str) -> HostId {
     name.parse().expect("valid")
@@ -88,6 +89,7 @@ fn a_reconnect_tells_everything_gained_and_the_lease() {
         gained: vec![0..2],
         upstream_bytes: 9,
         upstream_ranges: None,
+        rates: Vec::new(),
     }));
     let out = sessions.apply(Input::Down(id("s-1")));
     assert!(out.contains(&Output::Notify(task, alone())));
@@ -100,6 +102,41 @@ fn a_reconnect_tells_everything_gained_and_the_lease() {
             ranges: vec![0..4]
         })
     );
+}
+
+#[test]
+fn what_parents_sent_is_told_with_the_next_progress_and_once() {
+    let mut sessions = two_schedulers();
+    up(&mut sessions, "s-1");
+    let join = join(b"content");
+    let task = join.task;
+    sessions.apply(Input::Join(join));
+    let fetched = Input::Fetched {
+        task,
+        parent: id("m-1"),
+        bytes: 3 << 20,
+        took: Duration::from_millis(1500),
+    };
+    assert!(sessions.apply(fetched).is_empty(), "it costs no message");
+    let mut gain = |piece| {
+        let gained = Input::Gained(Progress {
+            task,
+            gained: vec![piece..piece + 1],
+            upstream_bytes: 0,
+            upstream_ranges: None,
+            rates: Vec::new(),
+        });
+        match sessions.apply(gained).pop() {
+            Some(Output::Send(_, NodeMessage::Progress(progress))) => progress.rates,
+            other => panic!("{other:?}"),
+        }
+    };
+    let rate = ParentRate {
+        parent: id("m-1"),
+        bytes_per_second: 2 << 20,
+    };
+    assert_eq!(gain(0), [rate]);
+    assert_eq!(gain(1), []);
 }
 
 #[test]
@@ -169,6 +206,7 @@ fn a_lease_of_another_views_scheduler_is_met_by_what_comes_and_not_read() {
         gained: vec![0..1],
         upstream_bytes: 0,
         upstream_ranges: None,
+        rates: Vec::new(),
     };
     let out = sessions.apply(Input::Gained(progress));
     let told: BTreeSet<_> = out

@@ -213,7 +213,7 @@ async fn secrets_are_in_no_debug_text() {
         .manifest(&repository(), &tag(), Access::Configured)
         .await;
     manifest.unwrap();
-    let asker = &client.upstream.inner.asker;
+    let asker = &client.upstream.inner.registry.asker;
     let text = format!("{:?} {:?} {asker:?}", client.upstreams, client.upstream);
     assert!(!text.contains(CANARY), "{text}");
     assert!(!client.exposition().contains(CANARY));

@@ -273,3 +273,87 @@ fn the_odd_size_is_refused_until_more_hosts_say_so() {
     let lease = cluster.lease("s-1").expect("leased anew");
     assert_eq!((lease.size, lease.ranges), (11 * MIB, vec![0..11]));
 }
+
+#[test]
+fn whoever_its_children_see_sending_slowly_gets_fewer_of_them() {
+    let mut cluster = Cluster::of(&["s-1"], &[]);
+    for n in 0..24 {
+        let name = format!("h-{n}");
+        cluster.attend(&name, Role::Mirror);
+        cluster.list(&name, &[task()]);
+    }
+    let children: Vec<_> = (0..24).map(|n| format!("m-{n}")).collect();
+    for child in &children {
+        cluster.attend(child, Role::Mirror);
+        cluster.list(child, &[]);
+        cluster.join(child, join(1000, &[]));
+    }
+    let load = |cluster: &Cluster, name: &str| {
+        let session = cluster.nodes[name];
+        cluster.swarm.hosts.get(session).expect("attends").children
+    };
+    let before = load(&cluster, "h-7");
+    assert!(before >= 4, "{before}");
+    for _ in 0..20 {
+        for child in &children {
+            let session = cluster.nodes[child];
+            let me = &cluster.swarm.tasks[&task()].participants[&session];
+            let rates = me.parents.iter().map(|parent| {
+                let parent = &cluster.swarm.hosts.get(*parent).expect("attends").host.id;
+                let slow = parent.as_str() == "h-7";
+                ParentRate {
+                    parent: parent.clone(),
+                    bytes_per_second: if slow { 5 * MIB } else { 100 * MIB },
+                }
+            });
+            let rates = rates.collect();
+            let progress = Progress {
+                task: task(),
+                gained: Vec::new(),
+                upstream_bytes: 0,
+                upstream_ranges: None,
+                rates,
+            };
+            cluster.say(child, NodeMessage::Progress(progress));
+        }
+        cluster.pass(500);
+    }
+    let after = load(&cluster, "h-7");
+    assert!(
+        after * 2 <= before,
+        "{before} children before, {after} after"
+    );
+}
+
+#[test]
+fn only_the_word_of_those_it_serves_counts_against_a_hosts_rate() {
+    let mut cluster = Cluster::of(&["s-1"], &["m-1", "m-2", "m-3"]);
+    cluster.list("s-1", &[task()]);
+    cluster.join("m-1", join(10, &[]));
+    let tell = |cluster: &mut Cluster, teller: &str, parent: &str, rate| {
+        let rates = vec![ParentRate {
+            parent: id(parent),
+            bytes_per_second: rate,
+        }];
+        let progress = Progress {
+            task: task(),
+            gained: Vec::new(),
+            upstream_bytes: 0,
+            upstream_ranges: None,
+            rates,
+        };
+        cluster.say(teller, NodeMessage::Progress(progress));
+    };
+    let pace = |cluster: &Cluster| {
+        let hosts = &cluster.swarm.hosts;
+        let seed = hosts.get(cluster.nodes["s-1"]).expect("attends");
+        hosts.pace(seed, cluster.now)
+    };
+    tell(&mut cluster, "m-1", "s-1", 100 * MIB);
+    // Neither takes part, and m-3 was never a parent.
+    tell(&mut cluster, "m-2", "s-1", 1);
+    tell(&mut cluster, "m-1", "m-3", 1);
+    assert_eq!(pace(&cluster), 100);
+    tell(&mut cluster, "m-1", "s-1", 1);
+    assert!(pace(&cluster) < 100);
+}

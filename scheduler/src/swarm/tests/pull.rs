@@ -89,6 +89,7 @@ impl Nodes {
                 gained: gain.runs(),
                 upstream_bytes: 0,
                 upstream_ranges: self.leases.contains_key(name).then_some(true),
+                rates: Vec::new(),
             };
             cluster.say(name, NodeMessage::Progress(progress));
         }

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::super::tests as scenario;
 use super::*;
 
+mod ending;
+
 const HOSTS: u64 = 9;
 const SEEDS: u64 = 3;
 const TASKS: u64 = 3;
@@ -37,6 +39,13 @@ struct World {
     parents: HashMap<(SessionId, TaskId), Vec<HostId>>,
     counted: Vec<Counted>,
     highest: u64,
+    /// Nodes say only what is so.
+    honest: bool,
+    /// Who holds what complete, by its own word.
+    complete: BTreeSet<(SessionId, TaskId)>,
+    /// Who was told that there is no source and has not left yet.
+    failed: Vec<(SessionId, TaskId)>,
+    rounds: u32,
 }
 
 impl World {
@@ -58,6 +67,10 @@ impl World {
             parents: HashMap::new(),
             counted: Vec::new(),
             highest: FIRST_LEASE - 1,
+            honest: false,
+            complete: BTreeSet::new(),
+            failed: Vec::new(),
+            rounds: 0,
         }
     }
 
@@ -122,19 +135,21 @@ impl World {
             6..=8 => self.joining(session, task),
             9..=11 => self.progressing(session, task),
             12 => {
-                self.leases.remove(&(session, task));
-                self.held.remove(&(session, task));
-                self.parents.remove(&(session, task));
+                let whole = self
+                    .held
+                    .get(&(session, task))
+                    .is_some_and(PieceSet::is_full);
                 let outcome = match self.draw(4) {
-                    0 => Outcome::Complete,
+                    0 if whole || !self.honest => Outcome::Complete,
                     1 => Outcome::Failed,
                     _ => Outcome::Abandoned,
                 };
-                NodeMessage::Leave { task, outcome }
+                self.leaving(session, task, outcome)
             }
             13 => {
                 let parent = self.some_host().id;
                 let kind = match self.draw(4) {
+                    _ if self.honest => FailureKind::Slow,
                     0 => FailureKind::WrongBytes,
                     1 => FailureKind::Slow,
                     _ => FailureKind::Unreachable,
@@ -164,7 +179,31 @@ impl World {
                 keys: Vec::new(),
                 listed: true,
             },
-            _ => NodeMessage::Withdraw(vec![task]),
+            _ => {
+                self.complete.remove(&(session, task));
+                NodeMessage::Withdraw(vec![task])
+            }
+        }
+    }
+
+    fn leaving(&mut self, session: SessionId, task: TaskId, outcome: Outcome) -> NodeMessage {
+        let key = (session, task);
+        self.leases.remove(&key);
+        self.held.remove(&key);
+        self.parents.remove(&key);
+        if outcome == Outcome::Complete {
+            self.complete.insert(key);
+        }
+        NodeMessage::Leave { task, outcome }
+    }
+
+    /// Who was told that there is no source gives up.
+    fn leave_failed(&mut self) {
+        for (session, task) in std::mem::take(&mut self.failed) {
+            if self.held.contains_key(&(session, task)) {
+                let leave = self.leaving(session, task, Outcome::Failed);
+                self.apply(Event::Message(session, leave));
+            }
         }
     }
 
@@ -217,6 +256,7 @@ impl World {
             gained: vec![range],
             upstream_bytes: self.draw(2),
             upstream_ranges: ranged,
+            rates: Vec::new(),
         })
     }
 
@@ -226,9 +266,15 @@ impl World {
         self.held.retain(|(one, _), _| *one != session);
         self.leases.retain(|(one, _), _| *one != session);
         self.parents.retain(|(one, _), _| *one != session);
+        self.complete.retain(|(one, _)| *one != session);
     }
 
     fn apply(&mut self, event: Event) {
+        self.take_in(event);
+        self.check();
+    }
+
+    fn take_in(&mut self, event: Event) {
         let actions = self.swarm.apply(self.now, event);
         for action in actions {
             match action {
@@ -237,7 +283,6 @@ impl World {
                 Action::Send(session, message) => self.receive(session, message),
             }
         }
-        self.check();
     }
 
     fn receive(&mut self, session: SessionId, message: SchedulerMessage) {
@@ -278,8 +323,24 @@ impl World {
                 }
                 self.parents.insert((session, task), parents);
             }
+            SchedulerMessage::NoSource { task, .. } => {
+                let all = self.all_held(&task).is_full();
+                assert!(!self.honest || !all, "no source, and everything is held");
+                self.failed.push((session, task));
+            }
             _ => {}
         }
+    }
+
+    /// What live nodes hold of a task between them.
+    fn all_held(&self, task: &TaskId) -> PieceSet {
+        if self.complete.iter().any(|(_, one)| one == task) {
+            return PieceSet::full(PIECES);
+        }
+        let mut all = PieceSet::empty(PIECES);
+        let held = self.held.iter().filter(|((_, one), _)| one == task);
+        held.for_each(|(_, held)| all.union(held));
+        all
     }
 
     fn check(&self) {

@@ -1,0 +1,234 @@
+//! How many bytes a second go in and out: one [`Limit`] for each direction, shared by all transfers
+//! of the node.
+//!
+//! A limit is a schedule of when the next byte is due. Who moves bytes takes a place in it and waits
+//! for that, so transfers are served in the order in which they ask; each asks for a little at a
+//! time, so all get the same share. What has not come yet is not read from the socket meanwhile: the
+//! sender waits too, and nothing piles up here.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use darner_service::metrics::Metrics;
+use darner_service::settings;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::Instant;
+
+/// A timer that fires late by less than this costs no bandwidth; by so much a second may hold more
+/// than its share after a pause.
+const CREDIT: Duration = Duration::from_millis(20);
+/// One place in the schedule is worth this much time, so that a transfer never waits long for others.
+const TURNS_PER_SECOND: u64 = 50;
+/// Nobody takes less: a call per packet would cost more than the packet.
+const LEAST_TURN: u64 = 16 << 10;
+
+/// Seconds that transfers have waited.
+type Waited = Counter<f64, AtomicU64>;
+
+/// The limits of a node.
+#[derive(Debug, Clone, Default)]
+pub struct Bandwidth {
+    /// Pieces to other nodes.
+    pub upload: Limit,
+    /// Everything that comes to the node, from other nodes and from registries.
+    pub download: Limit,
+    /// What comes from registries.
+    pub upstream: Limit,
+}
+
+/// So many bytes a second, or as many as there are. Clones share the schedule.
+#[derive(Debug, Clone, Default)]
+pub struct Limit(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    rate: u64,
+    began: Instant,
+    schedule: Mutex<Schedule>,
+    waited: Waited,
+}
+
+/// When the next byte is due. Pure.
+#[derive(Debug, Default)]
+struct Schedule {
+    free_at: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Label {
+    direction: &'static str,
+}
+
+impl Bandwidth {
+    /// As set; what is not set is not limited.
+    pub fn new(settings: &settings::Limits, metrics: &Metrics) -> Self {
+        let limits = Family::<Label, Gauge>::default();
+        let waited = Family::<Label, Waited>::default();
+        metrics.register(|registry| {
+            registry.register(
+                "bandwidth_limit_bytes_per_second",
+                "Bytes a second that are let through at most, where that is limited",
+                limits.clone(),
+            );
+            registry.register(
+                "bandwidth_waited_seconds",
+                "Time that transfers have waited for a limited bandwidth, added up",
+                waited.clone(),
+            );
+        });
+        let limit = |direction, rate: Option<u64>| {
+            let label = Label { direction };
+            let Some(rate) = rate else {
+                return Limit::default();
+            };
+            let gauge = limits.get_or_create(&label);
+            gauge.set(i64::try_from(rate).unwrap_or(i64::MAX));
+            Limit::new(rate, waited.get_or_create_owned(&label))
+        };
+        Self {
+            upload: limit("upload", settings.upload),
+            download: limit("download", settings.download),
+            upstream: limit("upstream", settings.upstream),
+        }
+    }
+}
+
+impl Limit {
+    /// `rate` bytes a second, counted nowhere.
+    #[cfg(test)]
+    pub(crate) fn of(rate: u64) -> Self {
+        Self::new(rate, Waited::default())
+    }
+
+    fn new(rate: u64, waited: Waited) -> Self {
+        Self(Some(Arc::new(Shared {
+            rate: rate.max(1),
+            began: Instant::now(),
+            schedule: Mutex::default(),
+            waited,
+        })))
+    }
+
+    /// How many bytes are to be moved between two calls of [`Limit::take`], of `most`.
+    pub fn turn(&self, most: u64) -> u64 {
+        let Some(shared) = &self.0 else {
+            return most;
+        };
+        (shared.rate / TURNS_PER_SECOND).max(LEAST_TURN).min(most)
+    }
+
+    /// Waits until what was taken before is through, and takes `bytes` more.
+    pub async fn take(&self, bytes: u64) {
+        let Some(shared) = &self.0 else {
+            return;
+        };
+        let now = shared.began.elapsed();
+        let due = {
+            let mut schedule = shared
+                .schedule
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            schedule.take(now, cost(bytes, shared.rate))
+        };
+        let wait = due.saturating_sub(now);
+        if !wait.is_zero() {
+            shared.waited.inc_by(wait.as_secs_f64());
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+fn cost(bytes: u64, rate: u64) -> Duration {
+    let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+impl Schedule {
+    /// When what takes `cost` is due.
+    fn take(&mut self, now: Duration, cost: Duration) -> Duration {
+        let due = self.free_at.max(now.saturating_sub(CREDIT));
+        self.free_at = due.saturating_add(cost);
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[tokio::test(start_paused = true)]
+    async fn every_second_has_its_bytes_and_no_more() {
+        let limit = Limit::of(10 * MIB);
+        let begun = Instant::now();
+        let turn = limit.turn(MIB);
+        let mut seconds = vec![0; 4];
+        while begun.elapsed() < Duration::from_secs(4) {
+            seconds[usize::try_from(begun.elapsed().as_secs()).unwrap()] += turn;
+            limit.take(turn).await;
+        }
+        for bytes in seconds {
+            let off = (bytes as f64 / (10 * MIB) as f64 - 1.0).abs();
+            assert!(off <= 0.03, "{bytes}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn transfers_get_equal_shares() {
+        let limit = Limit::of(8 * MIB);
+        let transfer = |limit: Limit| async move {
+            let begun = Instant::now();
+            let mut moved = 0;
+            while begun.elapsed() < Duration::from_secs(3) {
+                let turn = limit.turn(MIB);
+                limit.take(turn).await;
+                moved += turn;
+            }
+            moved
+        };
+        let moved = futures_util::future::join_all((0..7).map(|_| transfer(limit.clone()))).await;
+        let (least, most) = (moved.iter().min().unwrap(), moved.iter().max().unwrap());
+        // One was the first, and had what a pause leaves.
+        assert!(most - least <= 2 * limit.turn(MIB), "{moved:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nothing_waits() {
+        let limit = Limit::default();
+        let begun = Instant::now();
+        limit.take(u64::MAX).await;
+        assert!(begun.elapsed().is_zero());
+        assert_eq!(limit.turn(MIB), MIB);
+    }
+
+    proptest! {
+        /// Whatever is taken when: between any two moments no more goes through than the rate, the
+        /// credit and one turn allow.
+        #[test]
+        fn no_burst_is_longer_than_the_credit(
+            takes in prop::collection::vec((0u64..200, 1u64..40), 1..60)
+        ) {
+            let mut schedule = Schedule::default();
+            let mut now = Duration::from_secs(1);
+            let mut let_through = Vec::new();
+            for (pause, cost) in takes {
+                now += Duration::from_millis(pause);
+                let cost = Duration::from_millis(cost);
+                let_through.push((schedule.take(now, cost).max(now), cost));
+            }
+            for (at, (from, _)) in let_through.iter().enumerate() {
+                let mut sum = Duration::ZERO;
+                for (to, cost) in &let_through[at..] {
+                    prop_assert!(sum <= *to - *from + CREDIT, "{let_through:?}");
+                    sum += *cost;
+                }
+            }
+        }
+    }
+}

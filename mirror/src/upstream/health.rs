@@ -1,0 +1,108 @@
+//! Which of several places to ask, and in which order: those before the registry itself are left out
+//! for a while after a failure, longer each time. The registry itself always comes last, and what it
+//! says counts.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Inner;
+use super::endpoint::Endpoint;
+use super::error::{Fault, UpstreamErrorKind};
+
+const FIRST_REST: Duration = Duration::from_secs(5);
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Whether a place has answered lately: pure.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    failures: u32,
+    rests_until: Option<Instant>,
+}
+
+impl Health {
+    pub(super) fn is_up(&self, now: Instant) -> bool {
+        self.rests_until.is_none_or(|until| until <= now)
+    }
+
+    pub(super) fn note(&mut self, now: Instant, failed: bool) {
+        if !failed {
+            *self = Self::default();
+            return;
+        }
+        let rest = FIRST_REST * 2u32.pow(self.failures.min(4));
+        self.failures = self.failures.saturating_add(1);
+        self.rests_until = Some(now + rest.min(LONGEST_REST));
+    }
+}
+
+/// The places one request is sent to, one after the other.
+pub(super) struct Turns<'a> {
+    inner: &'a Inner,
+    mirrors: VecDeque<&'a Endpoint>,
+}
+
+impl<'a> Turns<'a> {
+    pub(super) fn new(inner: &'a Inner) -> Self {
+        let mirrors = inner.mirrors.iter().filter(|mirror| mirror.is_up());
+        Self {
+            inner,
+            mirrors: mirrors.collect(),
+        }
+    }
+
+    /// Whom to ask now.
+    pub(super) fn next(&mut self) -> &'a Endpoint {
+        self.mirrors.pop_front().unwrap_or(&self.inner.registry)
+    }
+
+    /// What came of it, when that is the answer; `None` to ask the next.
+    pub(super) fn settle<T>(
+        &self,
+        asked: &Endpoint,
+        result: Result<T, Fault>,
+    ) -> Option<Result<T, Fault>> {
+        if std::ptr::eq(asked, &self.inner.registry) {
+            return Some(result);
+        }
+        let fault = match result {
+            Ok(found) => {
+                asked.note(false);
+                return Some(Ok(found));
+            }
+            Err(Fault::Stopping) => return Some(Err(Fault::Stopping)),
+            Err(fault) => fault,
+        };
+        // A mirror need not have everything, nor for everybody: that is no failure of its own.
+        let failed = matches!(
+            fault.kind(),
+            UpstreamErrorKind::Unavailable | UpstreamErrorKind::Invalid
+        );
+        if failed {
+            asked.note(true);
+        }
+        let mirror = asked.asker.wire.origin.host_and_port();
+        tracing::debug!(registry = %self.inner.name, mirror, %fault, "a mirror of the registry does not answer; the next is asked");
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_rests_longer_each_time_and_a_success_ends_it() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        assert!(health.is_up(now));
+        for seconds in [5, 10, 20, 40, 60, 60] {
+            health.note(now, true);
+            assert!(!health.is_up(now + Duration::from_secs(seconds - 1)));
+            assert!(health.is_up(now + Duration::from_secs(seconds)));
+        }
+        health.note(now, false);
+        assert!(health.is_up(now));
+    }
+}
