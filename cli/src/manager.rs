@@ -66,10 +66,21 @@ async fn serve(args: Args) -> ExitCode {
         } = process;
         let manager = Manager::bind(settings, metrics, health, identity, shutdown).await?;
         let bound = manager.addresses();
+        tell_setup_link(&manager);
         manager.serve();
         Ok(bound)
     };
     run::role(Command::Manager, args, start).await
+}
+
+/// To whoever started the process, and not to the log, which others may read.
+pub(crate) fn tell_setup_link(manager: &Manager) {
+    if let Some(link) = manager.setup_link() {
+        run::say(format_args!(
+            "Make the first administrator, within a day: darner login --setup '{}'",
+            link.reveal()
+        ));
+    }
 }
 
 async fn copy(args: Args, to: PathBuf) -> ExitCode {

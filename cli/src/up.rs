@@ -63,6 +63,7 @@ async fn start(process: &mut Process) -> anyhow::Result<Vec<Bound>> {
     }
     let manager = Manager::bind(settings, metrics, health, identity, shutdown).await?;
     let mut bound = manager.addresses();
+    crate::manager::tell_setup_link(&manager);
     settings.scheduler.addresses.clear();
     let address = address_of("manager", &bound);
     settings.manager.address = address.map(|address| manager.url(reachable(address)));

@@ -86,8 +86,13 @@ fn main() -> Result<()> {
 }
 
 fn idle(servers: &Servers, report: &mut Report) -> Result<()> {
-    let resident = servers.mirror.memory("VmRSS")? as f64 / MIB as f64;
-    report.alone("mirror, idle", Figure::new("MiB resident", resident));
+    for (name, server) in [
+        ("mirror, idle", &servers.child),
+        ("all roles in one process, idle", &servers.mirror),
+    ] {
+        let resident = server.memory("VmRSS")? as f64 / MIB as f64;
+        report.alone(name, Figure::new("MiB resident", resident));
+    }
     Ok(())
 }
 

@@ -149,7 +149,8 @@ impl Authority {
     /// # Errors
     /// There are too many revocations, or the database is away.
     pub async fn revoke(&self, id: &HostId) -> Result<(), AuthorityError> {
-        self.change(|state| Ok(state.revoke(unix_now(), id)?)).await?;
+        self.change(|state| Ok(state.revoke(unix_now(), id)?))
+            .await?;
         tracing::warn!(%id, "certificates revoked");
         Ok(())
     }
@@ -246,9 +247,8 @@ impl Authority {
             Some(_) => {}
             None => {
                 let hash = darner_proto::digest::Digest::sha256(&key).hex();
-                let redeem = |state: &mut State| {
-                    Ok(state.redeem(unix_now(), token, id, role, &hash)?)
-                };
+                let redeem =
+                    |state: &mut State| Ok(state.redeem(unix_now(), token, id, role, &hash)?);
                 self.change(redeem).await?;
             }
         }

@@ -18,3 +18,4 @@ pub mod metrics;
 pub mod random;
 pub mod rpc;
 pub mod server;
+pub mod users;

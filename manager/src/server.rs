@@ -7,10 +7,12 @@ use darner_service::health::{Health, Part};
 use darner_service::identity::{Identity, IdentityError, IdentityMetrics};
 use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
+use darner_service::secret::Secret;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Api;
 use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
@@ -18,6 +20,8 @@ use crate::database::{Database, DatabaseError, Location};
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
+use crate::users::credentials;
+use crate::users::password::{PasswordError, Passwords};
 use crate::{api, rpc};
 
 #[cfg(test)]
@@ -29,6 +33,9 @@ pub struct Manager {
     members: Members,
     identity: Identity,
     authority: Option<Authority>,
+    served: Api,
+    /// The secret of the link that makes the first administrator.
+    invitation: Option<Secret>,
     keeper: Keeper,
     rpc: Listener,
     api: Listener,
@@ -49,6 +56,9 @@ pub enum StartError {
     /// The manager has no certificate.
     #[error("the manager has no identity")]
     Identity(#[source] IdentityError),
+    /// Passwords cannot be hashed.
+    #[error("passwords cannot be hashed")]
+    Passwords(#[source] PasswordError),
     /// The listener for members cannot be bound.
     #[error("the manager cannot listen on {listen}; set [manager] listen to a free address")]
     Listen {
@@ -109,7 +119,18 @@ impl Manager {
         if let Some(authority) = &authority {
             members.trust(authority.trust().await.map_err(StartError::Authority)?);
         }
+        let invited = credentials::invite(&database).await;
+        let invitation = invited.map_err(StartError::Database)?;
+        let passwords = Passwords::new().map_err(StartError::Passwords)?;
+        let served = Api::new(
+            members.clone(),
+            database.clone(),
+            passwords,
+            shutdown.clone(),
+        );
         Ok(Self {
+            served,
+            invitation,
             members,
             identity,
             authority,
@@ -137,12 +158,22 @@ impl Manager {
         self.authority.as_ref()
     }
 
+    /// While there is no account: the link that makes the first administrator, once. It is for
+    /// whoever started the process, and for nobody else.
+    pub fn setup_link(&self) -> Option<Secret> {
+        let secret = self.invitation.as_ref()?.reveal();
+        let address = self.api.address();
+        Some(Secret::new(format!("http://{address}/setup#{secret}")))
+    }
+
     /// Serves until the process ends.
     pub fn serve(self) {
         let Self {
             members,
             identity,
             authority,
+            served,
+            invitation: _,
             keeper,
             rpc,
             api,
@@ -156,15 +187,15 @@ impl Manager {
             let following = authority.follow(members.clone(), identity, shutdown.clone());
             shutdown.spawn(following);
         }
-        let served = CancellationToken::new();
-        let last = served.clone().drop_guard();
+        let silent = CancellationToken::new();
+        let last = silent.clone().drop_guard();
         shutdown.spawn(async move {
             serving.await;
             drop(last);
         });
-        shutdown.spawn(api::serve(api, members.clone(), shutdown.clone()));
+        shutdown.spawn(api::serve(api, served));
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
-        shutdown.spawn(keeper.run(members, served, shutdown.clone()));
+        shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {

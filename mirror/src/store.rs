@@ -29,6 +29,7 @@ mod publish;
 mod records;
 mod recover;
 mod span;
+mod write_back;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -38,7 +38,9 @@ type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
 #[derive(Debug)]
 enum Incoming {
     Opened(SessionId, Session),
-    Event(Event),
+    /// Something was said, and came then.
+    Said(SessionId, NodeMessage, Instant),
+    Closed(SessionId),
 }
 
 /// The way to one node.
@@ -66,6 +68,7 @@ impl Attendance {
             started: Instant::now(),
             sessions: HashMap::new(),
             metrics: metrics.clone(),
+            lag: Duration::ZERO,
         };
         shutdown.spawn(driver.run(received, shutdown.clone()));
         Self {
@@ -115,7 +118,7 @@ impl Service for Attendance {
             .map_err(stopping)?;
         self.metrics.received();
         self.incoming
-            .send(Incoming::Event(Event::Message(session, hello)))
+            .send(Incoming::Said(session, hello, Instant::now()))
             .await
             .map_err(stopping)?;
         let (incoming, metrics) = (self.incoming.clone(), self.metrics.clone());
@@ -125,7 +128,7 @@ impl Service for Attendance {
                 () = read(session, messages, &incoming, &metrics) => {}
             }
             // The driver ends only with the process.
-            let _ = incoming.send(Incoming::Event(Event::Closed(session))).await;
+            let _ = incoming.send(Incoming::Closed(session)).await;
         });
         Ok(Response::new(ReceiverStream::new(queue)))
     }
@@ -160,8 +163,8 @@ async fn read(
                 continue;
             }
         };
-        let event = Incoming::Event(Event::Message(session, message));
-        if incoming.send(event).await.is_err() {
+        let said = Incoming::Said(session, message, Instant::now());
+        if incoming.send(said).await.is_err() {
             return;
         }
     }
@@ -172,6 +175,8 @@ struct Driver {
     started: Instant,
     sessions: HashMap<SessionId, Session>,
     metrics: SchedulerMetrics,
+    /// The longest that a message has waited since the last tick.
+    lag: Duration,
 }
 
 impl Driver {
@@ -183,6 +188,8 @@ impl Driver {
                 () = shutdown.draining() => break,
                 _ = tick.tick() => {
                     self.metrics.census(self.swarm.census());
+                    let lag = std::mem::take(&mut self.lag);
+                    self.take_in(Event::Lagged(lag));
                     Event::Tick
                 }
                 received = incoming.recv() => match received {
@@ -190,7 +197,11 @@ impl Driver {
                         self.sessions.insert(session, opened);
                         continue;
                     }
-                    Some(Incoming::Event(event)) => event,
+                    Some(Incoming::Said(session, message, came)) => {
+                        self.lag = self.lag.max(came.elapsed());
+                        Event::Message(session, message)
+                    }
+                    Some(Incoming::Closed(session)) => Event::Closed(session),
                     None => break,
                 },
             };
@@ -210,7 +221,7 @@ impl Driver {
                 // What a session said before it was ended from this side, and has been forgotten.
                 Event::Message(session, _) if !self.sessions.contains_key(session) => continue,
                 Event::Closed(session) => drop(self.sessions.remove(session)),
-                Event::Message(..) | Event::Tick => {}
+                Event::Message(..) | Event::Lagged(_) | Event::Tick => {}
             }
             let begun = Instant::now();
             let actions = self.swarm.apply(self.started.elapsed(), event);
@@ -315,6 +326,7 @@ mod tests {
             started: Instant::now(),
             sessions: HashMap::new(),
             metrics: SchedulerMetrics::new(&Metrics::default()),
+            lag: Duration::ZERO,
         };
         let session = SessionId(1);
         // Room for the Welcome, and not for the Members that follow.

@@ -52,6 +52,9 @@ const MAX_HOSTS: usize = 20_000;
 const SILENCE: Duration = Duration::from_millis(4500);
 /// When ticks were this far apart, this process was not running, and no node's silence counts.
 const OWN_PAUSE: Duration = Duration::from_secs(2);
+/// A scheduler that cannot keep up hears late that nodes live, and lets them be silent for as much
+/// longer, up to this.
+const MAX_LAG: Duration = Duration::from_secs(30);
 
 /// One stream of one node. Numbers are never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +67,8 @@ pub enum Event {
     Message(SessionId, NodeMessage),
     /// The stream has ended.
     Closed(SessionId),
+    /// What nodes say is heard this long after it came.
+    Lagged(Duration),
     /// Time has passed.
     Tick,
 }
@@ -153,6 +158,7 @@ pub struct Swarm {
     now: Duration,
     settled: Duration,
     last_tick: Duration,
+    lag: Duration,
     hosts: Hosts,
     owners: Vec<SessionId>,
     inventory: Inventory,
@@ -172,6 +178,7 @@ impl Swarm {
             now,
             settled: now + options.settle,
             last_tick: now,
+            lag: Duration::ZERO,
             hosts: Hosts::default(),
             owners: Vec::new(),
             inventory: Inventory::default(),
@@ -194,6 +201,7 @@ impl Swarm {
             Event::Message(session, NodeMessage::Hello(host)) => self.hello(session, host),
             Event::Message(session, message) => self.heard(session, message),
             Event::Closed(session) => self.gone(session),
+            Event::Lagged(lag) => self.lag = self.lag.max(lag).min(MAX_LAG),
             Event::Tick => self.tick(),
         }
         self.take_turns(is_tick);
@@ -314,9 +322,11 @@ impl Swarm {
             self.hosts.forgive_silence(self.now);
         }
         self.last_tick = self.now;
-        for session in self.hosts.silent_since(self.now.saturating_sub(SILENCE)) {
+        let silence = SILENCE + self.lag;
+        for session in self.hosts.silent_since(self.now.saturating_sub(silence)) {
             self.close(session, CloseReason::Silent);
         }
+        self.lag = self.lag.saturating_sub(TICK);
         self.reputation.prune(self.now);
         self.tick_searches();
         self.tick_leases();

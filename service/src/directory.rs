@@ -61,7 +61,9 @@ pub struct SchedulerEntry {
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// `[manager] address` is no URL of a host.
-    #[error("manager address {url:?} is not https://host:port (http:// with [identity] insecure = true)")]
+    #[error(
+        "manager address {url:?} is not https://host:port (http:// with [identity] insecure = true)"
+    )]
     Address {
         /// As configured.
         url: String,
@@ -179,10 +181,7 @@ fn membership(configuration: &Configuration, scheme: &str) -> Membership {
     }
 }
 
-fn manager_endpoint(
-    url: &str,
-    scheme: &str,
-) -> Result<tonic::transport::Endpoint, DirectoryError> {
+fn manager_endpoint(url: &str, scheme: &str) -> Result<tonic::transport::Endpoint, DirectoryError> {
     let bad = || DirectoryError::Address {
         url: url.to_owned(),
     };

@@ -326,7 +326,11 @@ impl Inner {
     }
 
     /// Whether whoever showed `certificate`, in this handshake or the one before, is welcome.
-    fn let_in(&self, certificate: &[u8], roles: &[PeerRole]) -> Result<(Peer, live::Place), Refused> {
+    fn let_in(
+        &self,
+        certificate: &[u8],
+        roles: &[PeerRole],
+    ) -> Result<(Peer, live::Place), Refused> {
         let peer = Peer::of(certificate).map_err(|_| Refused::Name)?;
         if !roles.contains(&peer.role) {
             return Err(Refused::Role);

@@ -112,21 +112,33 @@ pub(super) async fn token(token: Token) -> ExitCode {
 
 pub(super) async fn revoke(revoke: Revoke) -> ExitCode {
     let Revoke { settings, node } = revoke;
-    with(settings, async |authority: Authority| Ok(authority.revoke(&node).await?)).await
+    with(settings, async |authority: Authority| {
+        Ok(authority.revoke(&node).await?)
+    })
+    .await
 }
 
 pub(super) async fn rotate(rotate: Rotate) -> ExitCode {
-    with(rotate.settings, async |authority: Authority| Ok(authority.rotate().await?)).await
+    with(rotate.settings, async |authority: Authority| {
+        Ok(authority.rotate().await?)
+    })
+    .await
 }
 
 async fn list(authority: Authority) -> anyhow::Result<()> {
-    say(&format!("{:<18} {:<10} {:<10} EXPIRES", "NUMBER", "ROLE", "USED"));
+    say(&format!(
+        "{:<18} {:<10} {:<10} EXPIRES",
+        "NUMBER", "ROLE", "USED"
+    ));
     for token in authority.tokens().await? {
         let uses = token.uses.map_or("any".to_owned(), |uses| uses.to_string());
         let used = format!("{}/{uses}", token.used);
         let at: SystemTime = UNIX_EPOCH + Duration::from_secs(token.expires);
         let at = humantime::format_rfc3339_seconds(at);
-        say(&format!("{:<18} {:<10} {used:<10} {at}", token.number, token.role));
+        say(&format!(
+            "{:<18} {:<10} {used:<10} {at}",
+            token.number, token.role
+        ));
     }
     Ok(())
 }

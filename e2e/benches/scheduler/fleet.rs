@@ -29,6 +29,8 @@ const AT_ONCE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What every parent sends a child, in bytes a second.
 const RATE: u64 = 100_000_000;
+/// Hosts that do the same at once.
+const TOGETHER: usize = 256;
 /// Keys in one part of a listing.
 const PART: usize = 512;
 
@@ -123,10 +125,24 @@ impl Fleet {
         sent.context("the scheduler has ended a session")
     }
 
+    /// When all hosts do something, they do it some at a time: nobody's sign of life is to wait behind
+    /// the messages of all others.
+    async fn pace(&self, node: usize, scheduler: &Scheduler) -> Result<()> {
+        if node.is_multiple_of(TOGETHER) {
+            self.settle(scheduler).await?;
+        }
+        Ok(())
+    }
+
     /// Every host lists what it holds: the same contents.
-    pub(crate) async fn list_held(&self, contents: Range<usize>) -> Result<()> {
+    pub(crate) async fn list_held(
+        &self,
+        contents: Range<usize>,
+        scheduler: &Scheduler,
+    ) -> Result<()> {
         let keys: Vec<_> = contents.map(held_key).collect();
         for node in 0..self.nodes.len() {
+            self.pace(node, scheduler).await?;
             for part in keys.chunks(PART) {
                 let keys = part.to_vec();
                 let listed = false;
@@ -157,16 +173,18 @@ impl Fleet {
     }
 
     /// Every host joins a task, another one in every round.
-    pub(crate) async fn join_all(&self, round: usize) -> Result<()> {
+    pub(crate) async fn join_all(&self, round: usize, scheduler: &Scheduler) -> Result<()> {
         for node in 0..self.nodes.len() {
+            self.pace(node, scheduler).await?;
             self.join(node, self.task_of(node, round), 0).await?;
         }
         Ok(())
     }
 
     /// Every host leaves its task of that round.
-    pub(crate) async fn leave_all(&self, round: usize) -> Result<()> {
+    pub(crate) async fn leave_all(&self, round: usize, scheduler: &Scheduler) -> Result<()> {
         for node in 0..self.nodes.len() {
+            self.pace(node, scheduler).await?;
             let task = task(self.task_of(node, round));
             let outcome = Outcome::Abandoned;
             self.say(node, &NodeMessage::Leave { task, outcome })

@@ -43,7 +43,7 @@ const JOINS: u64 = 500;
 /// Downloads of one host, when memory is measured: the first is not counted, since with it the
 /// connection's own buffers grow.
 const DOWNLOADS: usize = 5;
-/// What the figures of the project are (issue 3).
+/// What the project asks of itself.
 const BARS: [(&str, f64, bool); 5] = [
     (
         "piece completions per second of processor time",
@@ -121,12 +121,14 @@ async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     let begun = Instant::now();
     // The first half is not counted: with it the connections' own buffers grow.
     let half = shape.hosts * (shape.held / 2);
-    fleet.list_held(0..shape.held / 2).await?;
+    fleet.list_held(0..shape.held / 2, scheduler).await?;
     scheduler
         .wait_for("darner_scheduler_holdings", half)
         .await?;
     let listed = scheduler.memory()?;
-    fleet.list_held(shape.held / 2..shape.held).await?;
+    fleet
+        .list_held(shape.held / 2..shape.held, scheduler)
+        .await?;
     let holdings = shape.hosts * shape.held;
     scheduler
         .wait_for("darner_scheduler_holdings", holdings)
@@ -138,13 +140,13 @@ async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     );
 
     fleet.hold_tasks().await?;
-    fleet.join_all(0).await?;
+    fleet.join_all(0, scheduler).await?;
     fleet.settle(scheduler).await?;
     // Everybody has been told everything that there is to tell.
     tokio::time::sleep(TOLD).await;
     let one = scheduler.memory()?;
     for round in 1..DOWNLOADS {
-        fleet.join_all(round).await?;
+        fleet.join_all(round, scheduler).await?;
         fleet.settle(scheduler).await?;
     }
     tokio::time::sleep(TOLD).await;
@@ -152,7 +154,7 @@ async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     let per_download =
         (scheduler.memory()? - one) / downloads as f64 - f64::from(PIECES).div_euclid(8.0);
     for round in 1..DOWNLOADS {
-        fleet.leave_all(round).await?;
+        fleet.leave_all(round, scheduler).await?;
     }
     fleet.settle(scheduler).await?;
 

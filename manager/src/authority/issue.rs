@@ -56,7 +56,10 @@ pub struct Order<'a> {
 /// The library refuses.
 pub fn authority(number: usize, now: u64) -> Result<AuthorityRecord, IssueError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let name = format!("Darner authority {number} {}", crate::random::hexadecimal::<4>());
+    let name = format!(
+        "Darner authority {number} {}",
+        crate::random::hexadecimal::<4>()
+    );
     let certificate = authority_params(&name, now).self_signed(&key)?;
     Ok(AuthorityRecord {
         name,

@@ -63,9 +63,10 @@ impl Service for Rpc {
         }
         let role: Role = request.role().try_into()?;
         let id: HostId = request.id.parse()?;
-        let token: JoinToken = request.token.parse().map_err(|_| {
-            Status::invalid_argument("token: is not one")
-        })?;
+        let token: JoinToken = request
+            .token
+            .parse()
+            .map_err(|_| Status::invalid_argument("token: is not one"))?;
         let issued = authority.join(&token, &id, role, &request.request).await;
         match issued {
             Ok(issued) => Ok(Response::new(wire(issued))),
@@ -82,7 +83,9 @@ impl Service for Rpc {
     ) -> Result<Response<wire::Issued>, Status> {
         let authority = self.authority()?;
         let Caller::Known(peer) = Caller::of(&request) else {
-            return Err(Status::unauthenticated("a certificate is needed to renew it"));
+            return Err(Status::unauthenticated(
+                "a certificate is needed to renew it",
+            ));
         };
         if peer.role == PeerRole::Manager {
             return Err(Status::permission_denied("a manager issues its own"));

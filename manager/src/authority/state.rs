@@ -75,7 +75,9 @@ pub enum Refusal {
     #[error("this join token has expired; make another with `darner manager token create`")]
     Expired,
     /// All its uses are gone.
-    #[error("this join token has been used as often as it is good for; make another with `darner manager token create`")]
+    #[error(
+        "this join token has been used as often as it is good for; make another with `darner manager token create`"
+    )]
     UsedUp,
     /// It lets in others.
     #[error("this join token is for a {0}")]

@@ -10,10 +10,10 @@ use darner_proto::PROTOCOL;
 use darner_proto::id::{Host, Role};
 use darner_proto::wire::manager_client::ManagerClient;
 use darner_proto::wire::{self, KeepAliveRequest, RegisterRequest, WatchRequest};
-use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::config::{self, Flag, Sources};
 use darner_service::directory::{Directory, Membership};
 use darner_service::health::Health;
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
@@ -49,6 +49,8 @@ fn settings(data_dir: &Path, listen: SocketAddr) -> Settings {
 
 /// A manager that serves.
 struct Running {
+    /// Of the first administrator's session.
+    cookie: String,
     grpc: SocketAddr,
     api: SocketAddr,
     health: Health,
@@ -60,14 +62,27 @@ impl Running {
     async fn start(data_dir: &Path, listen: SocketAddr) -> Self {
         let (health, shutdown) = (Health::default(), Shutdown::default());
         let (settings, metrics) = (settings(data_dir, listen), Metrics::default());
-        let manager = Manager::bind(&settings, &metrics, &health, &IdentityMetrics::default(), &shutdown)
-            .await
-            .unwrap();
+        let manager = Manager::bind(
+            &settings,
+            &metrics,
+            &health,
+            &IdentityMetrics::default(),
+            &shutdown,
+        )
+        .await
+        .unwrap();
         let [("manager", grpc), ("api", api)] = manager.addresses()[..] else {
             panic!("{:?}", manager.addresses());
         };
+        let link = manager.setup_link();
         manager.serve();
+        let kept = data_dir.join("cookie");
+        if let Some(link) = link {
+            let (_, secret) = link.reveal().split_once('#').unwrap();
+            std::fs::write(&kept, first_administrator(api, secret).await).unwrap();
+        }
         Self {
+            cookie: std::fs::read_to_string(&kept).unwrap(),
             grpc,
             api,
             health,
@@ -99,15 +114,38 @@ impl Running {
     }
 
     async fn get(&self, path: &str) -> serde_json::Value {
-        let mut stream = TcpStream::connect(self.api).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        let cookie = format!("Cookie: {}\r\n", self.cookie);
+        let answer = http(self.api, &format!("GET {path}"), &cookie, "").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         serde_json::from_str(body).unwrap()
     }
+}
+
+async fn http(api: SocketAddr, request: &str, headers: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(api).await.unwrap();
+    let size = body.len();
+    let request = format!(
+        "{request} HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {size}\r\n{headers}\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Makes it, and returns the cookie of its session.
+async fn first_administrator(api: SocketAddr, secret: &str) -> String {
+    let body = serde_json::json!({
+        "token": secret, "name": "root", "password": "correct horse battery",
+    });
+    let kind = "Content-Type: application/json\r\n";
+    let answer = http(api, "POST /api/v1/setup", kind, &body.to_string()).await;
+    let cookie = answer.lines().find_map(|line| {
+        let (_, cookie) = line.split_once("set-cookie: ")?;
+        cookie.split(';').next()
+    });
+    cookie.unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
 /// A member process: what it knows, and its end.
@@ -122,7 +160,14 @@ impl Member {
     fn join(url: &str, id: &str, role: Role) -> Self {
         let data = tempfile::tempdir().unwrap();
         let shutdown = Shutdown::default();
-        let directory = Directory::managed(url, host(id, role), data.path(), &Identity::insecure(&IdentityMetrics::default()), &shutdown).unwrap();
+        let directory = Directory::managed(
+            url,
+            host(id, role),
+            data.path(),
+            &Identity::insecure(&IdentityMetrics::default()),
+            &shutdown,
+        )
+        .unwrap();
         Self {
             known: directory.watch(),
             shutdown,
@@ -410,6 +455,7 @@ async fn what_stands_in_the_way_of_a_start_is_named() {
             &settings,
             &Metrics::default(),
             &Health::default(),
+            &IdentityMetrics::default(),
             &shutdown,
         )
         .await

@@ -39,6 +39,9 @@ const WAITING_PER_CHILD: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A source serves a child that has waited this long in its turn, whatever it wants.
 const WAITED: Duration = Duration::from_secs(1);
+/// With fewer runs than these under way the uplink may be idle: then even what is another child's for
+/// a time is sent, to whoever waits for it. An idle uplink costs the swarm more than a second copy.
+const KEEP_SENDING: usize = 2;
 /// Pieces named by one request that are looked at.
 const MAX_WANTED: usize = 64;
 /// Contents whose spread is remembered. The one that was idle longest is forgotten first.
@@ -388,6 +391,13 @@ impl Uploads {
 
     /// First come, first served; but what a source has not sent yet comes before what it has.
     fn next_to_serve(&self, now: Duration) -> Option<(usize, Choice)> {
+        let idle = self.sending.len() < KEEP_SENDING;
+        let open = self.first_of(now, false);
+        open.or_else(|| idle.then(|| self.first_of(now, true)).flatten())
+    }
+
+    /// `shut` is whether pieces that are another child's for a time count too.
+    fn first_of(&self, now: Duration, shut: bool) -> Option<(usize, Choice)> {
         let per_child = (self.pace.slots() / 2).max(2) as usize;
         let mut best: Option<(u32, usize, Choice)> = None;
         for (at, one) in self.waiting.iter().enumerate() {
@@ -398,7 +408,8 @@ impl Uploads {
             }
             let run = self.pace.run();
             let choice = spread.and_then(|spread| {
-                let choice = spread.choose(one.child, &one.want, one.asked_at, run)?;
+                let asked_at = if shut { Duration::MAX } else { one.asked_at };
+                let choice = spread.choose(one.child, &one.want, asked_at, run)?;
                 Some((spread.is_source(), choice))
             });
             let Some((source, choice)) = choice else {

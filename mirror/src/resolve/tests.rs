@@ -14,8 +14,8 @@ use darner_proto::id::{Host, Role};
 use darner_proto::name::{Reference, Source};
 use darner_proto::peer::{PATH_PREFIX, ResolveReply, ResolveRequest, Resolved, Target};
 use darner_proto::wire;
-use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::directory::Membership;
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
 use prost::Message as _;
@@ -70,8 +70,7 @@ impl Node {
             holds: Arc::new(|_| false),
         };
         let identity = Identity::insecure(&IdentityMetrics::default());
-        let (swarm, _leases) =
-            Swarm::start(host.clone(), members, inventory, &identity, &shutdown);
+        let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &identity, &shutdown);
         let resolver = Resolver::new(
             store.clone(),
             upstreams,

@@ -79,14 +79,15 @@ pub(super) fn read(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Feeds the bytes of `range` to `take`, a [`CHUNK`] at a time. `false` when `stop` ended it early.
+/// Feeds the bytes of `range` to `take`, by way of `buffer`, a [`CHUNK`] at a time. `false` when
+/// `stop` ended it early.
 pub(super) fn feed(
     file: &File,
     range: Range<u64>,
+    buffer: &mut Vec<u8>,
     mut take: impl FnMut(&[u8]),
     stop: impl Fn() -> bool,
 ) -> io::Result<bool> {
-    let mut buffer = Vec::new();
     let mut at = range.start;
     while at < range.end {
         if stop() {
@@ -95,8 +96,8 @@ pub(super) fn feed(
         // At most CHUNK, which fits.
         let now = usize::try_from((range.end - at).min(CHUNK)).unwrap_or(usize::MAX);
         buffer.resize(now, 0);
-        file.read_exact_at(&mut buffer, at)?;
-        take(&buffer);
+        file.read_exact_at(buffer, at)?;
+        take(buffer);
         at += now as u64;
     }
     Ok(true)
@@ -149,6 +150,7 @@ pub(super) fn has_digest(
         return Ok(Some(false));
     }
     let mut hasher = digest.hasher();
-    let whole = feed(file, 0..size, |bytes| hasher.update(bytes), stop)?;
+    let take = |bytes: &[u8]| hasher.update(bytes);
+    let whole = feed(file, 0..size, &mut Vec::new(), take, stop)?;
     Ok(whole.then(|| hasher.finish() == *digest))
 }

@@ -161,6 +161,19 @@ impl Inner {
         }
     }
 
+    /// Withdraws content whose file has lost its size. One that is gone is found out when it is
+    /// asked for.
+    pub(super) fn check_size(self: &Arc<Self>, digest: &Digest) {
+        let Ok(Some(found)) = self.layout.size_of_blob(digest) else {
+            return;
+        };
+        let known = lock(&self.ledger).size_of(digest);
+        if known.is_some_and(|size| size != found) {
+            tracing::error!(%digest, found, "content has lost its size and is withdrawn");
+            self.quarantine(digest);
+        }
+    }
+
     /// Withdraws content and sets its file aside.
     pub(super) fn quarantine(&self, digest: &Digest) {
         let mut ledger = lock(&self.ledger);

@@ -1,4 +1,4 @@
-//! The store's own thread: verifies files the index does not know, keeps the disk's reserve free when
+//! The store's own thread: looks at the sizes of files, verifies those the index does not know, keeps the disk's reserve free when
 //! others fill it, and removes downloads nobody goes on with.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -23,6 +23,7 @@ pub(super) fn start(store: &Arc<Inner>, stop: Receiver<()>) -> Result<(), StoreE
 }
 
 fn keep(store: &Weak<Inner>, stop: &Receiver<()>) {
+    check_sizes(store, stop);
     loop {
         verify_unknown(store, stop);
         match store.upgrade() {
@@ -33,6 +34,21 @@ fn keep(store: &Weak<Inner>, stop: &Receiver<()>) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
+    }
+}
+
+/// Looks once at the size of every file that was there at the start.
+fn check_sizes(store: &Weak<Inner>, stop: &Receiver<()>) {
+    let digests = match store.upgrade() {
+        Some(held) => lock(&held.ledger).keys(),
+        None => return,
+    };
+    for digest in digests {
+        if stop.try_recv() == Err(TryRecvError::Disconnected) {
+            return;
+        }
+        let Some(held) = store.upgrade() else { return };
+        held.check_size(&digest);
     }
 }
 

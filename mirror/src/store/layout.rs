@@ -134,17 +134,33 @@ impl Layout {
         self.root.join("partial").join(format!("{kind}-{number}"))
     }
 
-    /// Every file under `blobs` that is named as a blob, with its size.
-    pub(super) fn scan_blobs(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+    /// Every file under `blobs` that is named as a blob. Files are not looked at: that would take
+    /// longer than everything else at a start.
+    pub(super) fn scan_blobs(&self) -> Result<Vec<Digest>, StoreError> {
         let mut found = Vec::new();
         for algorithm in ALGORITHMS {
             let directory = self.root.join("blobs").join(algorithm);
-            for_each_file(&directory, |name, metadata| {
-                let digest = format!("{algorithm}:{name}").parse::<Digest>().ok();
-                found.extend(digest.map(|digest| (digest, metadata.len())));
-            })?;
+            let failed = |error| StoreError::io("list", &directory, error);
+            for entry in std::fs::read_dir(&directory).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                if entry.file_type().map_err(failed)?.is_file()
+                    && let Some(name) = entry.file_name().to_str()
+                {
+                    found.extend(format!("{algorithm}:{name}").parse::<Digest>().ok());
+                }
+            }
         }
         Ok(found)
+    }
+
+    /// The size of a blob's file, if it is there.
+    pub(super) fn size_of_blob(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let path = self.blob(digest);
+        match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("look at", &path, error)),
+        }
     }
 
     /// Every partial that has a journal: digest, size, and when it was last written to in unix

@@ -23,14 +23,11 @@ use futures_util::Stream;
 
 use super::content::Content;
 use super::error::StoreError;
-use super::hot::Place;
+use super::hot::HotPieces;
 use super::journal::{Journal, Noted};
 use super::span::{self, Span};
+use super::write_back::WriteBack;
 use super::{Durability, Inner, blocking, disk, lock};
-
-/// Pieces this far ahead of the hash of the whole are kept in memory for it: one that comes in order
-/// from several connections is at most so far ahead, also where the hash is the slowest part.
-const HOT_WINDOW: u32 = 16;
 
 /// A download that is kept on disk while it grows. Clones share it.
 #[derive(Clone)]
@@ -47,6 +44,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// A piece has been written, or could not be.
     settled: Condvar,
+    write_back: Arc<WriteBack>,
     journal: Mutex<Journal>,
     hashing: Mutex<Hashing>,
     hot: Mutex<HotPieces>,
@@ -74,28 +72,8 @@ enum Stage {
 struct Hashing {
     hasher: Hasher,
     next: u32,
-}
-
-/// Written pieces that are still in memory, for the hash of the whole.
-#[derive(Debug, Default)]
-struct HotPieces {
-    /// The piece that is hashed next.
-    due: u32,
-    pieces: HashMap<u32, Hot>,
-}
-
-#[derive(Debug)]
-struct Hot {
-    piece: Bytes,
-    _place: Place,
-}
-
-impl HotPieces {
-    /// Piece `index` is being hashed: those before it are not needed any more.
-    fn take(&mut self, index: u32) -> Option<Hot> {
-        self.due = index + 1;
-        self.pieces.remove(&index)
-    }
+    /// For pieces that are read back.
+    buffer: Vec<u8>,
 }
 
 impl Shared {
@@ -130,10 +108,12 @@ impl Shared {
                 runs,
             }),
             settled: Condvar::new(),
+            write_back: Arc::default(),
             journal: Mutex::new(journal),
             hashing: Mutex::new(Hashing {
                 hasher: digest.hasher(),
                 next: 0,
+                buffer: Vec::new(),
             }),
             hot: Mutex::default(),
         }
@@ -182,12 +162,13 @@ impl Shared {
         state.writing.remove(&index);
         if written.is_ok() {
             // Before it is held: whoever hashes takes it from there.
-            self.keep_hot(index, piece);
+            lock(&self.hot).keep(&self.store.hot, index, piece);
             state.held.insert(index);
             state.runs.insert(index, run.clone());
         }
         drop(state);
         self.settled.notify_all();
+        self.write_back.wrote(&self.file, bytes.end - bytes.start);
         written.map_err(|error| self.failed("write to", error))
     }
 
@@ -234,24 +215,6 @@ impl Shared {
             .map_err(|error| self.failed("read from", error))
     }
 
-    /// Keeps a piece that the hash of the whole comes to soon, if there is memory for it.
-    fn keep_hot(&self, index: u32, piece: Bytes) {
-        let mut hot = lock(&self.hot);
-        let due = hot.due;
-        if !(due..due.saturating_add(HOT_WINDOW)).contains(&index) {
-            return;
-        }
-        if let Some(place) = self.store.hot.take(piece.len()) {
-            hot.pieces.insert(
-                index,
-                Hot {
-                    piece,
-                    _place: place,
-                },
-            );
-        }
-    }
-
     fn hash_to(&self, piece: u32) -> Result<(), StoreError> {
         let mut hashing = lock(&self.hashing);
         let first = hashing.next;
@@ -266,7 +229,7 @@ impl Shared {
         for index in first..piece {
             let hot = lock(&self.hot).take(index);
             match hot {
-                Some(hot) => hashing.hasher.update(&hot.piece),
+                Some(hot) => hashing.hasher.update(hot.bytes()),
                 None => self.hash_from_disk(&mut hashing, index)?,
             }
             hashing.next = index + 1;
@@ -277,7 +240,8 @@ impl Shared {
     fn hash_from_disk(&self, hashing: &mut Hashing, index: u32) -> Result<(), StoreError> {
         let mut hasher = hashing.hasher.clone();
         let range = self.geometry.bytes_of(index);
-        disk::feed(&self.file, range, |bytes| hasher.update(bytes), || false)
+        let take = |bytes: &[u8]| hasher.update(bytes);
+        disk::feed(&self.file, range, &mut hashing.buffer, take, || false)
             .map_err(|error| self.failed("read from", error))?;
         hashing.hasher = hasher;
         Ok(())
@@ -310,12 +274,14 @@ impl Shared {
             state.stage = Stage::Committed;
         }
         let from = self.store.layout.partial(&self.digest);
-        let published = self.store.publish(
-            &self.digest,
-            (&self.file, &from),
-            self.size(),
-            Durability::Awaited,
-        );
+        let written = self.write_back.settled();
+        let written = written.map_err(|error| self.failed("sync", error));
+        let published = written.and_then(|()| {
+            let file = (&self.file, from.as_path());
+            let durability = Durability::Awaited;
+            self.store
+                .publish(&self.digest, file, self.size(), durability)
+        });
         self.store.finish_partial(&self.digest, published.is_ok());
         // The file may be damaged in a way that reading does not show: it is not tried again.
         published.inspect_err(|_| self.state().stage = Stage::Discarded)?;

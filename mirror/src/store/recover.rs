@@ -1,8 +1,9 @@
 //! Opening: makes the index and the files agree.
 //!
-//! A file counts when the index knows it and its size is right. A file the index does not know was
-//! complete when it got its name, but the disk may have lost some of it since: it counts after it has
-//! been hashed, which happens beside normal work. What the index knows and is not there is forgotten.
+//! A file counts when the index knows it. That it still has its size is made sure of when it is
+//! opened, and of all files beside normal work, soon after the start. A file the index does not know
+//! was complete when it got its name, but the disk may have lost some of it since: it counts after it
+//! has been hashed, beside normal work too. What the index knows and is not there is forgotten.
 
 use std::collections::HashMap;
 
@@ -34,22 +35,21 @@ pub(super) fn recover(
 ) -> Result<Recovered, StoreError> {
     let mut ledger = Ledger::new();
     let mut changes = Vec::new();
-    let mut known: HashMap<Digest, BlobRecord> = HashMap::new();
+    let mut known: HashMap<Digest, BlobRecord> = HashMap::with_capacity(loaded.blobs.len());
     for (key, value) in &loaded.blobs {
         match (Digest::from_wire(key), BlobRecord::decode(value)) {
             (Ok(digest), Some(record)) => drop(known.insert(digest, record)),
             _ => changes.push(Change::remove(Table::Blobs, key.clone())),
         }
     }
-    for (digest, size) in layout.scan_blobs()? {
+    for digest in layout.scan_blobs()? {
         match known.remove(&digest) {
-            Some(record) if record.size == size => ledger.load(digest, record),
-            Some(_) => {
-                tracing::error!(%digest, size, "a blob has lost its size; it is verified before it counts again");
-                ledger.suspect(digest, size);
-                forget(&digest, &mut changes);
+            Some(record) => ledger.load(digest, record),
+            None => {
+                if let Some(size) = layout.size_of_blob(&digest)? {
+                    ledger.suspect(digest, size);
+                }
             }
-            None => ledger.suspect(digest, size),
         }
     }
     for digest in known.into_keys() {

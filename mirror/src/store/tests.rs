@@ -2,6 +2,7 @@ mod blobs;
 mod crash;
 mod eviction;
 mod partials;
+mod size;
 
 use std::convert::Infallible;
 use std::path::Path;

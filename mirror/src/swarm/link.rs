@@ -124,9 +124,7 @@ async fn attend(
     me: &Node,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Result<(), AttendError> {
-    let connector = me
-        .identity
-        .connector(Protocol::Grpc, PeerRole::SCHEDULER);
+    let connector = me.identity.connector(Protocol::Grpc, PeerRole::SCHEDULER);
     let channel = Endpoint::from_shared(url.to_owned())
         .map_err(AttendError::Address)?
         .connect_timeout(CONNECT_TIMEOUT)

@@ -63,7 +63,7 @@ pub struct Task {
     sources: Vec<Source>,
     held: PieceSet,
     /// What each missing piece must hash to, once somebody who counts has said so.
-    expected: BTreeMap<u32, Arc<PieceRun>>,
+    expected: Vec<Option<Arc<PieceRun>>>,
     unvouched: bool,
     signers: Vec<(HostId, SigningKey)>,
     links: BTreeMap<HostId, Link>,
@@ -125,7 +125,7 @@ impl Task {
             geometry,
             sources,
             held,
-            expected: BTreeMap::new(),
+            expected: vec![None; pieces as usize],
             unvouched: false,
             signers: Vec::new(),
             links: BTreeMap::new(),
@@ -319,13 +319,21 @@ impl Task {
         });
     }
 
+    fn is_expected(&self, index: u32) -> bool {
+        self.expected
+            .get(index as usize)
+            .is_some_and(Option::is_some)
+    }
+
     fn gain(&mut self, now: Duration, index: u32, out: &mut Vec<Action>) {
         if !self.held.insert(index) {
             return;
         }
         self.last_progress = now;
         self.gained.insert(index);
-        self.expected.remove(&index);
+        if let Some(expected) = self.expected.get_mut(index as usize) {
+            *expected = None;
+        }
         for link in self.links.values_mut() {
             link.forget(index);
         }

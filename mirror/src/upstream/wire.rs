@@ -3,6 +3,7 @@
 //! Credentials leave with a request only as long as it is at the registry's own scheme, host and
 //! port; the first redirect away from there leaves them behind for good.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use darner_service::secret::Secret;
@@ -29,7 +30,8 @@ const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
 /// One registry's HTTP client.
 #[derive(Debug)]
 pub(super) struct Wire {
-    client: reqwest::Client,
+    client: OnceLock<reqwest::Client>,
+    settings: settings::Upstream,
     pub(super) origin: Origin,
     guard: Guard,
     quiet: Quiet,
@@ -48,13 +50,29 @@ impl Wire {
     pub(super) fn new(settings: &settings::Upstream, counts: Counts) -> Result<Self, Fault> {
         let origin = Origin::new(&settings.name, &settings.url)?;
         let guard = Guard::new(&origin);
-        Ok(Self {
-            client: client(settings, &origin, &guard)?,
+        let wire = Self {
+            client: OnceLock::new(),
+            settings: settings.clone(),
             origin,
             guard,
             quiet: Quiet::default(),
             counts,
-        })
+        };
+        // What the operator has given is looked at before anything starts.
+        if settings.ca_file.is_some() || settings.client_cert_file.is_some() {
+            wire.client()?;
+        }
+        Ok(wire)
+    }
+
+    /// The client, made when the registry is first asked: each has its own copy of the system's
+    /// certificates, more than a mebibyte, and most registries that are known are never asked.
+    fn client(&self) -> Result<&reqwest::Client, Fault> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let new = client(&self.settings, &self.origin, &self.guard)?;
+        Ok(self.client.get_or_init(|| new))
     }
 
     /// Notes what the registry still allows, and waits when that is nothing.
@@ -121,7 +139,7 @@ impl Wire {
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(ACCEPT_ENCODING, identity);
         let method = request.method().clone();
-        let answer = self.client.execute(request).await;
+        let answer = self.client()?.execute(request).await;
         let status = answer.as_ref().ok().map(Response::status);
         self.counts.request(&method, kind, status);
         let response = answer.map_err(Fault::network)?;
@@ -145,7 +163,7 @@ impl Wire {
         if user.contains(':') {
             return Err(Fault::Setup("its username has a colon in it"));
         }
-        let request = self.client.get(self.origin.url("", "", None));
+        let request = self.client()?.get(self.origin.url("", "", None));
         let request = request.basic_auth(user, Some(password)).build();
         let header = request.map_err(|error| Fault::Client(error.without_url()))?;
         let header = header.headers().get(AUTHORIZATION).cloned();

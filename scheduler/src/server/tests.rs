@@ -122,9 +122,15 @@ impl Node {
 
 async fn started() -> (SocketAddr, Shutdown, Metrics, Health) {
     let (shutdown, metrics, health) = (Shutdown::default(), Metrics::default(), Health::default());
-    let scheduler = Scheduler::bind(&settings("127.0.0.1:0"), &metrics, &health, insecure(), &shutdown)
-        .await
-        .unwrap();
+    let scheduler = Scheduler::bind(
+        &settings("127.0.0.1:0"),
+        &metrics,
+        &health,
+        insecure(),
+        &shutdown,
+    )
+    .await
+    .unwrap();
     let [("scheduler", address)] = scheduler.addresses()[..] else {
         panic!("one address");
     };

@@ -11,8 +11,11 @@ use darner_proto::id::{Host, Role};
 
 use super::{SessionId, mix};
 
-/// Parents of one child.
+/// Parents of one child, seeds not counted.
 pub(super) const MAX_PARENTS: usize = 8;
+/// Seeds beside them. What one child of many gets from a seed is little: it must not cost a place
+/// among those that serve each other.
+pub(super) const SEEDS_BESIDE: usize = 2;
 /// Of these, taken without regard to nearness, so that zones do not become islands.
 const FAR_LINKS: usize = 2;
 
@@ -85,7 +88,7 @@ impl Candidate<'_> {
     }
 }
 
-/// The best parents, best first, at most `most`. `lacking` is how many pieces the child misses, `turn`
+/// The best parents, best first: at most `most`, and some seeds beside them. `lacking` is how many pieces the child misses, `turn`
 /// the child's own part of chance.
 pub(super) fn choose(
     child: &Host,
@@ -103,8 +106,13 @@ pub(super) fn choose(
         (Reverse(score), chance)
     });
     let most = most.clamp(FAR_LINKS, MAX_PARENTS);
+    let is_seed = |one: &Candidate<'_>| one.host.role == Role::Seed;
+    let (mut seeds, mut candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_seed);
+    seeds.truncate(SEEDS_BESIDE.max(most.saturating_sub(candidates.len())));
+    let seeds = seeds.iter().map(|one| one.session);
     if candidates.len() <= most {
-        return candidates.iter().map(|one| one.session).collect();
+        let few = candidates.iter().map(|one| one.session);
+        return seeds.chain(few).collect();
     }
     let mut rest = candidates.split_off(most - FAR_LINKS);
     rest.sort_by_cached_key(|one| {
@@ -117,11 +125,8 @@ pub(super) fn choose(
         )
     });
     let far = rest.iter().take(FAR_LINKS);
-    candidates
-        .iter()
-        .chain(far)
-        .map(|one| one.session)
-        .collect()
+    let mirrors = candidates.iter().chain(far).map(|one| one.session);
+    seeds.chain(mirrors).collect()
 }
 
 fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {

@@ -320,11 +320,25 @@ fn the_newer_of_two_sessions_of_one_host_stays() {
 fn a_silent_node_is_gone_and_one_that_speaks_is_not() {
     let mut cluster = Cluster::of(&[], &["m-1", "m-2"]);
     let silent = cluster.nodes.remove("m-2").expect("attends");
-    cluster.pass(4600);
+    cluster.pass(4400);
     assert_eq!(cluster.closed, []);
     cluster.pass(300);
     assert_eq!(cluster.closed, [(silent, CloseReason::Silent)]);
     assert_eq!(cluster.swarm.census().mirrors, 1);
+}
+
+#[test]
+fn a_scheduler_that_does_not_keep_up_waits_longer_for_what_has_not_been_heard() {
+    let mut cluster = Cluster::of(&[], &["m-1", "m-2"]);
+    let silent = cluster.nodes.remove("m-2").expect("attends");
+    for _ in 0..80 {
+        cluster.apply(Event::Lagged(Duration::from_secs(4)));
+        cluster.pass(100);
+    }
+    assert_eq!(cluster.closed, []);
+    // It keeps up again: the silence is one.
+    cluster.pass(2500);
+    assert_eq!(cluster.closed, [(silent, CloseReason::Silent)]);
 }
 
 #[test]

@@ -71,9 +71,7 @@ impl Session {
             .keep_alive_timeout(PROBE_INTERVAL)
             .tcp_nodelay(true)
             .connect_with_connector_lazy(
-                known
-                    .identity
-                    .connector(Protocol::Grpc, PeerRole::MANAGER),
+                known.identity.connector(Protocol::Grpc, PeerRole::MANAGER),
             );
         Self {
             client: ManagerClient::new(channel).max_decoding_message_size(MAX_MESSAGE),

@@ -93,9 +93,6 @@ mod tests {
 
     #[test]
     fn a_request_from_nowhere_is_a_strangers() {
-        assert!(matches!(
-            Caller::of(&Request::new(())),
-            Caller::Stranger
-        ));
+        assert!(matches!(Caller::of(&Request::new(())), Caller::Stranger));
     }
 }

@@ -51,11 +51,7 @@ pub enum ConnectError {
 }
 
 impl Connector {
-    pub(super) fn new(
-        identity: Identity,
-        protocol: Protocol,
-        roles: &'static [PeerRole],
-    ) -> Self {
+    pub(super) fn new(identity: Identity, protocol: Protocol, roles: &'static [PeerRole]) -> Self {
         Self {
             identity,
             protocol,

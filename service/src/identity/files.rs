@@ -68,7 +68,10 @@ impl Identity {
             };
             // A renewal replaces one file after the other: the next look finds them whole.
             if !now.is_empty() && now != trouble {
-                tracing::warn!(error = now, "certificate files changed and cannot be used; the old ones stay in use");
+                tracing::warn!(
+                    error = now,
+                    "certificate files changed and cannot be used; the old ones stay in use"
+                );
             }
             trouble = now;
         }

@@ -178,7 +178,9 @@ pub(super) async fn obtain(issuer: &dyn Issuer) -> Result<Obtained, IssueError> 
 pub(super) fn finish(key: &rcgen::KeyPair, issued: Issued) -> Result<Obtained, MaterialError> {
     let provider = tls::provider();
     let chain = issued.chain.iter();
-    let chain = chain.map(|der| CertificateDer::from(der.to_vec())).collect();
+    let chain = chain
+        .map(|der| CertificateDer::from(der.to_vec()))
+        .collect();
     let der = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| MaterialError::Pem {
         what: "key",
         why: why.to_owned(),
@@ -220,7 +222,11 @@ fn base64(der: &[u8]) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for place in 0..4 {
             let letter = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= three.len() { char::from(letter) } else { '=' });
+            text.push(if place <= three.len() {
+                char::from(letter)
+            } else {
+                '='
+            });
         }
         if index % 16 == 15 {
             text.push('\n');
@@ -271,7 +277,10 @@ mod tests {
             not_after: 1000 + week,
         };
         let wait = until_renewal(&held, 1000).as_secs();
-        assert!((week / 3..=week / 3 + week / 30 + 1).contains(&wait), "{wait}");
+        assert!(
+            (week / 3..=week / 3 + week / 30 + 1).contains(&wait),
+            "{wait}"
+        );
         assert_eq!(until_renewal(&held, 1000 + week), Duration::ZERO);
         assert_eq!(retry(&held), RETRY.1);
     }

@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::issued::{Issued, Issuer, IssueError, Issuing, Kept, Obtained, finish, pem_of, write};
+use super::issued::{IssueError, Issued, Issuer, Issuing, Kept, Obtained, finish, pem_of, write};
 use super::material::{self, Material, MaterialError};
 use super::peer::{Peer, PeerRole};
 use super::token::{self, JoinToken, NotAToken};
@@ -183,10 +183,12 @@ impl Joining {
             let pem = material::read(path)?;
             files::authorities(&pem)
         });
-        let known = known.transpose().map_err(|source| IdentityError::Material {
-            place: "[identity] ca".to_owned(),
-            source,
-        })?;
+        let known = known
+            .transpose()
+            .map_err(|source| IdentityError::Material {
+                place: "[identity] ca".to_owned(),
+                source,
+            })?;
         Ok(Self {
             manager: Endpoint::from_shared(manager.to_owned())
                 .map_err(|_| IdentityError::Join(JoinError::Address(manager.to_owned())))?
@@ -208,7 +210,10 @@ impl Joining {
                 Ok(issued) => break issued,
                 Err(JoinError::Away(why)) => {
                     if why != told {
-                        tracing::warn!(error = why, "joining the cluster: the manager is away; trying again");
+                        tracing::warn!(
+                            error = why,
+                            "joining the cluster: the manager is away; trying again"
+                        );
                         told = why;
                     }
                     sleep(pause).await;
@@ -273,7 +278,10 @@ impl Joining {
         }
     }
 
-    async fn channel(&self, roots: Option<Arc<rustls::RootCertStore>>) -> Result<Channel, JoinError> {
+    async fn channel(
+        &self,
+        roots: Option<Arc<rustls::RootCertStore>>,
+    ) -> Result<Channel, JoinError> {
         let is_known = roots.is_some();
         let config = tls::joining_client(roots, &Arc::new(tls::provider()));
         let config = config.map_err(JoinError::Unusable)?;

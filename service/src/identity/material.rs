@@ -74,8 +74,7 @@ impl Material {
             why: "there is none".to_owned(),
         })?;
         let peer = Peer::of(first).map_err(MaterialError::Peer)?;
-        let certified =
-            CertifiedKey::from_der(chain, key, provider).map_err(MaterialError::Key)?;
+        let certified = CertifiedKey::from_der(chain, key, provider).map_err(MaterialError::Key)?;
         // The check there passes over kinds of key that do not tell their public half.
         certified.keys_match().map_err(MaterialError::Key)?;
         Ok(Self {
@@ -157,9 +156,7 @@ pub(super) fn roots(trust: &Trust) -> Result<RootCertStore, MaterialError> {
     let mut roots = RootCertStore::empty();
     for authority in &trust.authorities {
         let certificate = CertificateDer::from(authority.to_vec());
-        roots
-            .add(certificate)
-            .map_err(MaterialError::Authorities)?;
+        roots.add(certificate).map_err(MaterialError::Authorities)?;
     }
     Ok(roots)
 }

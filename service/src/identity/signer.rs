@@ -49,8 +49,7 @@ pub fn piece_signer(data_dir: &Path, host: HostId) -> Result<PieceSigner, Signer
         }
         Err(source) => return Err(SignerError::File { path, source }),
     };
-    PieceSigner::from_pkcs8(host, &document)
-        .map_err(|source| SignerError::Damaged { path, source })
+    PieceSigner::from_pkcs8(host, &document).map_err(|source| SignerError::Damaged { path, source })
 }
 
 fn create_key(path: &Path) -> io::Result<Vec<u8>> {

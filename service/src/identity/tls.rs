@@ -55,10 +55,7 @@ pub(super) fn provider() -> CryptoProvider {
     }
     CryptoProvider {
         cipher_suites: suites,
-        kx_groups: vec![
-            aws_lc_rs::kx_group::X25519,
-            aws_lc_rs::kx_group::SECP256R1,
-        ],
+        kx_groups: vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1],
         ..aws_lc_rs::default_provider()
     }
 }
@@ -131,10 +128,7 @@ pub(super) fn joining_client(
 fn client_builder(
     verifier: Arc<Anyone>,
     provider: &Arc<CryptoProvider>,
-) -> Result<
-    rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
-    MaterialError,
-> {
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, MaterialError> {
     Ok(ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(MaterialError::Key)?

@@ -10,6 +10,7 @@ use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{FailureKind, Parent};
 
+use super::picker::PER_PARENT;
 use super::{Action, Input, Task};
 
 /// An availability stream that ended early is opened again after this, doubling.
@@ -73,9 +74,9 @@ impl Link {
         }
     }
 
-    /// Whether it can be asked for pieces.
-    pub(super) fn usable(&self, now: Duration) -> bool {
-        !self.is_dropped() && now >= self.busy_until
+    /// Whether it can be asked for more pieces now.
+    pub(super) fn can_be_asked(&self, now: Duration) -> bool {
+        self.in_flight < PER_PARENT && now >= self.busy_until && !self.is_dropped()
     }
 
     pub(super) fn is_dropped(&self) -> bool {
@@ -163,10 +164,10 @@ impl Task {
         link.has.subtract(&self.held);
         for (run, trusted) in runs {
             for index in run.indexes().filter(|index| !self.held.contains(*index)) {
-                if trusted || self.unvouched {
-                    self.expected.entry(index).or_insert_with(|| run.clone());
-                } else {
+                if !(trusted || self.unvouched) {
                     link.untrusted.insert(index, run.clone());
+                } else if let Some(expected) = self.expected.get_mut(index as usize) {
+                    expected.get_or_insert_with(|| run.clone());
                 }
             }
         }
@@ -198,7 +199,9 @@ impl Task {
         links.sort_by_key(|link| link.order);
         for link in links {
             for (index, run) in std::mem::take(&mut link.untrusted) {
-                self.expected.entry(index).or_insert(run);
+                if let Some(expected) = self.expected.get_mut(index as usize) {
+                    expected.get_or_insert(run);
+                }
             }
         }
     }

@@ -5,6 +5,9 @@
 //! soft: a parent with nothing else to do is asked for what waits at another, and what is chosen
 //! first counts. Pieces near a reader come first, in order; else those that the fewest parents have.
 //!
+//! Whoever reads upstream for the others asks nobody meanwhile, unless it has clients of its own: what
+//! comes from peers takes its downlink from what everybody waits for.
+//!
 //! A seed is the swarm's only source of what nobody has yet. What a peer has too, a seed is asked
 //! for only when the peers have more than they can be asked for.
 
@@ -32,7 +35,10 @@ const WEIGHED: usize = 48;
 impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
-        if self.links.is_empty() || self.requests.len() >= MAX_REQUESTS {
+        let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
+        // Nearly always every parent has its requests already: nothing is worked out then.
+        let can_ask = self.links.values().any(|link| link.can_be_asked(now));
+        if !can_ask || self.requests.len() >= MAX_REQUESTS || reads_for_others {
             return;
         }
         let mut taken = self.taken();
@@ -62,7 +68,7 @@ impl Task {
         out: &mut Vec<Action>,
     ) {
         let request = self.number();
-        let known = |index: &u32| Some((*index, self.expected.get(index)?.clone()));
+        let known = |index: &u32| Some((*index, self.expected.get(*index as usize)?.clone()?));
         let want: BTreeMap<_, _> = wanted.iter().filter_map(known).collect();
         let Some(link) = self.links.get_mut(&parent) else {
             return;
@@ -100,7 +106,7 @@ impl Task {
     }
 
     fn next_request(&self, now: Duration, taken: &PieceSet) -> Option<(HostId, Vec<u32>, bool)> {
-        let usable = |link: &&Link| link.usable(now) && link.in_flight < PER_PARENT;
+        let usable = |link: &&Link| link.can_be_asked(now);
         let mut links: Vec<_> = self.links.values().filter(usable).collect();
         links.sort_by_key(|link| {
             (
@@ -112,6 +118,9 @@ impl Task {
             )
         });
         let fresh = links.iter().find_map(|link| {
+            if link.has.len_beyond(taken) == 0 {
+                return None;
+            }
             let mut useful = link.has.clone();
             useful.subtract(taken);
             if link.host.role == Role::Seed {
@@ -137,7 +146,9 @@ impl Task {
             peers += u32::from(!link.has.is_empty());
         }
         at_peers.intersect(useful);
-        if at_peers.len() <= peers * PER_PARENT * 2 {
+        // What only the seed has it may have for this node alone: that first, whatever is plentiful.
+        let only_here = useful.len() > at_peers.len();
+        if only_here || at_peers.len() <= peers * PER_PARENT * 2 {
             useful.subtract(&at_peers);
         }
     }
@@ -151,7 +162,7 @@ impl Task {
         let parents = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         let share = useful.len() / parents.saturating_mul(PER_PARENT).max(1);
         let width = (share as usize).clamp(1, WIDEST);
-        let known = |index: &u32| self.expected.contains_key(index);
+        let known = |index: &u32| self.is_expected(*index);
         let mut wanted = Vec::with_capacity(width);
         for cursor in self.cursors.values() {
             let near = useful.range(*cursor..cursor.saturating_add(NEAR));
@@ -171,12 +182,16 @@ impl Task {
     }
 
     /// Some of `useful`, from a place on that is another one at every node, so that neighbours do
-    /// not all ask for the same.
+    /// not all ask for the same. The place is counted among the useful pieces, not among all: what a
+    /// source has and others have not is a narrow part of the whole, and most places lie outside it.
     fn some_of(&self, useful: &PieceSet) -> Vec<u32> {
-        let pieces = useful.pieces();
-        let start = u32::try_from(self.place % u64::from(pieces.max(1))).unwrap_or(0);
-        let after = useful.range(start..pieces);
-        after.chain(useful.range(0..start)).take(WEIGHED).collect()
+        let rank = self.place % u64::from(useful.len().max(1));
+        let rank = usize::try_from(rank).unwrap_or(0);
+        let after = useful.iter().skip(rank);
+        after
+            .chain(useful.iter().take(rank))
+            .take(WEIGHED)
+            .collect()
     }
 
     fn holders(&self, index: u32) -> usize {

@@ -2,6 +2,7 @@ use super::*;
 use darner_proto::digest::Digest;
 use darner_proto::id::Role;
 use darner_proto::scheduler::{FailureKind, Parent, ReturnReason};
+use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
 
@@ -146,26 +147,28 @@ fn parents_are_asked_for_different_pieces_and_peers_before_seeds() {
 fn what_the_parent_did_not_choose_is_asked_for_again() {
     let mut task = task(8);
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
-    let asked = fetches(&task.apply(at(1), offer("seed", 0..8, true)));
-    let (first, _, wanted) = asked[0].clone();
-    let chosen = wanted[0];
-    task.apply(
-        at(2),
-        Event::Chosen {
-            request: first,
-            pieces: chosen..chosen + 1,
-        },
+    let mut open = fetches(&task.apply(at(1), offer("seed", 0..8, true)));
+    let (_, _, left) = open[0].clone();
+    let mut again = BTreeSet::new();
+    while let Some((request, _, wanted)) = open.pop() {
+        let index = wanted[0];
+        let pieces = index..index + 1;
+        let end = RequestEnd::Done;
+        for event in [
+            Event::Chosen { request, pieces },
+            Event::Arrived { index },
+            Event::RequestEnded { request, end },
+        ] {
+            let asked = fetches(&task.apply(at(2), event));
+            again.extend(asked.iter().flat_map(|(_, _, wanted)| wanted.clone()));
+            open.extend(asked);
+        }
+    }
+    assert!(
+        left[1..].iter().all(|index| again.contains(index)),
+        "{again:?}"
     );
-    task.apply(at(3), Event::Arrived { index: chosen });
-    let end = RequestEnd::Done;
-    let asked = fetches(&task.apply(
-        at(3),
-        Event::RequestEnded {
-            request: first,
-            end,
-        },
-    ));
-    assert!(wanted[1..].contains(&asked[0].2[0]), "{asked:?}");
+    assert!(task.held().is_full());
 }
 
 #[test]

@@ -5,7 +5,6 @@ use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{LeaseClaim, SchedulerMessage};
 
 use super::super::{Counted, SessionId, Swarm};
-use super::EXPIRY;
 
 impl Swarm {
     /// A participant has come with a lease of its own, or without the one it had.
@@ -25,7 +24,7 @@ impl Swarm {
         match (claim, own) {
             (None, None) => {}
             // Granted, and not heard of before the node joined by itself.
-            (None, Some(own)) if task.leases[own].orphaned_until.is_none() => {}
+            (None, Some(own)) if !task.leases[own].is_orphaned() => {}
             (None, Some(own)) => {
                 // A node that has come back without it has forgotten it.
                 task.leases.remove(own);
@@ -57,10 +56,8 @@ impl Swarm {
         if let Some(participant) = task.participants.get(&session) {
             lease.missing.subtract(&participant.held);
         }
-        lease.holder = session;
         let empty = lease.missing.is_empty();
-        if lease.orphaned_until.take().is_some() {
-            lease.deadline = now + EXPIRY;
+        if lease.take_up(now, session) {
             changed = true;
             self.note_lease(id, session);
         }

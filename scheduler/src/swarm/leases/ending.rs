@@ -4,7 +4,8 @@ use darner_proto::id::TaskId;
 use darner_proto::scheduler::{ReturnReason, SchedulerMessage};
 
 use super::super::{Counted, SessionId, Swarm};
-use super::{Lease, MAX_TRIES, MAX_TRIES_PER_HOST, ORPHAN_GRACE, PAUSE, Sourcing};
+use super::Lease;
+use super::sourcing::MAX_TRIES_PER_HOST;
 
 impl Swarm {
     /// The holder gave the lease back. One with another number is of the past.
@@ -38,8 +39,7 @@ impl Swarm {
                 sourcing.failed(&lease.host, MAX_TRIES_PER_HOST, reason);
             }
             ReturnReason::Unavailable => {
-                let doublings = sourcing.tries.min(MAX_TRIES);
-                sourcing.not_before = now + (PAUSE.0 * 2u32.pow(doublings)).min(PAUSE.1);
+                sourcing.pause(now);
                 sourcing.failed(&lease.host, 1, reason);
             }
         }
@@ -76,26 +76,18 @@ impl Swarm {
 
     /// The holder's session is over, or it left without a word on the lease.
     pub(in crate::swarm) fn orphan(&mut self, id: &TaskId, session: SessionId) {
-        let until = self.now + ORPHAN_GRACE;
+        let now = self.now;
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         if let Some(lease) = task.leases.iter_mut().find(|one| one.holder == session) {
-            lease.orphaned_until = Some(until);
+            lease.orphan(now);
         }
         if let Some(attendant) = self.hosts.get_mut(session) {
             attendant.leases.remove(id);
         }
         if task.participants.is_empty() {
-            task.leases.retain(|lease| lease.orphaned_until.is_none());
-        }
-    }
-
-    /// Somebody who had something of the task is gone: it may be back at once.
-    pub(in crate::swarm) fn wait_for_return(&mut self, id: &TaskId) {
-        let until = self.now + ORPHAN_GRACE;
-        if let Some(task) = self.tasks.get_mut(id) {
-            task.sourcing.not_before = task.sourcing.not_before.max(until);
+            task.leases.retain(|lease| !lease.is_orphaned());
         }
     }
 
@@ -131,44 +123,13 @@ impl Swarm {
         Some(lease)
     }
 
-    /// Nobody is left to try: everybody is told.
-    pub(in crate::swarm) fn exhaust(&mut self, id: &TaskId, reason: ReturnReason) {
-        let now = self.now;
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        task.sourcing.exhausted = Some((now, reason));
-        let participants = task.order.clone();
-        for participant in participants {
-            self.no_source(participant, id, reason);
-        }
-    }
-
-    /// A node has joined. An exhausted task is tried anew when it brings a source not tried, or when
-    /// some time has passed; otherwise the reason there is none.
-    pub(in crate::swarm) fn revive(
-        &mut self,
-        id: &TaskId,
-        new_sources: bool,
-    ) -> Option<ReturnReason> {
-        let now = self.now;
-        let sourcing = &mut self.tasks.get_mut(id)?.sourcing;
-        let (_, reason) = sourcing.exhausted?;
-        if sourcing.remembers(now) && !new_sources {
-            return Some(reason);
-        }
-        *sourcing = Sourcing::default();
-        None
-    }
-
     /// Leases whose time is over.
     pub(in crate::swarm) fn tick_leases(&mut self) {
         let now = self.now;
         let mut expired = Vec::new();
         for (id, task) in &mut self.tasks {
-            task.leases
-                .retain(|lease| lease.orphaned_until.is_none_or(|until| now < until));
-            let late = task.leases.iter().filter(|lease| now >= lease.deadline);
+            task.leases.retain(|lease| !lease.is_lost(now));
+            let late = task.leases.iter().filter(|lease| lease.is_late(now));
             expired.extend(late.map(|lease| (*id, lease.holder, lease.host.clone())));
         }
         for (id, holder, host) in expired {

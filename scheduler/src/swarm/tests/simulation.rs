@@ -312,7 +312,7 @@ impl World {
             SchedulerMessage::Parents { task, parents, .. } => {
                 let me = &self.sessions[&session];
                 let parents: Vec<_> = parents.into_iter().map(|one| one.host.id).collect();
-                assert!(parents.len() <= selection::MAX_PARENTS);
+                assert!(parents.len() <= selection::MAX_PARENTS + selection::SEEDS_BESIDE);
                 let distinct: BTreeSet<_> = parents.iter().collect();
                 assert_eq!(distinct.len(), parents.len(), "a parent twice");
                 for parent in &parents {

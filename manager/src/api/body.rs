@@ -1,0 +1,77 @@
+//! What a request carries, parsed; what cannot be is a problem document. And versions of what is
+//! changed, as ETags.
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// A JSON body.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// The query of a URL.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let read = axum::Json::from_request(request, state).await;
+        let refused = |refused: JsonRejection| {
+            let status = match refused.status() {
+                // What is well-formed and means nothing is as wrong as what is not.
+                StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+                other => other,
+            };
+            Problem::new(status, refused.body_text())
+        };
+        read.map(|axum::Json(read)| Self(read)).map_err(refused)
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let read = axum::extract::Query::from_request_parts(parts, state).await;
+        let refused = |refused: QueryRejection| Problem::bad_request(refused.body_text());
+        read.map(|axum::extract::Query(read)| Self(read))
+            .map_err(refused)
+    }
+}
+
+/// An answer with the version of what it shows.
+pub(crate) fn versioned(status: StatusCode, body: impl Serialize, version: i64) -> Response {
+    let mut response = (status, axum::Json(body)).into_response();
+    if let Ok(tag) = HeaderValue::try_from(format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// The version a change is meant for.
+pub(crate) fn expected_version(headers: &HeaderMap) -> Result<i64, Problem> {
+    let Some(given) = headers.get(header::IF_MATCH) else {
+        let why = "If-Match: is missing; give the ETag of what is to be changed";
+        return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, why));
+    };
+    let version = given.to_str().ok().and_then(|text| {
+        let version = text.strip_prefix('"')?.strip_suffix('"')?;
+        version.parse().ok()
+    });
+    // An ETag of something else: not of this, in any case.
+    Ok(version.unwrap_or(-1))
+}
+
+/// When the version was another.
+pub(crate) fn stale() -> Problem {
+    let why = "it was changed meanwhile; look at it again";
+    Problem::new(StatusCode::PRECONDITION_FAILED, why)
+}

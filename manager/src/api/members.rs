@@ -1,0 +1,148 @@
+//! Members of the cluster, and what they are told.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use darner_proto::id::{Host, HostId, Role};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::body::Query;
+use super::page::{List, Page};
+use super::problem::{Document, Problem};
+use crate::members::Members;
+use crate::membership::{MemberKey, Membership, Record};
+
+/// A member of the cluster, as it describes itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Member {
+    /// Its name; the same name in two roles is two members.
+    id: String,
+    /// `mirror`, `seed` or `scheduler`
+    role: String,
+    /// `host:port` that others reach it at.
+    address: String,
+    /// Where it is, and the like.
+    labels: BTreeMap<String, String>,
+    /// What its statements about pieces are checked with, hexadecimal.
+    signing_key: Option<String>,
+    /// Pieces it sends at once.
+    upload_slots: u32,
+    /// Unix time in ms.
+    last_seen_ms: u64,
+}
+
+/// What members are told.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Version {
+    /// Grows with every change.
+    version: u64,
+    /// How many schedulers are told.
+    schedulers: usize,
+    /// How many seeds are told.
+    seeds: usize,
+}
+
+/// Mirrors and seeds
+#[utoipa::path(get, path = "/api/v1/nodes", tag = "cluster", params(Page),
+    responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
+pub(super) async fn nodes(
+    State(api): State<Api>,
+    Query(page): Query<Page>,
+) -> Result<Json<List<Member>>, Problem> {
+    list(&api.members, &[Role::Mirror, Role::Seed], &page)
+}
+
+/// Seeds: mirrors that read upstream for the others
+#[utoipa::path(get, path = "/api/v1/seeds", tag = "cluster", params(Page),
+    responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
+pub(super) async fn seeds(
+    State(api): State<Api>,
+    Query(page): Query<Page>,
+) -> Result<Json<List<Member>>, Problem> {
+    list(&api.members, &[Role::Seed], &page)
+}
+
+/// Schedulers
+#[utoipa::path(get, path = "/api/v1/schedulers", tag = "cluster", params(Page),
+    responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
+pub(super) async fn schedulers(
+    State(api): State<Api>,
+    Query(page): Query<Page>,
+) -> Result<Json<List<Member>>, Problem> {
+    list(&api.members, &[Role::Scheduler], &page)
+}
+
+/// The configuration told to members
+#[utoipa::path(get, path = "/api/v1/configuration", tag = "cluster",
+    responses((status = 200, body = Version), (status = "4XX", body = Document)))]
+pub(super) async fn configuration(State(api): State<Api>) -> Json<Version> {
+    let told = api.members.look(|membership| membership.told().clone());
+    Json(Version {
+        version: told.version,
+        schedulers: told.schedulers.len(),
+        seeds: told.seeds.len(),
+    })
+}
+
+fn list(members: &Members, roles: &[Role], page: &Page) -> Result<Json<List<Member>>, Problem> {
+    let limit = page.limit()?;
+    let after = page.after.as_deref().map(|after| parse_after(after, roles));
+    let after = after.transpose()?;
+    let records = members.look(|membership| records(membership, roles, after.as_ref(), limit + 1));
+    let key = |record: &Record| format!("{}:{}", record.host.role, record.host.id);
+    let List { items, next } = List::of(records, limit, key);
+    let items = items.iter().map(Member::from).collect();
+    Ok(Json(List { items, next }))
+}
+
+fn records(
+    membership: &Membership,
+    roles: &[Role],
+    after: Option<&MemberKey>,
+    most: usize,
+) -> Vec<Record> {
+    let from = after.and_then(|after| roles.iter().position(|role| *role == after.role));
+    roles[from.unwrap_or(0)..]
+        .iter()
+        .flat_map(|role| {
+            let after = after.filter(|after| after.role == *role);
+            membership.of_role(*role, after.map(|after| &after.id))
+        })
+        .take(most)
+        .cloned()
+        .collect()
+}
+
+fn parse_after(text: &str, roles: &[Role]) -> Result<MemberKey, Problem> {
+    let bad = || Problem::bad_request("after: is no `next` of this list");
+    let (name, id) = text.split_once(':').ok_or_else(bad)?;
+    let role = roles.iter().find(|role| role.to_string() == name);
+    let id: HostId = id.parse().map_err(|_| bad())?;
+    let role = *role.ok_or_else(bad)?;
+    Ok(MemberKey { role, id })
+}
+
+impl From<&Record> for Member {
+    fn from(record: &Record) -> Self {
+        let Host {
+            id,
+            address,
+            role,
+            labels,
+            signing_key,
+            upload_slots,
+        } = &*record.host;
+        Self {
+            id: id.to_string(),
+            role: role.to_string(),
+            address: address.clone(),
+            labels: labels.clone(),
+            signing_key: signing_key.map(|key| format!("{key:?}")),
+            upload_slots: *upload_slots,
+            last_seen_ms: record.last_seen,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Who changed what: lines that are only added to.
+
+use serde::Serialize;
+use sqlx::{AnyConnection, Row as _};
+use utoipa::ToSchema;
+
+use crate::database::{Database, DatabaseError, Writing};
+
+/// A change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Line {
+    /// Grows from line to line.
+    pub seq: i64,
+    /// Unix time in ms.
+    pub at_ms: i64,
+    /// The account, with the token it used if it did; or `setup-link`.
+    pub actor: String,
+    /// Such as `user.create`.
+    pub action: String,
+    /// What it was done to.
+    pub object: String,
+    /// What else is to be known.
+    pub detail: String,
+}
+
+/// Adds a line to the change that is being made.
+pub(crate) async fn add(
+    step: &mut Writing,
+    actor: &str,
+    action: &str,
+    object: &str,
+    detail: &str,
+) -> Result<(), sqlx::Error> {
+    let connection: &mut AnyConnection = step;
+    let sql = "INSERT INTO audit (at, actor, action, object, detail) VALUES ($1, $2, $3, $4, $5)";
+    sqlx::query(sql)
+        .bind(super::now())
+        .bind(actor.to_owned())
+        .bind(action.to_owned())
+        .bind(object.to_owned())
+        .bind(detail.to_owned())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Lines, the newest first: those before `before` where it is given, `most` at most.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn read(
+    database: &Database,
+    before: Option<i64>,
+    most: i64,
+) -> Result<Vec<Line>, DatabaseError> {
+    let failed = |error| database.failed(error);
+    let mut connection = database.read().await?;
+    let sql = "SELECT seq, at, actor, action, object, detail FROM audit
+        WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
+    let rows = sqlx::query(sql)
+        .bind(before.unwrap_or(i64::MAX))
+        .bind(most)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let line = |row: &sqlx::any::AnyRow| {
+        Ok(Line {
+            seq: row.try_get("seq")?,
+            at_ms: row.try_get("at")?,
+            actor: row.try_get("actor")?,
+            action: row.try_get("action")?,
+            object: row.try_get("object")?,
+            detail: row.try_get("detail")?,
+        })
+    };
+    rows.iter()
+        .map(line)
+        .collect::<Result<_, _>>()
+        .map_err(failed)
+}
