@@ -302,7 +302,7 @@ impl Authority {
     async fn read(&self) -> Result<(i64, State), AuthorityError> {
         let database = &self.shared.database;
         let mut connection = database.read().await?;
-        let row = sqlx::query("SELECT revision, document FROM authority WHERE only = 1")
+        let row = sqlx::query("SELECT revision, document FROM authority WHERE id = 1")
             .fetch_one(&mut *connection)
             .await
             .map_err(|error| database.failed(error))?;
@@ -339,7 +339,7 @@ impl Authority {
             .map_err(|error| AuthorityError::Damaged(error.to_string()))?;
         let mut writing = database.begin().await?;
         let sql = "UPDATE authority SET revision = revision + 1, document = $1
-            WHERE only = 1 AND revision = $2";
+            WHERE id = 1 AND revision = $2";
         let written = sqlx::query(sql)
             .bind(document)
             .bind(revision)

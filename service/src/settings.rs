@@ -222,7 +222,7 @@ pub struct Identity {
     pub files: Option<IdentityFiles>,
 }
 
-/// `[identity] certificate`, `key` and `ca`, which go together.
+/// The keys `certificate`, `key` and `ca` of `[identity]`, which go together.
 #[derive(Debug, Clone)]
 pub struct IdentityFiles {
     /// The certificate (PEM), and what leads from it to the authority. Its one URI name is

@@ -1,9 +1,9 @@
 -- The certificate authority, as one document that is replaced as a whole: one row. The revision tells
 -- whether somebody else has replaced it since it was read.
 CREATE TABLE authority (
-    only     INTEGER PRIMARY KEY CHECK (only = 1),
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
     revision INTEGER NOT NULL,
     document TEXT    NOT NULL -- JSON
 ) STRICT;
 
-INSERT INTO authority (only, revision, document) VALUES (1, 0, '{}');
+INSERT INTO authority (id, revision, document) VALUES (1, 0, '{}');
