@@ -58,7 +58,10 @@ fn roles_refuse_to_talk_in_plain_text_unasked() {
             .code(2);
         let errors = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
         assert_eq!(errors.lines().count(), 1, "{errors}");
-        assert!(errors.contains("insecure = true for plain text"), "{errors}");
+        assert!(
+            errors.contains("insecure = true for plain text"),
+            "{errors}"
+        );
     }
 }
 

@@ -84,7 +84,7 @@ impl IdentityMetrics {
             );
             registry.register(
                 "identity_insecure",
-                "1 when the process talks in plain text ([identity] insecure)",
+                "1 when the process talks in plain text, by [identity] insecure",
                 new.insecure.clone(),
             );
         });
