@@ -18,8 +18,8 @@ use darner_service::identity::token::{JoinToken, TokenHash};
 use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
-use sqlx::Row as _;
 
+use crate::database::authority as stored;
 use crate::database::{Database, DatabaseError};
 use crate::members::Members;
 
@@ -300,15 +300,7 @@ impl Authority {
     }
 
     async fn read(&self) -> Result<(i64, State), AuthorityError> {
-        let database = &self.shared.database;
-        let mut connection = database.read().await?;
-        let row = sqlx::query("SELECT revision, document FROM authority WHERE id = 1")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|error| database.failed(error))?;
-        let parts = || Ok((row.try_get("revision")?, row.try_get("document")?));
-        let (revision, document): (i64, String) =
-            parts().map_err(|error: sqlx::Error| database.failed(error))?;
+        let (revision, document) = stored::read(&self.shared.database).await?;
         let state = serde_json::from_str(&document);
         Ok((
             revision,
@@ -334,20 +326,9 @@ impl Authority {
 
     /// Whether nobody was faster.
     async fn replace(&self, revision: i64, state: &State) -> Result<bool, AuthorityError> {
-        let database = &self.shared.database;
         let document = serde_json::to_string(state)
             .map_err(|error| AuthorityError::Damaged(error.to_string()))?;
-        let mut writing = database.begin().await?;
-        let sql = "UPDATE authority SET revision = revision + 1, document = $1
-            WHERE id = 1 AND revision = $2";
-        let written = sqlx::query(sql)
-            .bind(document)
-            .bind(revision)
-            .execute(&mut *writing)
-            .await
-            .map_err(|error| database.failed(error))?;
-        writing.commit(database).await?;
-        Ok(written.rows_affected() == 1)
+        Ok(stored::replace(&self.shared.database, revision, document).await?)
     }
 }
 
