@@ -99,10 +99,7 @@ impl Joining<'_> {
 impl Cluster {
     /// Starts all processes, the manager first; the others join with its tokens.
     pub async fn start(scene: &Scene, upstream: &Upstream, shape: Shape) -> Result<Self> {
-        // A process that is started again has to be found where it was.
-        let mut settings = node(scene, "manager")?
-            .set("manager.listen", fixed_port()?)
-            .set("manager.api_listen", "127.0.0.1:0");
+        let mut settings = manager_settings(scene)?;
         if shape.plain {
             settings = in_plain_text(settings);
         }
@@ -175,6 +172,29 @@ pub async fn add_scheduler(scene: &Scene, manager: &Darner, name: &str) -> Resul
         plain: false,
     };
     joining.scheduler(name).await
+}
+
+/// Starts one more mirror of the cluster of `manager`.
+pub async fn join_mirror(
+    scene: &Scene,
+    upstream: &Upstream,
+    manager: &Darner,
+    name: &str,
+) -> Result<Darner> {
+    let joining = Joining {
+        scene,
+        manager,
+        plain: false,
+    };
+    joining.mirror(upstream, "mirror", name.to_owned()).await
+}
+
+/// Settings of the manager of a scene.
+pub fn manager_settings(scene: &Scene) -> Result<Settings> {
+    // A process that is started again has to be found where it was.
+    Ok(node(scene, "manager")?
+        .set("manager.listen", fixed_port()?)
+        .set("manager.api_listen", "127.0.0.1:0"))
 }
 
 /// As an operator says who trusts the network.
