@@ -23,8 +23,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service as _;
 
-use crate::cluster;
-use crate::darner::Darner;
+use crate::darner::{Darner, Settings};
 use crate::scene::Scene;
 
 /// Anybody, for whoever connects as a guest and minds nothing.
@@ -86,9 +85,12 @@ pub struct Guest {
 impl Guest {
     /// Joins the cluster of `manager` as `name`, with the token in a file of the scene.
     pub async fn join(scene: &Scene, manager: &Darner, role: Role, name: &str) -> Result<Self> {
-        let path = scene.path(format!("{name}.toml"));
+        // Apart from a process that may have its name.
+        let path = scene.path(format!("guest-{name}.toml"));
+        let data = scene.make_directory(format!("data-guest-{name}"))?;
         let token = manager.join_token(&role.to_string())?;
-        let settings = cluster::node(scene, name)?
+        let settings = Settings::new(&data)
+            .set("node.id", name)
             .set(
                 "manager.address",
                 format!("https://{}", manager.address("manager")?),

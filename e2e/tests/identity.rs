@@ -80,6 +80,22 @@ fn nobody_without_a_certificate_gets_in_and_no_role_does_anothers_work() {
 }
 
 #[test]
+fn nobody_joins_in_the_name_of_a_member_that_lives() {
+    scene::run("identity_taken", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let mut cluster = Cluster::start(scene, &upstream, SHAPE).await?;
+        let joining = Guest::join(scene, &cluster.manager, Role::Mirror, "mirror-1");
+        let mut joining = std::pin::pin!(joining);
+        let refused = tokio::time::timeout(Duration::from_secs(2), &mut joining).await;
+        ensure!(refused.is_err(), "a second mirror-1 joined");
+        let said = cluster.manager.output();
+        ensure!(said.contains("it is a member that lives"), "{said}");
+        cluster.mirrors[0].stop().await?;
+        joining.await.map(drop)
+    });
+}
+
+#[test]
 fn a_real_client_pulls_through_a_cluster_with_certificates() {
     scene::run("identity_client", async |scene| {
         let upstream = Upstream::start(scene).await?;
@@ -130,7 +146,6 @@ fn a_revocation_reaches_every_process_within_a_minute() {
             ensure!(other.is_welcome(port).await, "{}", port.name);
         }
         let took = begun.elapsed();
-        println!("a revocation reached every process after {took:?}");
         ensure!(took < Duration::from_secs(60), "{took:?}");
         cluster.pull_everywhere(&upstream.images.middle).await?;
         Ok(())

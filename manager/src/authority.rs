@@ -15,7 +15,7 @@ use darner_proto::trust::Trust;
 use darner_service::identity::issued::{IssueError as NotIssued, Issued, Issuer, Issuing};
 use darner_service::identity::peer::PeerRole;
 use darner_service::identity::token::{JoinToken, TokenHash};
-use darner_service::identity::{Identity, IdentityMetrics};
+use darner_service::identity::{Identity, IdentityMetrics, Peer};
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 
@@ -255,6 +255,16 @@ impl Authority {
         let issued = self.issue(role.into(), id, &key).await?;
         tracing::info!(%id, %role, token = token.number(), "a process joined");
         Ok(issued)
+    }
+
+    /// The next certificate of whoever showed one.
+    async fn renew(&self, shown: &Peer, key: &[u8]) -> Result<Issued, AuthorityError> {
+        // This process may not have heard of a revocation yet; the database has.
+        let trust = self.state().await?.trust();
+        if trust.is_revoked(&shown.id, shown.not_before) {
+            return Err(Refusal::Revoked.into());
+        }
+        self.issue(shown.role, &shown.id, key).await
     }
 
     async fn issue(

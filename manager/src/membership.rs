@@ -260,6 +260,12 @@ impl Membership {
             .map(|(_, member)| &member.record)
     }
 
+    /// Whether `key` is a member now, here or by another manager's word.
+    pub fn has(&self, key: &MemberKey) -> bool {
+        let of_role = self.members.get(&key.role);
+        of_role.is_some_and(|members| members.contains_key(&key.id))
+    }
+
     /// How many members have a role.
     pub fn count(&self, role: Role) -> usize {
         self.members.get(&role).map_or(0, BTreeMap::len)

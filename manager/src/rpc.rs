@@ -64,6 +64,7 @@ pub(crate) async fn serve(
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
+    let rpc_members = members.clone();
     let rpc = Rpc {
         members,
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
@@ -71,7 +72,10 @@ pub(crate) async fn serve(
         shutdown: shutdown.clone(),
     };
     let service = ManagerServer::new(rpc).max_decoding_message_size(MAX_MESSAGE);
-    let authority = AuthorityServer::new(authority::rpc::Rpc(authority));
+    let authority = AuthorityServer::new(authority::rpc::Rpc {
+        authority,
+        members: rpc_members,
+    });
     let authority = authority.max_decoding_message_size(MAX_MESSAGE);
     let door = Door {
         identity,

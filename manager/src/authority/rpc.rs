@@ -13,18 +13,25 @@ use tonic::{Request, Response, Status};
 
 use super::state::Refusal;
 use super::{Authority, AuthorityError, issue};
+use crate::members::Members;
+use crate::membership::MemberKey;
 
 /// A nonce of this length is used once.
 const NONCE: usize = 32;
 
-/// The service; without an authority nothing is issued.
+/// The service.
 #[derive(Debug)]
-pub(crate) struct Rpc(pub(crate) Option<Authority>);
+pub(crate) struct Rpc {
+    /// Without it nothing is issued.
+    pub(crate) authority: Option<Authority>,
+    /// Whoever is among them has a certificate, and nobody else gets one in its name.
+    pub(crate) members: Members,
+}
 
 impl Rpc {
     fn authority(&self) -> Result<&Authority, Status> {
         let insecure = "this manager talks in plain text and issues no certificates";
-        let authority = self.0.as_ref();
+        let authority = self.authority.as_ref();
         authority.ok_or_else(|| Status::failed_precondition(insecure))
     }
 }
@@ -67,6 +74,16 @@ impl Service for Rpc {
             .token
             .parse()
             .map_err(|_| Status::invalid_argument("token: is not one"))?;
+        let key = MemberKey {
+            role,
+            id: id.clone(),
+        };
+        if self.members.look(|membership| membership.has(&key)) {
+            tracing::warn!(%id, %role, token = token.number(), "a process was not let in: it is a member that lives");
+            return Err(Status::unavailable(format!(
+                "{role} {id} is a member already and was heard from just now: give this one another [node] id, or wait until that one is gone"
+            )));
+        }
         let issued = authority.join(&token, &id, role, &request.request).await;
         match issued {
             Ok(issued) => Ok(Response::new(wire(issued))),
@@ -92,7 +109,7 @@ impl Service for Rpc {
         }
         let key = issue::requested_key(&request.into_inner().request);
         let key = key.map_err(|error| status(&error.into()))?;
-        let issued = authority.issue(peer.role, &peer.id, &key).await;
+        let issued = authority.renew(&peer, &key).await;
         let issued = issued.map_err(|error| status(&error))?;
         tracing::debug!(id = %peer.id, role = %peer.role, "certificate renewed");
         Ok(Response::new(wire(issued)))

@@ -82,6 +82,9 @@ pub enum Refusal {
     /// It lets in others.
     #[error("this join token is for a {0}")]
     Role(Role),
+    /// It was shown, and counts no more.
+    #[error("this certificate was revoked; join again with a new token")]
+    Revoked,
     /// The certificates come from elsewhere.
     #[error("this manager issues no certificates: they come from files ([identity] certificate)")]
     NotIssuing,

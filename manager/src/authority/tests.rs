@@ -217,6 +217,15 @@ async fn what_is_issued_after_a_revocation_counts_and_nothing_before() {
         assert!(trust.is_revoked(&before.id, before.not_before));
         assert!(!trust.is_revoked(&after.id, after.not_before));
         assert!(!trust.is_revoked(&other.id, other.not_before));
+        // Nor does one that is revoked lead to another, even where word of that is still on its way.
+        let (_, request) = request().unwrap();
+        let key = issue::requested_key(&request).unwrap();
+        let refused = authority.renew(&before, &key).await;
+        assert!(matches!(
+            refused,
+            Err(AuthorityError::Refused(Refusal::Revoked))
+        ));
+        authority.renew(&after, &key).await.unwrap();
     }
 }
 

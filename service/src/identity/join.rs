@@ -210,10 +210,7 @@ impl Joining {
                 Ok(issued) => break issued,
                 Err(JoinError::Away(why)) => {
                     if why != told {
-                        tracing::warn!(
-                            error = why,
-                            "joining the cluster: the manager is away; trying again"
-                        );
+                        tracing::warn!(error = why, "not in the cluster yet; trying again");
                         told = why;
                     }
                     sleep(pause).await;
