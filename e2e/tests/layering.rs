@@ -70,7 +70,7 @@ const OWNERS: [(&str, &[&str]); 6] = [
     ),
     ("reqwest", &["mirror/src/upstream"]),
     ("redb", &["mirror/src/store"]),
-    ("sqlx", &["manager/src/database"]),
+    ("sqlx", &["manager/src/database", "manager/src/users"]),
     ("clap", &["cli/src"]),
 ];
 

@@ -43,8 +43,11 @@ pub(super) struct Exchange {
     pub(super) want: Vec<(u32, Arc<PieceRun>)>,
     /// What is sent.
     pub(super) pieces: Range<u32>,
-    pub(super) answered: bool,
-    /// The piece that comes now, and how many of its bytes have come.
+    /// When the answer began.
+    pub(super) answered: Option<Time>,
+    /// How many bytes have come.
+    pub(super) received: u64,
+    /// The piece that comes now, and how many of its bytes there are.
     pub(super) piece: u32,
     pub(super) got: u64,
     pub(super) transfer: Option<TransferId>,

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darner_mirror::pieces::uploads::Event as Upload;
+use darner_mirror::swarm::sessions::Input;
 use darner_mirror::task::state::{Event as TaskEvent, RequestEnd};
 use darner_proto::id::{HostId, Role};
 use darner_proto::piece_map::PieceRun;
@@ -13,7 +15,7 @@ use super::exchange::{Exchange, ExchangeId};
 use super::network::TransferId;
 use super::node::{ContentId, Gone, Nature};
 use super::queue::Time;
-use super::world::{Event, World};
+use super::world::{Event, Todo, World};
 
 /// A parent answers within this time, or it has failed.
 const ANSWER_TIMEOUT: Time = 3_000_000_000;
@@ -89,7 +91,7 @@ impl World {
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
-        exchange.answered = true;
+        exchange.answered = Some(now);
         exchange.heard = now;
         let (child, content) = (exchange.child, exchange.content);
         let chosen = TaskEvent::Chosen {
@@ -126,6 +128,7 @@ impl World {
         };
         exchange.heard = now;
         exchange.got += u64::from(bytes);
+        exchange.received += u64::from(bytes);
         let (child, content, parent) = (exchange.child, exchange.content, exchange.parent);
         let geometry = self.contents[usize::from(content)].geometry;
         let mut whole = Vec::new();
@@ -249,6 +252,7 @@ impl World {
         if self.upstream_off {
             return self.end_read(id, Err(ReturnReason::Unavailable));
         }
+        let now = self.queue.now;
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
@@ -260,7 +264,7 @@ impl World {
             exchange.piece = 0;
         }
         let pieces = exchange.pieces.clone();
-        exchange.answered = true;
+        exchange.answered = Some(now);
         let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
         let ends = (self.upstream(), child);
         let bytes = bytes.end - bytes.start;
@@ -309,12 +313,27 @@ impl World {
             self.network.stop(transfer);
         }
         if let Some(parent) = exchange.parent
-            && (exchange.holds_slot || !exchange.answered)
+            && (exchange.holds_slot || exchange.answered.is_none())
         {
             let request = id.number();
             self.upload_event(parent, Upload::Gone { request });
         }
+        self.tell_rate(&exchange);
         Some(exchange)
+    }
+
+    /// The scheduler is told how fast a parent was, as a node does.
+    fn tell_rate(&mut self, exchange: &Exchange) {
+        let (Some(parent), Some(began)) = (exchange.parent, exchange.answered) else {
+            return;
+        };
+        let fetched = Input::Fetched {
+            task: self.contents[usize::from(exchange.content)].task,
+            parent: self.nodes[parent as usize].host.id.clone(),
+            bytes: exchange.received,
+            took: Duration::from_nanos(self.queue.now - began),
+        };
+        self.todo.push_back(Todo::Input(exchange.child, fetched));
     }
 
     /// Parents that do not answer, or send nothing.
@@ -324,7 +343,11 @@ impl World {
         let open = downloads.flat_map(|download| download.exchanges.values());
         let late = open.filter(|id| {
             self.exchanges.get(**id).is_some_and(|one| {
-                let patience = if one.answered { WINDOW } else { ANSWER_TIMEOUT };
+                let patience = if one.answered.is_some() {
+                    WINDOW
+                } else {
+                    ANSWER_TIMEOUT
+                };
                 one.parent.is_some() && now - one.heard >= patience
             })
         });
