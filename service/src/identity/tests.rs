@@ -124,18 +124,17 @@ async fn listen(server: &Identity, callers: Callers, roles: &'static [PeerRole])
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
             let accepted = server.accept(tcp, Protocol::Grpc, callers, roles).await;
-            let Ok(mut stream) = accepted else { continue };
-            Shutdown::default().spawn(async move {
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).await.is_ok() {
-                    if stream.write_all(&byte).await.is_err() {
-                        return;
-                    }
-                }
-            });
+            if let Ok(stream) = accepted {
+                Shutdown::default().spawn(answer(stream));
+            }
         }
     });
     format!("https://{address}").parse().unwrap()
+}
+
+async fn answer(mut stream: Stream) {
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).await.is_ok() && stream.write_all(&byte).await.is_ok() {}
 }
 
 /// A connection that has carried a byte there and back.
@@ -418,7 +417,7 @@ impl Issuer for Renewer {
             }
             self.keys.lock().unwrap().push(request.clone());
             let key = KeyPair::from_pkcs8_der_and_sign_algo(
-                &self.authority.serialize_der().try_into().unwrap(),
+                &self.authority.serialize_der().into(),
                 &rcgen::PKCS_ECDSA_P256_SHA256,
             );
             let authority = Authority {
