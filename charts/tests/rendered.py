@@ -3,6 +3,7 @@ schemas (version: the first argument), the settings of every container by darner
 the second argument), and what no schema can tell: names that have to agree with each other.
 """
 
+import base64
 import re
 import subprocess
 import sys
@@ -99,6 +100,11 @@ def check_files(where, container, volumes, settings):
     for source in volumes.get("upstreams", {}).get("projected", {}).get("sources", []):
         for kind in source.values():
             there |= {f"{mounts.get('upstreams')}/{item['path']}" for item in kind["items"]}
+    secret = volumes.get("identity", {}).get("secret", {})
+    there |= {f"{mounts.get('identity')}/{item['path']}" for item in secret.get("items", [])}
+    for section, key in (("identity", "token_file"), ("manager", "join_tokens_file")):
+        if key in settings.get(section, {}):
+            must(settings[section][key] in there, f"{where}: no file {settings[section][key]}")
     for upstream in settings.get("upstream", []):
         for key in ("ca_file", "password_file"):
             if key in upstream:
@@ -123,6 +129,16 @@ def check_workload(document, settings):
         own = container["securityContext"].get("runAsUser")
         user = pod["securityContext"]["runAsUser"] if own is None else own
         check_container(where, container, volumes, settings, user)
+
+
+def check_tokens(document):
+    """Each is of its role, and the manager knows them all."""
+    tokens = {key: base64.b64decode(text).decode() for key, text in document["data"].items()}
+    known = set(tokens.pop("manager", "").splitlines())
+    must(known == set(tokens.values()), f"{name_of(document)}: the manager knows other tokens")
+    for role in ("scheduler", "seed", "mirror"):
+        form = rf"darner-join\.{role}\.[0-9a-f]{{16}}\.[0-9a-f]{{64}}"
+        must(re.fullmatch(form, tokens.get(role, "")), f"{name_of(document)}: no token of a {role}")
 
 
 def check_service(document, workloads):
@@ -157,6 +173,8 @@ def main():
     settings = {}
     for document in documents:
         check_schema(document, version)
+        if document["kind"] == "Secret":
+            check_tokens(document)
         if document["kind"] == "ConfigMap":
             settings |= document["data"]
     workloads = [document for document in documents if document["kind"] in WORKLOADS]

@@ -11,6 +11,8 @@ use darner_manager::database::backup::backup;
 use darner_manager::server::Manager;
 use darner_service::config::Command;
 
+mod authority;
+
 use crate::run::{self, Args, Process};
 
 /// What to run, or what to do with the manager's data.
@@ -33,6 +35,13 @@ enum Task {
         #[arg(value_name = "FILE")]
         to: PathBuf,
     },
+    /// Make, list and remove tokens that processes join the cluster with
+    #[command(subcommand)]
+    Token(authority::Token),
+    /// Take a node's certificates back: every process refuses them within a minute
+    Revoke(authority::Revoke),
+    /// Let a new certificate authority sign; the old one counts until its last certificate is over
+    RotateAuthority(authority::Rotate),
 }
 
 /// Runs the manager until a signal, or does what was asked.
@@ -40,6 +49,9 @@ pub(crate) async fn run(manage: Manage) -> ExitCode {
     match manage.task {
         None => serve(manage.run).await,
         Some(Task::Backup { settings, to }) => copy(settings, to).await,
+        Some(Task::Token(token)) => authority::token(token).await,
+        Some(Task::Revoke(revoke)) => authority::revoke(revoke).await,
+        Some(Task::RotateAuthority(rotate)) => authority::rotate(rotate).await,
     }
 }
 
@@ -48,10 +60,11 @@ async fn serve(args: Args) -> ExitCode {
         let Process {
             settings,
             metrics,
+            identity,
             health,
             shutdown,
         } = process;
-        let manager = Manager::bind(settings, metrics, health, shutdown).await?;
+        let manager = Manager::bind(settings, metrics, health, identity, shutdown).await?;
         let bound = manager.addresses();
         tell_setup_link(&manager);
         manager.serve();

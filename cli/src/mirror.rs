@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use darner_mirror::server::Mirror;
 use darner_service::config::Command;
+use darner_service::identity::Identity;
 
 use crate::run::{self, Args, Process};
 
@@ -13,10 +14,12 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         let Process {
             settings,
             metrics,
+            identity,
             health,
             shutdown,
         } = process;
-        let mirror = Mirror::bind(settings, metrics, health, shutdown).await?;
+        let identity = Identity::open(settings, settings.mirror.role, identity, shutdown).await?;
+        let mirror = Mirror::bind(settings, metrics, health, identity, shutdown).await?;
         let bound = mirror.addresses();
         mirror.serve();
         Ok(bound)

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use darner_service::admin::Admin;
 use darner_service::config::{self, Flag, Sources};
 use darner_service::health::Health;
+use darner_service::identity::{IdentityMetrics, warn_insecure};
 use darner_service::metrics::Metrics;
 use darner_service::settings::{Log, Settings};
 use darner_service::shutdown::Shutdown;
@@ -76,6 +77,7 @@ impl Args {
 pub(crate) struct Process {
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
+    pub(crate) identity: IdentityMetrics,
     pub(crate) health: Health,
     pub(crate) shutdown: Shutdown,
 }
@@ -93,9 +95,14 @@ impl Process {
             say(format_args!("error: {:#}", anyhow::Error::new(error)));
             ExitCode::FAILURE
         })?;
+        if settings.identity.insecure {
+            warn_insecure();
+        }
+        let metrics = Metrics::default();
         Ok(Self {
             settings,
-            metrics: Metrics::default(),
+            identity: IdentityMetrics::new(&metrics),
+            metrics,
             health: Health::default(),
             shutdown: Shutdown::default(),
         })
@@ -274,6 +281,7 @@ mod tests {
         Process {
             settings: config::load(config::Command::Up, &sources).unwrap(),
             metrics: Metrics::default(),
+            identity: IdentityMetrics::default(),
             health: Health::default(),
             shutdown: Shutdown::default(),
         }

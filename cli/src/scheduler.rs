@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use darner_proto::id::Role;
 use darner_scheduler::server::Scheduler;
 use darner_service::config::Command;
+use darner_service::identity::Identity;
 
 use crate::run::{self, Args, Process};
 
@@ -13,10 +15,12 @@ pub(crate) async fn run(args: Args) -> ExitCode {
         let Process {
             settings,
             metrics,
+            identity,
             health,
             shutdown,
         } = process;
-        let scheduler = Scheduler::bind(settings, metrics, health, shutdown).await?;
+        let identity = Identity::open(settings, Role::Scheduler, identity, shutdown).await?;
+        let scheduler = Scheduler::bind(settings, metrics, health, identity, shutdown).await?;
         let bound = scheduler.addresses();
         scheduler.serve();
         Ok(bound)

@@ -9,8 +9,10 @@ use std::process::ExitCode;
 
 use darner_manager::server::Manager;
 use darner_mirror::server::Mirror;
+use darner_proto::id::Role;
 use darner_scheduler::server::Scheduler;
 use darner_service::config::Command;
+use darner_service::identity::Identity;
 
 use crate::run::{self, Args, Bound, Process};
 
@@ -50,6 +52,7 @@ async fn start(process: &mut Process) -> anyhow::Result<Vec<Bound>> {
     let Process {
         settings,
         metrics,
+        identity,
         health,
         shutdown,
     } = process;
@@ -58,19 +61,26 @@ async fn start(process: &mut Process) -> anyhow::Result<Vec<Bound>> {
             "[manager] address and [scheduler] addresses mean nothing to `darner up`: it has its own"
         );
     }
-    let manager = Manager::bind(settings, metrics, health, shutdown).await?;
+    let manager = Manager::bind(settings, metrics, health, identity, shutdown).await?;
     let mut bound = manager.addresses();
     crate::manager::tell_setup_link(&manager);
-    manager.serve();
     settings.scheduler.addresses.clear();
-    settings.manager.address = address_of("manager", &bound).map(|address| {
-        let address = reachable(address);
-        format!("http://{address}")
-    });
-    let scheduler = Scheduler::bind(settings, metrics, health, shutdown).await?;
+    let address = address_of("manager", &bound);
+    settings.manager.address = address.map(|address| manager.url(reachable(address)));
+    let authority = manager.authority().cloned();
+    manager.serve();
+    let of = async |role: Role| match &authority {
+        Some(authority) => {
+            let issuer = authority.issuer(role.into(), settings.node.id.clone());
+            Identity::issued(issuer, identity, shutdown).await
+        }
+        None => Ok(Identity::insecure(identity)),
+    };
+    let (schedules, mirrors) = (of(Role::Scheduler).await?, of(settings.mirror.role).await?);
+    let scheduler = Scheduler::bind(settings, metrics, health, schedules, shutdown).await?;
     bound.extend(scheduler.addresses());
     scheduler.serve();
-    let mirror = Mirror::bind(settings, metrics, health, shutdown).await?;
+    let mirror = Mirror::bind(settings, metrics, health, mirrors, shutdown).await?;
     bound.extend(mirror.addresses());
     mirror.serve();
     Ok(bound)

@@ -86,5 +86,5 @@ fn settings_in_the_readme_are_taken() {
             .code(0);
         checked.push(name);
     }
-    assert_eq!(checked, ["mirror", "scheduler", "manager"]);
+    assert_eq!(checked, ["manager", "mirror", "scheduler"]);
 }

@@ -17,17 +17,31 @@ pub struct Shape {
     pub seeds: usize,
     /// Mirrors with role mirror.
     pub mirrors: usize,
+    /// Without certificates: for tests that take a member's part themselves.
+    pub plain: bool,
 }
 
 /// So many seeds, and as many mirrors as [`Shape::mirrors`] says.
 pub const fn seeds(seeds: usize) -> Shape {
-    Shape { seeds, mirrors: 0 }
+    Shape {
+        seeds,
+        mirrors: 0,
+        plain: false,
+    }
 }
 
 impl Shape {
     /// With so many mirrors.
     pub const fn mirrors(self, mirrors: usize) -> Self {
         Self { mirrors, ..self }
+    }
+
+    /// In plain text.
+    pub const fn plain(self) -> Self {
+        Self {
+            plain: true,
+            ..self
+        }
     }
 }
 
@@ -44,32 +58,77 @@ pub struct Cluster {
     pub mirrors: Vec<Darner>,
 }
 
+/// How processes get into a cluster.
+#[derive(Debug)]
+struct Joining<'a> {
+    scene: &'a Scene,
+    manager: &'a Darner,
+    plain: bool,
+}
+
+impl Joining<'_> {
+    /// Makes `settings` those of a member in `role`.
+    fn member(&self, settings: Settings, role: &str) -> Result<Settings> {
+        let address = self.manager.address("manager")?;
+        if self.plain {
+            let settings = settings.set("manager.address", format!("http://{address}"));
+            return Ok(in_plain_text(settings));
+        }
+        let token = self.scene.path(format!("{role}.token"));
+        if !token.exists() {
+            self.manager.join_token(role)?;
+        }
+        Ok(settings
+            .set("manager.address", format!("https://{address}"))
+            .set("identity.token_file", token.display().to_string()))
+    }
+
+    async fn scheduler(&self, name: &str) -> Result<Darner> {
+        let settings = node(self.scene, name)?.set("scheduler.listen", fixed_port()?);
+        let settings = self.member(settings, "scheduler")?;
+        Darner::start(self.scene, name, "scheduler", &settings).await
+    }
+
+    async fn mirror(&self, upstream: &Upstream, role: &str, name: String) -> Result<Darner> {
+        let settings = mirror_settings(self.scene, upstream, &name)?.set("mirror.role", role);
+        let settings = self.member(settings, role)?;
+        Darner::start(self.scene, &name, "mirror", &settings).await
+    }
+}
+
 impl Cluster {
-    /// Starts all processes, the manager first.
+    /// Starts all processes, the manager first; the others join with its tokens.
     pub async fn start(scene: &Scene, upstream: &Upstream, shape: Shape) -> Result<Self> {
-        // A process that is started again has to be found where it was.
-        let settings = node(scene, "manager")?
-            .set("manager.listen", fixed_port()?)
-            .set("manager.api_listen", "127.0.0.1:0");
-        let manager = Darner::start(scene, "manager", "manager", &settings).await?;
-        let scheduler = add_scheduler(scene, &manager, "scheduler").await?;
-        let seeds = (1..=shape.seeds).map(|number| {
-            start_mirror(scene, upstream, &manager, "seed", format!("seed-{number}"))
-        });
-        let mirrors = (1..=shape.mirrors).map(|number| {
-            start_mirror(
-                scene,
-                upstream,
-                &manager,
-                "mirror",
-                format!("mirror-{number}"),
-            )
-        });
+        let mut settings = manager_settings(scene)?;
+        if shape.plain {
+            settings = in_plain_text(settings);
+        }
+        Self::start_with(scene, upstream, shape, &settings).await
+    }
+
+    /// As [`Cluster::start`], with settings of the manager's own.
+    pub async fn start_with(
+        scene: &Scene,
+        upstream: &Upstream,
+        shape: Shape,
+        manager: &Settings,
+    ) -> Result<Self> {
+        let manager = Darner::start(scene, "manager", "manager", manager).await?;
+        let joining = Joining {
+            scene,
+            manager: &manager,
+            plain: shape.plain,
+        };
+        let scheduler = joining.scheduler("scheduler").await?;
+        let start = |role: &'static str, count: usize| {
+            let names = (1..=count).map(move |number| format!("{role}-{number}"));
+            try_join_all(names.map(|name| joining.mirror(upstream, role, name)))
+        };
         let cluster = Self {
-            seeds: try_join_all(seeds).await?,
-            mirrors: try_join_all(mirrors).await?,
-            manager,
+            seeds: start("seed", shape.seeds).await?,
+            mirrors: start("mirror", shape.mirrors).await?,
             scheduler,
+            manager,
         };
         cluster.attended().await?;
         Ok(cluster)
@@ -107,23 +166,40 @@ impl Cluster {
 
 /// Starts one more scheduler of the cluster of `manager`.
 pub async fn add_scheduler(scene: &Scene, manager: &Darner, name: &str) -> Result<Darner> {
-    let settings = node(scene, name)?
-        .set("scheduler.listen", fixed_port()?)
-        .set("manager.address", manager.url("manager")?);
-    Darner::start(scene, name, "scheduler", &settings).await
+    let joining = Joining {
+        scene,
+        manager,
+        plain: false,
+    };
+    joining.scheduler(name).await
 }
 
-async fn start_mirror(
+/// Starts one more mirror of the cluster of `manager`.
+pub async fn join_mirror(
     scene: &Scene,
     upstream: &Upstream,
     manager: &Darner,
-    role: &str,
-    name: String,
+    name: &str,
 ) -> Result<Darner> {
-    let settings = mirror_settings(scene, upstream, &name)?
-        .set("mirror.role", role)
-        .set("manager.address", manager.url("manager")?);
-    Darner::start(scene, &name, "mirror", &settings).await
+    let joining = Joining {
+        scene,
+        manager,
+        plain: false,
+    };
+    joining.mirror(upstream, "mirror", name.to_owned()).await
+}
+
+/// Settings of the manager of a scene.
+pub fn manager_settings(scene: &Scene) -> Result<Settings> {
+    // A process that is started again has to be found where it was.
+    Ok(node(scene, "manager")?
+        .set("manager.listen", fixed_port()?)
+        .set("manager.api_listen", "127.0.0.1:0"))
+}
+
+/// As an operator says who trusts the network.
+pub fn in_plain_text(settings: Settings) -> Settings {
+    settings.set("identity.insecure", true)
 }
 
 /// Settings of a mirror of the test registry, with no scheduler and no manager.

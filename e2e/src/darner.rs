@@ -25,7 +25,6 @@ impl Settings {
         Self::default()
             .set("data_dir", data_dir.display().to_string())
             .set("admin.listen", "127.0.0.1:0")
-            .set("identity.insecure", true)
     }
 
     /// Sets `section.key` or a key outside any section.
@@ -167,6 +166,30 @@ impl Darner {
     pub fn address(&self, what: &str) -> Result<SocketAddr> {
         let found = self.addresses.get(what).copied();
         found.with_context(|| format!("{} said nothing of listening for {what}", self.name))
+    }
+
+    /// A join token of the cluster of this manager: for any number of processes of `role`, in a
+    /// file of its own.
+    pub fn join_token(&self, role: &str) -> Result<PathBuf> {
+        let token = self.manage(&["token", "create", "--role", role, "--uses", "10000"])?;
+        let path = self.directory.join(format!("{role}.token"));
+        std::fs::write(&path, token)?;
+        Ok(path)
+    }
+
+    /// What an operator does with `darner manager`, beside this manager while it runs; says what
+    /// was printed.
+    pub fn manage(&self, arguments: &[&str]) -> Result<String> {
+        let file = self.directory.join(format!("{}.toml", self.name));
+        let mut command = command()?;
+        command.arg("manager").args(arguments);
+        let output = command.arg("--config").arg(file).output()?;
+        ensure!(
+            output.status.success(),
+            "darner manager {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// `http://` and the bound address.

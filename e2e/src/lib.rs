@@ -1,5 +1,6 @@
 //! The rig of the end-to-end tests: real `darner` processes, a real registry with a proxy in front
-//! of it that counts and breaks things on demand, real container runtimes, and peers that lie.
+//! of it that counts and breaks things on demand, real container runtimes, guests of a
+//! cluster and strangers to it, and peers that lie.
 //!
 //! Every test runs in a [`scene`]: a directory and a time limit of its own, and on failure the logs
 //! of everything that ran in it. Whatever a scene starts ends with it. Tests wait on conditions
@@ -10,6 +11,7 @@ pub mod client;
 pub mod cluster;
 pub mod containerd;
 pub mod darner;
+pub mod guest;
 pub mod hostile;
 pub mod image;
 pub mod midway;

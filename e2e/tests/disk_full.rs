@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::up_settings;
+use darner_e2e::cluster::{in_plain_text, up_settings};
 use darner_e2e::darner::Darner;
 use darner_e2e::process;
 use darner_e2e::scene::{self, Scene};
@@ -99,7 +99,7 @@ fn a_disk_that_is_full_before_the_capacity_is_reached_stops_no_pull() {
 fn a_mirror_starts_on_a_full_disk_and_pulls_go_on() {
     scene::run("disk_full_start", async |scene| {
         let upstream = Upstream::start(scene).await?;
-        let settings = up_settings(scene, &upstream)?;
+        let settings = in_plain_text(up_settings(scene, &upstream)?);
         let path = scene.path("data-up");
         let disk = SmallDisk::mount(&path, 8).await?;
         let mut mirror = Darner::start(scene, "mirror", "mirror", &settings).await?;

@@ -18,7 +18,7 @@ const IN_TIME: Duration = Duration::from_secs(20);
 fn pull_beside(name: &str, lie: Lie, counted: Option<&str>) {
     scene::run(name, async |scene| {
         let upstream = Upstream::start(scene).await?;
-        let shape = seeds(1).mirrors(2);
+        let shape = seeds(1).mirrors(2).plain();
         let cluster = Cluster::start(scene, &upstream, shape).await?;
         let image = &upstream.images.middle;
         Client::new(&cluster.mirrors[0], NAME)?.pull(image).await?;
@@ -74,7 +74,7 @@ fn nothing_of_what_was_promised() {
 fn a_liar_alone_does_not_keep_a_cold_image_from_anybody() {
     scene::run("peer_alone", async |scene| {
         let upstream = Upstream::start(scene).await?;
-        let shape = seeds(1).mirrors(1);
+        let shape = seeds(1).mirrors(1).plain();
         let cluster = Cluster::start(scene, &upstream, shape).await?;
         let image = &upstream.images.middle;
         let honest = cluster.seeds[0].address("pieces")?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::up_settings;
+use darner_e2e::cluster::{in_plain_text, up_settings};
 use darner_e2e::darner::Darner;
 use darner_e2e::image::Image;
 use darner_e2e::raw;
@@ -20,6 +20,8 @@ const BASIC: &str = "Basic YWxpY2U6Y2FuYXJ5LXBhc3N3b3JkLW9mLWEtY2FsbGVy";
 /// `darner up` that logs all it can.
 async fn start_talkative(scene: &Scene, upstream: &Upstream) -> Result<Darner> {
     let settings = up_settings(scene, upstream)?.set("log.filter", "trace");
+    // So that its piece port can be asked without a certificate.
+    let settings = in_plain_text(settings);
     Darner::start(scene, "up", "up", &settings).await
 }
 

@@ -133,7 +133,7 @@ fn names<'a>(ids: impl Iterator<Item = &'a darner_proto::id::HostId>) -> BTreeSe
 fn killed_or_stopped_a_host_is_out_of_every_answer_within_five_seconds() {
     scene::run("vanish", async |scene| {
         let upstream = Upstream::start(scene).await?;
-        let mut cluster = Cluster::start(scene, &upstream, seeds(2).mirrors(4)).await?;
+        let mut cluster = Cluster::start(scene, &upstream, seeds(2).mirrors(4).plain()).await?;
         let image = &upstream.images.middle;
         cluster.pull_everywhere(image).await?;
         let blob = image.blobs.iter().max_by_key(|blob| blob.size);

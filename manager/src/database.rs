@@ -23,6 +23,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, Transaction};
 use tokio::sync::Mutex;
 
+pub(crate) mod authority;
 pub mod backup;
 mod error;
 pub mod keeper;

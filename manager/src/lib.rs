@@ -6,9 +6,11 @@
 //! ([`darner_service::directory`]).
 //!
 //! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
-//! what it decides; [`database`] remembers across restarts; [`rpc`] and [`api`] are the two faces.
+//! what it decides; [`database`] remembers across restarts; [`authority`] issues certificates; [`rpc`] and
+//! [`api`] are the two faces.
 
 pub mod api;
+pub mod authority;
 pub mod database;
 pub mod members;
 pub mod membership;

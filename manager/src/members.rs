@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use darner_proto::id::Host;
 use darner_proto::manager::Configuration;
+use darner_proto::trust::Trust;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -95,6 +96,13 @@ impl Members {
     /// A host goes away in order.
     pub fn deregister(&self, key: MemberKey) {
         self.apply(Event::Deregister(key));
+    }
+
+    /// Tells everybody whose certificates count, when that is not what they have been told.
+    pub fn trust(&self, trust: Trust) {
+        if *self.read().told().trust != trust {
+            self.apply(Event::Trust(trust));
+        }
     }
 
     /// Takes note of what other managers over the same database hear.

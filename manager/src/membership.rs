@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use darner_proto::id::{Host, HostId, Role};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
+use darner_proto::trust::Trust;
 
 #[cfg(test)]
 mod tests;
@@ -137,6 +138,8 @@ pub enum Event {
     },
     /// This is what other managers hear now.
     Elsewhere(Elsewhere),
+    /// The authority's word on whose certificates count.
+    Trust(Trust),
     /// Time passed.
     Tick,
 }
@@ -180,6 +183,8 @@ pub struct Membership {
     timing: Timing,
     members: BTreeMap<Role, BTreeMap<HostId, Member>>,
     told: Arc<Configuration>,
+    /// Whose certificates count.
+    trust: Arc<Trust>,
     /// Above which the next version has to be.
     floor: u64,
     start: Start,
@@ -227,6 +232,7 @@ impl Membership {
             timing,
             members,
             told: Arc::default(),
+            trust: Arc::default(),
             floor: snapshot.version,
             start: Start::Recent {
                 ends,
@@ -254,6 +260,12 @@ impl Membership {
             .map(|(_, member)| &member.record)
     }
 
+    /// Whether `key` is a member now, here or by another manager's word.
+    pub fn has(&self, key: &MemberKey) -> bool {
+        let of_role = self.members.get(&key.role);
+        of_role.is_some_and(|members| members.contains_key(&key.id))
+    }
+
     /// How many members have a role.
     pub fn count(&self, role: Role) -> usize {
         self.members.get(&role).map_or(0, BTreeMap::len)
@@ -279,6 +291,10 @@ impl Membership {
             Event::Deregister(key) => self.deregister(now, &key),
             Event::Watch { known_version } => self.asked(now, known_version),
             Event::Elsewhere(elsewhere) => self.elsewhere(now, &elsewhere),
+            Event::Trust(trust) => {
+                self.trust = Arc::new(trust);
+                self.changed(now)
+            }
             Event::Tick => self.tick(now),
         }
     }
@@ -455,6 +471,7 @@ impl Membership {
             version,
             schedulers: hosts(Role::Scheduler),
             seeds: hosts(Role::Seed),
+            trust: self.trust.clone(),
         }
     }
 

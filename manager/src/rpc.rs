@@ -1,16 +1,18 @@
 //! The manager as its members see it: `manager.proto`, checked and bounded.
 //!
-//! In this version a member is who it says it is.
+//! A member is who its certificate says; in plain text, who it says itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use darner_proto::PROTOCOL;
-use darner_proto::id::{Host, HostId};
+use darner_proto::id::{Host, HostId, Role};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
 use darner_proto::wire;
+use darner_proto::wire::authority_server::AuthorityServer;
 use darner_proto::wire::manager_server::{Manager, ManagerServer};
-use darner_service::listener::Listener;
+use darner_service::identity::{Caller, Callers, Identity, PeerRole};
+use darner_service::listener::{Door, Listener};
 use darner_service::shutdown::Shutdown;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -19,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::authority::{self, Authority};
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
 use crate::metrics::ManagerMetrics;
@@ -37,6 +40,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent connection is probed this often, and given up when a probe stays unanswered as long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Who has business here. Strangers are let in to join, and refused everything else call by call.
+const MEMBERS: &[PeerRole] = &[
+    PeerRole::Member(Role::Mirror),
+    PeerRole::Member(Role::Seed),
+    PeerRole::Member(Role::Scheduler),
+];
+
 /// The service.
 #[derive(Debug)]
 struct Rpc {
@@ -49,10 +59,12 @@ struct Rpc {
 /// Serves members until the process drains and running requests are done.
 pub(crate) async fn serve(
     listener: Listener,
+    (identity, authority): (Identity, Option<Authority>),
     members: Members,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
+    let rpc_members = members.clone();
     let rpc = Rpc {
         members,
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
@@ -60,13 +72,24 @@ pub(crate) async fn serve(
         shutdown: shutdown.clone(),
     };
     let service = ManagerServer::new(rpc).max_decoding_message_size(MAX_MESSAGE);
+    let authority = AuthorityServer::new(authority::rpc::Rpc {
+        authority,
+        members: rpc_members,
+    });
+    let authority = authority.max_decoding_message_size(MAX_MESSAGE);
+    let door = Door {
+        identity,
+        callers: Callers::Joining,
+        roles: MEMBERS,
+    };
     let serving = Server::builder()
         .timeout(REQUEST_TIMEOUT)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PROBE_INTERVAL))
         .http2_keepalive_timeout(Some(PROBE_INTERVAL))
         .add_service(service)
-        .serve_with_incoming_shutdown(listener.into_stream(&shutdown), async {
+        .add_service(authority)
+        .serve_with_incoming_shutdown(listener.into_stream(door, &shutdown), async {
             shutdown.draining().await;
         });
     let ended = shutdown.cancellation().run_until_cancelled_owned(serving);
@@ -83,12 +106,14 @@ impl Manager for Rpc {
         &self,
         request: Request<wire::RegisterRequest>,
     ) -> Result<Response<wire::RegisterReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         check_protocol(request.protocol)?;
         let host = request
             .host
             .ok_or_else(|| Status::invalid_argument("host: is missing"))?;
         let host = Host::try_from(host)?;
+        caller.require_host(&host)?;
         tracing::info!(host = %host.id, role = %host.role, address = host.address, "registered");
         let interval = self.members.register(host).map_err(refused)?;
         Ok(Response::new(wire::RegisterReply {
@@ -101,8 +126,10 @@ impl Manager for Rpc {
         &self,
         request: Request<wire::KeepAliveRequest>,
     ) -> Result<Response<wire::KeepAliveReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let key = key(&request.id, request.role())?;
+        caller.require_member(key.role, &key.id)?;
         let known = self.members.keep_alive(key);
         Ok(Response::new(wire::KeepAliveReply { known }))
     }
@@ -111,8 +138,10 @@ impl Manager for Rpc {
         &self,
         request: Request<wire::DeregisterRequest>,
     ) -> Result<Response<wire::DeregisterReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let key = key(&request.id, request.role())?;
+        caller.require_member(key.role, &key.id)?;
         tracing::info!(host = %key.id, role = %key.role, "deregistered");
         self.members.deregister(key);
         Ok(Response::new(wire::DeregisterReply {}))
@@ -122,6 +151,7 @@ impl Manager for Rpc {
         &self,
         request: Request<wire::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        Caller::of(&request).require(MEMBERS)?;
         let request = request.into_inner();
         check_protocol(request.protocol)?;
         let id: HostId = request.id.parse()?;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use darner_service::health::{Health, Part};
+use darner_service::identity::{Identity, IdentityError, IdentityMetrics};
 use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
 use darner_service::secret::Secret;
@@ -12,6 +13,7 @@ use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
@@ -29,6 +31,8 @@ mod tests;
 #[derive(Debug)]
 pub struct Manager {
     members: Members,
+    identity: Identity,
+    authority: Option<Authority>,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -46,6 +50,12 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("the manager's database cannot be used")]
     Database(#[source] DatabaseError),
+    /// The certificate authority cannot be used.
+    #[error("the cluster's certificate authority cannot be used")]
+    Authority(#[source] AuthorityError),
+    /// The manager has no certificate.
+    #[error("the manager has no identity")]
+    Identity(#[source] IdentityError),
     /// Passwords cannot be hashed.
     #[error("passwords cannot be hashed")]
     Passwords(#[source] PasswordError),
@@ -80,9 +90,11 @@ impl Manager {
         settings: &Settings,
         metrics: &Metrics,
         health: &Health,
+        identity: &IdentityMetrics,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let part = health.part("manager");
+        let identity_metrics = identity;
         let metrics = ManagerMetrics::new(metrics);
         let manager = &settings.manager;
         let (listen, api_listen) = (manager.listen, manager.api_listen);
@@ -102,6 +114,11 @@ impl Manager {
             .await
             .map_err(StartError::Database)?;
         let members = Members::new(stored, shared, Timing::default(), metrics.clone());
+        let (identity, authority) =
+            authority::identity(&database, settings, identity_metrics, shutdown).await?;
+        if let Some(authority) = &authority {
+            members.trust(authority.trust().await.map_err(StartError::Authority)?);
+        }
         let invited = credentials::invite(&database).await;
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
@@ -115,6 +132,8 @@ impl Manager {
             served,
             invitation,
             members,
+            identity,
+            authority,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -129,6 +148,16 @@ impl Manager {
         vec![("manager", self.rpc.address()), ("api", self.api.address())]
     }
 
+    /// Its scheme and address, for those in this process.
+    pub fn url(&self, reachable: SocketAddr) -> String {
+        format!("{}://{reachable}", self.identity.scheme())
+    }
+
+    /// Issues certificates to other parts of this process; none in plain text.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
     /// While there is no account: the link that makes the first administrator, once. It is for
     /// whoever started the process, and for nobody else.
     pub fn setup_link(&self) -> Option<Secret> {
@@ -141,6 +170,8 @@ impl Manager {
     pub fn serve(self) {
         let Self {
             members,
+            identity,
+            authority,
             served,
             invitation: _,
             keeper,
@@ -150,7 +181,12 @@ impl Manager {
             part,
             shutdown,
         } = self;
-        let serving = rpc::serve(rpc, members.clone(), metrics, shutdown.clone());
+        let known = (identity.clone(), authority.clone());
+        let serving = rpc::serve(rpc, known, members.clone(), metrics, shutdown.clone());
+        if let Some(authority) = authority {
+            let following = authority.follow(members.clone(), identity, shutdown.clone());
+            shutdown.spawn(following);
+        }
         let silent = CancellationToken::new();
         let last = silent.clone().drop_guard();
         shutdown.spawn(async move {

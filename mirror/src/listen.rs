@@ -4,6 +4,7 @@
 
 mod metrics;
 mod patient;
+mod secured;
 mod sendfile;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use darner_service::identity::Identity;
 use darner_service::shutdown::Shutdown;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -23,7 +25,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -60,6 +62,11 @@ pub(crate) trait Front: Send + Sync + 'static {
     const MAX_CONNECTIONS: usize;
     /// A client that takes no byte for this long has gone without saying so.
     const STALL_TIMEOUT: Duration;
+
+    /// Where only members of the cluster may connect: this side's identity.
+    fn members(&self) -> Option<&Identity> {
+        None
+    }
 
     /// Answers one request; content from files goes to `outlet`. Nothing bounds how long the
     /// request's own body may take: that is for the front to do.
@@ -130,6 +137,16 @@ async fn connection<F: Front>(
 ) {
     let _connected = metrics.connection(F::NAME);
     tune(&stream);
+    if let Some(identity) = front.members().filter(|identity| identity.is_secure()) {
+        let taken_in = tokio::select! {
+            taken_in = secured::take_in(stream, identity) => taken_in,
+            () = shutdown.draining() => return,
+        };
+        if let Some(stream) = taken_in {
+            serve(stream, Outlet::of_bytes(), front, shutdown).await;
+        }
+        return;
+    }
     let mut first = [0];
     let begun = tokio::select! {
         begun = timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => begun,
@@ -144,12 +161,18 @@ async fn connection<F: Front>(
         // Nothing, an end, or too late.
         Ok(_) | Err(_) => return,
     }
-    serve(Plain::new(stream), front, shutdown).await;
+    let stream = Plain::new(stream);
+    let outlet = stream.outlet();
+    serve(stream, outlet, front, shutdown).await;
 }
 
-async fn serve<F: Front>(stream: Plain, front: Arc<F>, shutdown: Shutdown) {
+async fn serve<F: Front>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    outlet: Outlet,
+    front: Arc<F>,
+    shutdown: Shutdown,
+) {
     let busy = Busy::default();
-    let outlet = stream.outlet();
     let stream = TokioIo::new(Patient::new(stream, busy.clone(), F::STALL_TIMEOUT));
     let service = service_fn(move |request: Request<Incoming>| {
         let answering = busy.begin();

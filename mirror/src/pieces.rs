@@ -33,6 +33,7 @@ use darner_proto::peer::{
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::wire;
+use darner_service::identity::Identity;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
@@ -63,6 +64,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Pieces {
     listener: TcpListener,
+    identity: Identity,
     serving: Serving,
 }
 
@@ -141,8 +143,12 @@ impl Pieces {
     }
 
     /// Serves peers on `listener`.
-    pub fn new(listener: TcpListener, serving: Serving) -> Self {
-        Self { listener, serving }
+    pub fn new(listener: TcpListener, identity: Identity, serving: Serving) -> Self {
+        Self {
+            listener,
+            identity,
+            serving,
+        }
     }
 
     /// Serves until the process drains and running transfers are done.
@@ -160,7 +166,10 @@ impl Pieces {
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
             .with_state(self.serving);
-        let front = Front { routes };
+        let front = Front {
+            routes,
+            identity: self.identity,
+        };
         listen::accept(self.listener, front, metrics, shutdown).await;
     }
 }
@@ -168,6 +177,7 @@ impl Pieces {
 /// Answers peers.
 struct Front {
     routes: Router,
+    identity: Identity,
 }
 
 impl listen::Front for Front {
@@ -178,6 +188,10 @@ impl listen::Front for Front {
     const MAX_CONNECTIONS: usize = 8192;
     /// A child that takes nothing for so long holds a slot that others wait for.
     const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+    fn members(&self) -> Option<&Identity> {
+        Some(&self.identity)
+    }
 
     async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response {
         let mut request = request.map(Body::new);

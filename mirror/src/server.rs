@@ -10,7 +10,8 @@ use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
-use darner_service::identity::{IdentityError, piece_signer};
+use darner_service::identity::Identity;
+use darner_service::identity::signer::{SignerError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
@@ -65,8 +66,8 @@ pub enum StartError {
     #[error("private content cannot be served")]
     Access(#[source] NoRandom),
     /// The node's key cannot be had.
-    #[error("the node has no identity")]
-    Identity(#[source] IdentityError),
+    #[error("the node cannot sign piece maps")]
+    Identity(#[source] SignerError),
     /// The manager's address cannot be used.
     #[error("the cluster's members cannot be looked up")]
     Directory(#[source] DirectoryError),
@@ -101,6 +102,7 @@ impl Mirror {
         settings: &Settings,
         metrics: &Metrics,
         health: &Health,
+        identity: Identity,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let part = health.part("mirror");
@@ -120,11 +122,11 @@ impl Mirror {
             .local_addr()
             .map_err(|source| StartError::Pieces { listen, source })?;
         let me = host(settings, pieces_address, &signer)?;
-        let directory = directory(settings, &me, shutdown)?;
+        let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
         let inventory = inventory(&store, pieces_metrics.clone());
-        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, shutdown);
-        let peers = Peers::new(&settings.node.id).map_err(StartError::Peers)?;
+        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, &identity, shutdown);
+        let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
             upstreams: upstreams.clone(),
@@ -158,7 +160,7 @@ impl Mirror {
             metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };
-        let pieces = Pieces::new(listener, serving);
+        let pieces = Pieces::new(listener, identity, serving);
         Ok(Self {
             registry,
             pieces,
@@ -271,10 +273,18 @@ fn host(
 }
 
 /// Who the schedulers are: by the manager's word, or by this node's own settings.
-fn directory(settings: &Settings, me: &Host, shutdown: &Shutdown) -> Result<Directory, StartError> {
+fn directory(
+    settings: &Settings,
+    me: &Host,
+    identity: &Identity,
+    shutdown: &Shutdown,
+) -> Result<Directory, StartError> {
     match &settings.manager.address {
-        Some(manager) => Directory::managed(manager, me.clone(), &settings.data_dir, shutdown)
-            .map_err(StartError::Directory),
+        Some(manager) => {
+            let me = me.clone();
+            Directory::managed(manager, me, &settings.data_dir, identity, shutdown)
+                .map_err(StartError::Directory)
+        }
         None => Ok(Directory::fixed(&settings.scheduler.addresses)),
     }
 }

@@ -17,6 +17,7 @@ use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId, TaskId};
 use darner_proto::scheduler::{Join, Lease, NodeMessage};
 use darner_service::directory::Membership;
+use darner_service::identity::Identity;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,7 @@ impl Swarm {
         me: Host,
         membership: watch::Receiver<Arc<Membership>>,
         inventory: Inventory,
+        identity: &Identity,
         shutdown: &Shutdown,
     ) -> (Self, mpsc::Receiver<Lease>) {
         let (inputs, incoming) = mpsc::channel(INPUTS);
@@ -89,6 +91,7 @@ impl Swarm {
             owners,
             begin,
             inventory,
+            identity: identity.clone(),
             shutdown: shutdown.clone(),
         };
         shutdown.spawn(driver.run(membership, incoming));
@@ -155,6 +158,7 @@ struct Driver {
     owners: watch::Sender<Vec<Host>>,
     begin: mpsc::Sender<Lease>,
     inventory: Inventory,
+    identity: Identity,
     shutdown: Shutdown,
 }
 
@@ -241,6 +245,7 @@ impl Driver {
                 let me = link::Node {
                     host: self.swarm.me.as_ref().clone(),
                     sending: self.inventory.sending.clone(),
+                    identity: self.identity.clone(),
                 };
                 self.shutdown.spawn(link::run(
                     scheduler.clone(),

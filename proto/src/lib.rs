@@ -19,6 +19,7 @@ pub mod piece_map;
 pub mod piece_set;
 pub mod rendezvous;
 pub mod scheduler;
+pub mod trust;
 
 /// The generated messages and services, as they are on the wire.
 #[allow(

@@ -1,7 +1,10 @@
 //! What the manager tells the cluster, checked: the domain form of `manager.proto`.
 
+use std::sync::Arc;
+
 use crate::id::{Host, Role};
 use crate::invalid::Invalid;
+use crate::trust::Trust;
 use crate::wire;
 
 /// More schedulers than this are refused: every node holds a stream to each of them.
@@ -18,6 +21,8 @@ pub struct Configuration {
     pub schedulers: Vec<Host>,
     /// The seeds, by id.
     pub seeds: Vec<Host>,
+    /// Whose certificates count. Empty from a manager that talks in plain text.
+    pub trust: Arc<Trust>,
 }
 
 impl From<&Configuration> for wire::Configuration {
@@ -26,6 +31,7 @@ impl From<&Configuration> for wire::Configuration {
             version: configuration.version,
             schedulers: configuration.schedulers.iter().map(Into::into).collect(),
             seeds: configuration.seeds.iter().map(Into::into).collect(),
+            trust: Some(configuration.trust.as_ref().into()),
         }
     }
 }
@@ -38,6 +44,7 @@ impl TryFrom<wire::Configuration> for Configuration {
             version: configuration.version,
             schedulers: hosts(configuration.schedulers, Role::Scheduler, MAX_SCHEDULERS)?,
             seeds: hosts(configuration.seeds, Role::Seed, MAX_SEEDS)?,
+            trust: Arc::new(configuration.trust.unwrap_or_default().try_into()?),
         })
     }
 }
@@ -81,6 +88,10 @@ mod tests {
             version: 7,
             schedulers: vec![host("s1", Role::Scheduler)],
             seeds: vec![host("seed-1", Role::Seed), host("seed-2", Role::Seed)],
+            trust: Arc::new(Trust {
+                authorities: vec![bytes::Bytes::from_static(b"DER")],
+                revoked: [("mirror-1".parse().expect("valid"), 7)].into(),
+            }),
         };
         let wire = wire::Configuration::from(&configuration);
         assert_eq!(Configuration::try_from(wire), Ok(configuration));
@@ -91,7 +102,7 @@ mod tests {
         let wire = wire::Configuration {
             version: 1,
             schedulers: vec![(&host("m", Role::Mirror)).into()],
-            seeds: Vec::new(),
+            ..Default::default()
         };
         assert!(Configuration::try_from(wire).is_err());
     }

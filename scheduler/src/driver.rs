@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use darner_proto::scheduler::NodeMessage;
 use darner_proto::wire;
 use darner_proto::wire::scheduler_server::Scheduler as Service;
+use darner_service::identity::{Caller, PeerRole};
 use darner_service::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -90,6 +91,8 @@ impl Service for Attendance {
         if self.shutdown.is_draining() {
             return Err(Status::unavailable("the scheduler is stopping"));
         }
+        let caller = Caller::of(&request);
+        caller.require(PeerRole::NODES)?;
         let mut messages = request.into_inner();
         let hello = tokio::time::timeout(HELLO_TIME, messages.message())
             .await
@@ -97,9 +100,10 @@ impl Service for Attendance {
             .ok_or_else(|| Status::invalid_argument("the stream ended before its Hello"))?;
         let hello = NodeMessage::try_from(hello)
             .map_err(|invalid| Status::failed_precondition(invalid.to_string()))?;
-        if !matches!(hello, NodeMessage::Hello(_)) {
+        let NodeMessage::Hello(host) = &hello else {
             return Err(Status::invalid_argument("the first message is not Hello"));
-        }
+        };
+        caller.require_host(host)?;
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         let stop = self.shutdown.cancellation().child_token();

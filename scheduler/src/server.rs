@@ -9,7 +9,8 @@ use darner_proto::invalid::Invalid;
 use darner_proto::wire::scheduler_server::SchedulerServer;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
-use darner_service::listener::{Listener, WhenFull};
+use darner_service::identity::{Callers, Identity, PeerRole};
+use darner_service::listener::{Door, Listener, WhenFull};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
@@ -34,6 +35,7 @@ const MAX_HEADER_LIST: u32 = 16 << 10;
 #[derive(Debug)]
 pub struct Scheduler {
     listener: Listener,
+    identity: Identity,
     attendance: Attendance,
     directory: Option<Directory>,
     part: Part,
@@ -73,6 +75,7 @@ impl Scheduler {
         settings: &Settings,
         metrics: &Metrics,
         health: &Health,
+        identity: Identity,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let part = health.part("scheduler");
@@ -80,7 +83,7 @@ impl Scheduler {
         // A node that waits would not look for another scheduler.
         let listener = Listener::bind(listen, MAX_CONNECTIONS, WhenFull::Refuse).await;
         let listener = listener.map_err(|source| StartError::Listen { listen, source })?;
-        let directory = directory(settings, listener.address(), shutdown)?;
+        let directory = directory(settings, listener.address(), &identity, shutdown)?;
         let options = Options {
             scheduler: settings.node.id.clone(),
             settle: settings.scheduler.settle,
@@ -90,6 +93,7 @@ impl Scheduler {
         let attendance = Attendance::start(Swarm::new(Duration::ZERO, options), metrics, shutdown);
         Ok(Self {
             listener,
+            identity,
             attendance,
             directory,
             part,
@@ -106,6 +110,7 @@ impl Scheduler {
     pub fn serve(self) {
         let Self {
             listener,
+            identity,
             attendance,
             directory,
             part,
@@ -119,7 +124,12 @@ impl Scheduler {
             .max_concurrent_streams(MAX_STREAMS)
             .add_service(service);
         let address = listener.address();
-        let connections = listener.into_stream(&shutdown);
+        let door = Door {
+            identity,
+            callers: Callers::Known,
+            roles: PeerRole::NODES,
+        };
+        let connections = listener.into_stream(door, &shutdown);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             part.ready();
@@ -138,6 +148,7 @@ impl Scheduler {
 fn directory(
     settings: &Settings,
     bound: SocketAddr,
+    identity: &Identity,
     shutdown: &Shutdown,
 ) -> Result<Option<Directory>, StartError> {
     let Some(manager) = &settings.manager.address else {
@@ -156,7 +167,7 @@ fn directory(
         signing_key: None,
         upload_slots: 0,
     };
-    Directory::managed(manager, host, &settings.data_dir, shutdown)
+    Directory::managed(manager, host, &settings.data_dir, identity, shutdown)
         .map(Some)
         .map_err(StartError::Directory)
 }

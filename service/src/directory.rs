@@ -26,6 +26,7 @@ use darner_proto::manager::Configuration;
 use tokio::sync::watch;
 use url::Url;
 
+use crate::identity::Identity;
 use crate::shutdown::Shutdown;
 
 mod last_good;
@@ -52,7 +53,7 @@ pub struct SchedulerEntry {
     /// What it is known by in rendezvous order. In a fixed list this is made from the address and
     /// is not what the scheduler calls itself.
     pub id: HostId,
-    /// `http://host:port`.
+    /// `https://host:port`; `http://` in plain text.
     pub url: String,
 }
 
@@ -60,17 +61,10 @@ pub struct SchedulerEntry {
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// `[manager] address` is no URL of a host.
-    #[error("manager address {url:?} is not http://host:port")]
-    Address {
-        /// As configured.
-        url: String,
-    },
-    /// The manager is to be reached over TLS, which needs certificates this version has no way to
-    /// be given.
     #[error(
-        "manager address {url:?} needs certificates, which this version does not have: use http:// with [identity] insecure = true"
+        "manager address {url:?} is not https://host:port (http:// with [identity] insecure = true)"
     )]
-    Encrypted {
+    Address {
         /// As configured.
         url: String,
     },
@@ -119,7 +113,7 @@ impl Directory {
 
     /// Registers `host` with the manager at `url`, keeps it alive and follows the configuration,
     /// until the process drains; then deregisters. Never gives up. The last good answer is kept in
-    /// `<data_dir>/membership-<role>.json`.
+    /// `<data_dir>/membership-<role>.json`. What the manager says of certificates goes to `identity`.
     ///
     /// Returns at once with what that file knows; call it inside a tokio runtime.
     ///
@@ -130,11 +124,13 @@ impl Directory {
         url: &str,
         host: Host,
         data_dir: &Path,
+        identity: &Identity,
         shutdown: &Shutdown,
     ) -> Result<Self, DirectoryError> {
-        let endpoint = manager_endpoint(url)?;
+        let endpoint = manager_endpoint(url, identity.scheme())?;
         let (last_good, known) = LastGood::open(data_dir, host.role, url)?;
-        let directory = Self::publishing(membership(&known));
+        identity.learn(&known.trust);
+        let directory = Self::publishing(membership(&known, identity.scheme()));
         let session = session::Session::new(
             &endpoint,
             host,
@@ -142,6 +138,7 @@ impl Directory {
                 configuration: known,
                 published: directory.published.clone(),
                 last_good: Arc::new(last_good),
+                identity: identity.clone(),
             },
         );
         shutdown.spawn(session.run(shutdown.clone()));
@@ -172,10 +169,10 @@ fn successor(current: &Configuration, mut new: Configuration) -> Option<Configur
     Some(new)
 }
 
-fn membership(configuration: &Configuration) -> Membership {
+fn membership(configuration: &Configuration, scheme: &str) -> Membership {
     let entry = |host: &Host| SchedulerEntry {
         id: host.id.clone(),
-        url: format!("http://{}", host.address),
+        url: format!("{scheme}://{}", host.address),
     };
     Membership {
         version: configuration.version,
@@ -184,19 +181,13 @@ fn membership(configuration: &Configuration) -> Membership {
     }
 }
 
-fn manager_endpoint(url: &str) -> Result<tonic::transport::Endpoint, DirectoryError> {
+fn manager_endpoint(url: &str, scheme: &str) -> Result<tonic::transport::Endpoint, DirectoryError> {
     let bad = || DirectoryError::Address {
         url: url.to_owned(),
     };
     let parsed = Url::parse(url).map_err(|_| bad())?;
-    match parsed.scheme() {
-        "http" if parsed.has_host() => {}
-        "https" => {
-            return Err(DirectoryError::Encrypted {
-                url: url.to_owned(),
-            });
-        }
-        _ => return Err(bad()),
+    if parsed.scheme() != scheme || !parsed.has_host() {
+        return Err(bad());
     }
     tonic::transport::Endpoint::from_shared(url.to_owned()).map_err(|_| bad())
 }

@@ -1,5 +1,5 @@
-//! A TCP listener that holds a bounded number of connections. What is spoken on them is its users'
-//! business.
+//! A TCP listener that holds a bounded number of connections, and for gRPC takes in only those who may
+//! come ([`crate::identity`]). What is spoken on them is its users' business.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
+use crate::identity::{Callers, Identity, PeerRole, Protocol, Stream};
 use crate::shutdown::Shutdown;
 
 /// Accepted connections that wait for a server to take them.
@@ -41,9 +42,20 @@ pub enum WhenFull {
 
 /// A connection, and its place among those allowed.
 #[derive(Debug)]
-pub struct Connection {
-    tcp: TcpStream,
+pub struct Connection<S = TcpStream> {
+    io: S,
     _place: OwnedSemaphorePermit,
+}
+
+/// Whom a listener for gRPC takes in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// This side's identity.
+    pub identity: Identity,
+    /// Whether who connects has to have a certificate.
+    pub callers: Callers,
+    /// The roles that have business here.
+    pub roles: &'static [PeerRole],
 }
 
 impl Listener {
@@ -102,29 +114,57 @@ impl Listener {
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "small messages may be late on a connection");
         }
-        Ok(Some((Connection { tcp, _place: place }, from)))
+        let connection = Connection {
+            io: tcp,
+            _place: place,
+        };
+        Ok(Some((connection, from)))
     }
 
-    /// The connections, until the process drains. Nothing listens from then on, so that whoever
-    /// comes later is told at once.
-    pub fn into_stream(self, shutdown: &Shutdown) -> ReceiverStream<io::Result<Connection>> {
+    /// The connections that `door` takes in, until the process drains. Nothing listens from then
+    /// on, so that whoever comes later is told at once.
+    pub fn into_stream(
+        self,
+        door: Door,
+        shutdown: &Shutdown,
+    ) -> ReceiverStream<io::Result<Connection<Stream>>> {
         let (accepted, taken) = mpsc::channel(ACCEPTED);
         let ending = shutdown.clone();
         shutdown.spawn(async move {
             tokio::select! {
                 () = ending.draining() => {}
-                () = self.accept_for(accepted) => {}
+                () = self.accept_for(&door, accepted, &ending) => {}
             }
         });
         ReceiverStream::new(taken)
     }
 
-    async fn accept_for(&self, server: mpsc::Sender<io::Result<Connection>>) {
+    /// Handshakes go on beside each other: one that is slow keeps nobody waiting.
+    async fn accept_for(
+        &self,
+        door: &Door,
+        server: mpsc::Sender<io::Result<Connection<Stream>>>,
+        shutdown: &Shutdown,
+    ) {
         loop {
             let (connection, _) = self.next().await;
-            if server.send(Ok(connection)).await.is_err() {
+            if server.is_closed() {
                 return;
             }
+            let (door, server) = (door.clone(), server.clone());
+            shutdown.spawn(async move {
+                let Door {
+                    identity,
+                    callers,
+                    roles,
+                } = door;
+                let Connection { io, _place } = connection;
+                let accepted = identity.accept(io, Protocol::Grpc, callers, roles).await;
+                if let Ok(io) = accepted {
+                    // A server that has ended takes no more.
+                    let _ = server.send(Ok(Connection { io, _place })).await;
+                }
+            });
         }
     }
 }
@@ -142,39 +182,39 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for Connection<S> {
+    type ConnectInfo = S::ConnectInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.tcp.connect_info()
+    fn connect_info(&self) -> S::ConnectInfo {
+        self.io.connect_info()
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(context, into)
+        Pin::new(&mut self.io).poll_read(context, into)
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(context, bytes)
+        Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(context)
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -182,11 +222,11 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(context, bytes)
+        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.io.is_write_vectored()
     }
 }
 
@@ -240,7 +280,12 @@ mod tests {
         let shutdown = Shutdown::default();
         let listener = bind(WhenFull::Wait).await;
         let address = listener.address();
-        let stream = listener.into_stream(&shutdown);
+        let door = Door {
+            identity: Identity::insecure(&crate::identity::IdentityMetrics::default()),
+            callers: Callers::Known,
+            roles: &[],
+        };
+        let stream = listener.into_stream(door, &shutdown);
         assert!(shutdown.finish(Duration::from_secs(10)).await);
         TcpStream::connect(address).await.unwrap_err();
         drop(stream);

@@ -166,6 +166,12 @@ pub struct Manager {
     pub address: Option<String>,
     /// The SQLite file. Default `manager.db` in the data directory.
     pub database: Option<PathBuf>,
+    /// How long the certificates count that this manager issues; they are renewed after a third of
+    /// that. Default 7 days.
+    pub certificate_lifetime: Duration,
+    /// A file of join tokens that are good for any number of processes at any time, one on each
+    /// line; for orchestrators that cannot ask for one. Default: none.
+    pub join_tokens_file: Option<PathBuf>,
     /// The file that holds the URL of a PostgreSQL database to use in place of the SQLite file, as
     /// several managers over one database do: `postgres://user:password@host/database`. Add
     /// `?sslmode=verify-full` to have it talked to over TLS and its certificate checked.
@@ -204,8 +210,28 @@ pub struct Admin {
 /// `[identity]`
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Processes talk in plain text and believe what others say of themselves.
+    /// Processes talk in plain text and believe what others say of themselves. Default false: every
+    /// connection between processes is encrypted, and both sides show a certificate.
     pub insecure: bool,
+    /// A file with a join token, for which the manager gives this process its first certificate.
+    /// `darner manager token create` makes one.
+    pub token_file: Option<PathBuf>,
+    /// The authorities' certificates (PEM): of `certificate`, or of the manager while joining.
+    pub ca: Option<PathBuf>,
+    /// A certificate that somebody else provides and renews.
+    pub files: Option<IdentityFiles>,
+}
+
+/// The keys `certificate`, `key` and `ca` of `[identity]`, which go together.
+#[derive(Debug, Clone)]
+pub struct IdentityFiles {
+    /// The certificate (PEM), and what leads from it to the authority. Its one URI name is
+    /// `spiffe://<trust domain>/darner/<role>/<node id>`.
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+    /// The authorities' certificates (PEM).
+    pub ca: PathBuf,
 }
 
 /// `[shutdown]`

@@ -43,7 +43,8 @@ impl Section {
     }
 }
 
-/// The structs that stand for sections, in order. `Credentials` are two keys of their upstream.
+/// The structs that stand for sections, in order. `Credentials` are two keys of their upstream, and
+/// `IdentityFiles` keys of theirs.
 fn sections() -> Vec<Section> {
     let mut sections: Vec<Section> = vec![Section {
         title: String::new(),
@@ -64,7 +65,8 @@ fn sections() -> Vec<Section> {
             let title = said
                 .strip_prefix('`')
                 .and_then(|rest| Some(rest.split_once('`')?.0.to_owned()));
-            reading = name == "Settings" || name == "Credentials" || title.is_some();
+            let within = ["Settings", "Credentials", "IdentityFiles"].contains(&name);
+            reading = within || title.is_some();
             if let Some(title) = title {
                 sections.push(Section {
                     title,
@@ -76,16 +78,20 @@ fn sections() -> Vec<Section> {
                 continue;
             };
             let is_section = sections.len() == 1 && name != "data_dir";
-            if !is_section && kind != "Option<Credentials>" {
+            let is_within = ["Option<Credentials>", "Option<IdentityFiles>"].contains(&kind);
+            if !is_section && !is_within {
                 let name = match kind {
                     "Option<Secret>" => format!("{name}_file"),
                     _ => name.to_owned(),
                 };
                 let last = sections.last_mut().expect("there is one");
-                last.keys.push(Key {
-                    name,
-                    meaning: plain(&said),
-                });
+                // The authorities are told of where they are of use without the other files too.
+                if last.keys.iter().all(|key| key.name != name) {
+                    last.keys.push(Key {
+                        name,
+                        meaning: plain(&said),
+                    });
+                }
             }
         } else if line == "}" {
             reading = false;

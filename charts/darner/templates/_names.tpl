@@ -22,17 +22,53 @@ app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
 helm.sh/chart: darner-{{ (index . 0).Chart.Version }}
 {{- end }}
 
-{{/* The settings every role has, as TOML. Per-pod settings come from the environment. */}}
+{{/* The settings every role has, as TOML, with its lines of [manager] in the end. Per-pod settings come
+     from the environment. Call with (list . "member") for who joins the manager's cluster. */}}
 {{- define "darner.settings" -}}
+{{- $identity := (index . 0).Values.identity -}}
 data_dir = "/var/lib/darner"
+{{- if $identity.insecure }}
 
 [identity]
-insecure = {{ .Values.identity.insecure }}
+insecure = true
+{{- else if eq (index . 1) "member" }}
 
+[identity]
+token_file = "/etc/darner-identity/token"
+{{- end }}
+
+[manager]
+{{- if eq (index . 1) "member" }}
+address = {{ include "darner.managerAddress" (index . 0) | quote }}
+{{- else if not $identity.insecure }}
+join_tokens_file = "/etc/darner-identity/token"
+{{- end }}
+{{- end }}
+
+{{/* The volume with the join token of a role, and where it is mounted. Call with (list . "role"). */}}
+{{- define "darner.tokenVolume" -}}
+{{- $root := index . 0 -}}
+{{- if not $root.Values.identity.insecure -}}
+- name: identity
+  secret:
+    secretName: {{ $root.Values.identity.tokensSecret | default (printf "%s-tokens" (include "darner.name" $root)) | quote }}
+    items: [{ key: {{ index . 1 }}, path: token }]
+{{- end }}
+{{- end }}
+
+{{- define "darner.tokenMount" -}}
+{{- if not .Values.identity.insecure -}}
+- { name: identity, mountPath: /etc/darner-identity, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{/* A new join token for the role. */}}
+{{- define "darner.token" -}}
+darner-join.{{ . }}.{{ randAlphaNum 64 | sha256sum | trunc 16 }}.{{ randAlphaNum 64 | sha256sum }}
 {{- end }}
 
 {{- define "darner.managerAddress" -}}
-http://{{ include "darner.name" . }}-manager.{{ .Release.Namespace }}.svc:7423
+{{ if .Values.identity.insecure }}http{{ else }}https{{ end }}://{{ include "darner.name" . }}-manager.{{ .Release.Namespace }}.svc:7423
 {{- end }}
 
 {{/* Registries, as TOML. Passwords and certificates are files: see darner.upstreamFiles. */}}

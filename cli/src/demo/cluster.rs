@@ -12,6 +12,7 @@ use darner_proto::id::Role;
 use darner_scheduler::server::Scheduler;
 use darner_service::config::{self, Command, Flag, Sources};
 use darner_service::health::Health;
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::metrics::Metrics;
 use darner_service::settings::{Settings, Upstream};
 use darner_service::shutdown::Shutdown;
@@ -76,7 +77,14 @@ impl Cluster {
     /// scheduler knows all nodes.
     pub(super) async fn start(&mut self, mut base: Base<'_>, mirrors: u16) -> anyhow::Result<()> {
         let (settings, part) = (base.settings("manager", Role::Mirror)?, self.add());
-        let manager = Manager::bind(&settings, &part.metrics, &part.health, &part.shutdown).await?;
+        let manager = Manager::bind(
+            &settings,
+            &part.metrics,
+            &part.health,
+            &IdentityMetrics::default(),
+            &part.shutdown,
+        )
+        .await?;
         base.manager = Some(address_of("manager", manager.addresses())?);
         manager.serve();
         let (settings, scheduler) = (base.settings("scheduler", Role::Scheduler)?, self.add());
@@ -85,7 +93,7 @@ impl Cluster {
             health,
             shutdown,
         } = &scheduler;
-        Scheduler::bind(&settings, metrics, health, shutdown)
+        Scheduler::bind(&settings, metrics, health, insecure(), shutdown)
             .await?
             .serve();
         // Whoever comes later learns of the seed at once.
@@ -108,7 +116,14 @@ impl Cluster {
         let (mut settings, part) = (base.settings(name, role)?, self.add());
         let link = Link::bind(base.link_rate).await?;
         settings.pieces.advertise = Some(link.address().to_string());
-        let mirror = Mirror::bind(&settings, &part.metrics, &part.health, &part.shutdown).await?;
+        let mirror = Mirror::bind(
+            &settings,
+            &part.metrics,
+            &part.health,
+            insecure(),
+            &part.shutdown,
+        )
+        .await?;
         let address = address_of("registry", mirror.addresses())?;
         link.serve(address_of("pieces", mirror.addresses())?, &part.shutdown);
         mirror.serve();
@@ -184,6 +199,11 @@ impl Base<'_> {
         settings.identity.insecure = true;
         Ok(settings)
     }
+}
+
+/// All of it is this process.
+fn insecure() -> Identity {
+    Identity::insecure(&IdentityMetrics::default())
 }
 
 fn name_of_registry() -> anyhow::Result<darner_proto::name::RegistryName> {

@@ -120,7 +120,8 @@ impl Servers {
         let up = Settings::new(&directory.join("data-up"))
             .set("scheduler.listen", "127.0.0.1:0")
             .set("manager.listen", "127.0.0.1:0")
-            .set("manager.api_listen", "127.0.0.1:0");
+            .set("manager.api_listen", "127.0.0.1:0")
+            .set("identity.insecure", true);
         let mirror = start(directory, "up", up, 15_000, &upstream, &mut children)?;
         scheduler(directory, &mut children)?;
         let node = |name: &str| {
@@ -128,6 +129,7 @@ impl Servers {
             Settings::new(&directory.join(format!("data-{name}")))
                 .set("node.id", name)
                 .set("scheduler.addresses", schedulers)
+                .set("identity.insecure", true)
         };
         let seed = node("seed").set("mirror.role", "seed");
         let mut node_at = |name: &str, settings, port| {
@@ -285,6 +287,7 @@ fn start(
 fn scheduler(directory: &Path, children: &mut Vec<std::process::Child>) -> Result<()> {
     let settings = Settings::new(&directory.join("data-scheduler"))
         .set("scheduler.listen", "127.0.0.1:15100")
+        .set("identity.insecure", true)
         .set("scheduler.settle", "0s");
     spawn(directory, "scheduler", "scheduler", &settings, children)?;
     wait("the scheduler", || {

@@ -13,6 +13,7 @@ use darner_proto::wire::{self, KeepAliveRequest, RegisterRequest, WatchRequest};
 use darner_service::config::{self, Flag, Sources};
 use darner_service::directory::{Directory, Membership};
 use darner_service::health::Health;
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
@@ -61,9 +62,15 @@ impl Running {
     async fn start(data_dir: &Path, listen: SocketAddr) -> Self {
         let (health, shutdown) = (Health::default(), Shutdown::default());
         let (settings, metrics) = (settings(data_dir, listen), Metrics::default());
-        let manager = Manager::bind(&settings, &metrics, &health, &shutdown)
-            .await
-            .unwrap();
+        let manager = Manager::bind(
+            &settings,
+            &metrics,
+            &health,
+            &IdentityMetrics::default(),
+            &shutdown,
+        )
+        .await
+        .unwrap();
         let [("manager", grpc), ("api", api)] = manager.addresses()[..] else {
             panic!("{:?}", manager.addresses());
         };
@@ -153,7 +160,14 @@ impl Member {
     fn join(url: &str, id: &str, role: Role) -> Self {
         let data = tempfile::tempdir().unwrap();
         let shutdown = Shutdown::default();
-        let directory = Directory::managed(url, host(id, role), data.path(), &shutdown).unwrap();
+        let directory = Directory::managed(
+            url,
+            host(id, role),
+            data.path(),
+            &Identity::insecure(&IdentityMetrics::default()),
+            &shutdown,
+        )
+        .unwrap();
         Self {
             known: directory.watch(),
             shutdown,
@@ -441,6 +455,7 @@ async fn what_stands_in_the_way_of_a_start_is_named() {
             &settings,
             &Metrics::default(),
             &Health::default(),
+            &IdentityMetrics::default(),
             &shutdown,
         )
         .await

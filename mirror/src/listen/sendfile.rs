@@ -58,7 +58,6 @@ pub(crate) struct Outlet(Option<Arc<Mutex<Queue>>>);
 
 impl Outlet {
     /// A connection that takes bytes only.
-    #[cfg(test)]
     pub(crate) fn of_bytes() -> Self {
         Self(None)
     }

@@ -36,9 +36,15 @@ impl Front {
         settings.store.capacity = Some(capacity);
         let shutdown = Shutdown::default();
         let metrics = Metrics::default();
-        let mirror = Mirror::bind(&settings, &metrics, &Health::default(), &shutdown)
-            .await
-            .unwrap();
+        let mirror = Mirror::bind(
+            &settings,
+            &metrics,
+            &Health::default(),
+            darner_service::identity::Identity::insecure(&Default::default()),
+            &shutdown,
+        )
+        .await
+        .unwrap();
         let [(_, address), (_, pieces)] = mirror.addresses()[..] else {
             panic!("there are two listeners");
         };

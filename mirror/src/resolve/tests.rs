@@ -15,6 +15,7 @@ use darner_proto::name::{Reference, Source};
 use darner_proto::peer::{PATH_PREFIX, ResolveReply, ResolveRequest, Resolved, Target};
 use darner_proto::wire;
 use darner_service::directory::Membership;
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
 use prost::Message as _;
@@ -68,12 +69,13 @@ impl Node {
             keys: Arc::new(Vec::new),
             holds: Arc::new(|_| false),
         };
-        let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &shutdown);
+        let identity = Identity::insecure(&IdentityMetrics::default());
+        let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &identity, &shutdown);
         let resolver = Resolver::new(
             store.clone(),
             upstreams,
             swarm,
-            Peers::new(&host.id).unwrap(),
+            Peers::new(&host.id, &identity).unwrap(),
         );
         let routes = Router::new()
             .route(&format!("{PATH_PREFIX}/resolve"), post(answer))

@@ -13,13 +13,15 @@ use darner_proto::peer::{
     ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
+use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
 use futures_util::Stream;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
-use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, HeaderValue};
 
-/// A peer in the same cluster that takes longer to accept a connection is no help.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// From the request to the headers of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// An owner may have to ask upstream before it answers.
@@ -38,18 +40,24 @@ const MAX_REPLY: usize = (4 << 20) + (64 << 10);
 /// HTTP client to other nodes. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Peers {
-    client: reqwest::Client,
+    client: Client<Connector, Full<Bytes>>,
+    scheme: &'static str,
+    /// This node's id, for the header.
+    me: HeaderValue,
 }
 
 /// A peer did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// The client cannot be made.
-    #[error("the client for peers cannot be set up")]
-    Client(#[source] reqwest::Error),
-    /// No connection, or it broke.
+    /// No connection.
     #[error("the peer cannot be reached")]
-    Unreachable(#[source] reqwest::Error),
+    Unreachable(#[source] Error),
+    /// The connection broke.
+    #[error("the connection to the peer broke")]
+    Broken(#[source] hyper::Error),
+    /// At its address is another, by its certificate.
+    #[error("who answers at the peer's address is {0}")]
+    Another(HostId),
     /// No answer in time.
     #[error("the peer does not answer")]
     Silent,
@@ -77,37 +85,33 @@ pub struct PieceBody {
     pub pieces: Range<u32>,
     /// The content's size as the peer has it.
     pub size: u64,
-    response: reqwest::Response,
+    response: Response<Incoming>,
 }
 
 impl PieceBody {
     /// The next bytes; `None` at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, PeerError> {
-        self.response.chunk().await.map_err(PeerError::Unreachable)
+        chunk(&mut self.response).await
     }
 }
 
 impl Peers {
     /// A client with its own connections, of the node that is called `me`.
-    pub fn new(me: &HostId) -> Result<Self, PeerError> {
-        let mut headers = HeaderMap::new();
+    ///
+    /// # Errors
+    /// The id cannot stand in a header.
+    pub fn new(me: &HostId, identity: &Identity) -> Result<Self, PeerError> {
         let me = HeaderValue::from_str(me.as_str());
-        headers.insert(
-            CHILD,
-            me.map_err(|_| Invalid::new("host id", "is no header"))?,
-        );
-        let client = reqwest::Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_PER_PEER)
             .pool_idle_timeout(IDLE_FOR)
-            .tcp_nodelay(true)
-            .default_headers(headers)
-            .build()
-            .map_err(PeerError::Client)?;
-        Ok(Self { client })
+            .build(identity.connector(Protocol::Http1, PeerRole::NODES));
+        Ok(Self {
+            client,
+            scheme: identity.scheme(),
+            me: me.map_err(|_| Invalid::new("host id", "is no header"))?,
+        })
     }
 
     /// Asks a repository's owner, or any holder of its records.
@@ -117,12 +121,9 @@ impl Peers {
         request: &ResolveRequest,
     ) -> Result<ResolveReply, PeerError> {
         let body = wire::ResolveRequest::from(request).encode_to_vec();
-        let request = self
-            .client
-            .post(format!("http://{}{PATH_PREFIX}/resolve", host.address))
-            .body(body);
+        let path = "/resolve".to_owned();
         let exchange = async {
-            let response = accepted(request.send().await.map_err(PeerError::Unreachable)?)?;
+            let response = self.send(host, Method::POST, path, body.into()).await?;
             read_bounded(response).await
         };
         let bytes = tokio::time::timeout(RESOLVE_TIMEOUT, exchange)
@@ -150,11 +151,8 @@ impl Peers {
         let query = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(query)
             .finish();
-        let url = format!(
-            "http://{}{PATH_PREFIX}/tasks/{task}/availability?{query}",
-            host.address
-        );
-        let response = self.answered(self.client.get(url)).await?;
+        let path = format!("/tasks/{task}/availability?{query}");
+        let response = self.answered(host, Method::GET, path).await?;
         Ok(futures_util::stream::try_unfold(
             (response, BytesMut::new()),
             |(mut response, mut buffer)| async move {
@@ -176,11 +174,8 @@ impl Peers {
             .map(|range| format!("{}-{}", range.start, range.end - 1))
             .collect();
         let ranges = ranges.join(",");
-        let url = format!(
-            "http://{}{PATH_PREFIX}/tasks/{task}/pieces?want={ranges}",
-            host.address
-        );
-        let response = self.answered(self.client.get(url)).await?;
+        let path = format!("/tasks/{task}/pieces?want={ranges}");
+        let response = self.answered(host, Method::GET, path).await?;
         let first = header(&response, FIRST_PIECE)?;
         let count = header(&response, PIECE_COUNT)?;
         let size = header(&response, CONTENT_SIZE)?;
@@ -203,28 +198,64 @@ impl Peers {
 
     /// Tells a peer that bytes it sent do not match their hash, so that it looks at its own copy.
     pub async fn doubt(&self, host: &Host, task: &TaskId) {
-        let url = format!("http://{}{PATH_PREFIX}/tasks/{task}/doubt", host.address);
+        let path = format!("/tasks/{task}/doubt");
         // Advice, not a duty: a peer that cannot be told is no worse than one that will not listen.
-        let _ = self.answered(self.client.post(url)).await;
+        let _ = self.answered(host, Method::POST, path).await;
     }
 
     async fn answered(
         &self,
-        request: reqwest::RequestBuilder,
-    ) -> Result<reqwest::Response, PeerError> {
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, request.send())
+        host: &Host,
+        method: Method,
+        path: String,
+    ) -> Result<Response<Incoming>, PeerError> {
+        let sent = self.send(host, method, path, Bytes::new());
+        tokio::time::timeout(ANSWER_TIMEOUT, sent)
             .await
             .map_err(|_| PeerError::Silent)?
-            .map_err(PeerError::Unreachable)?;
+    }
+
+    async fn send(
+        &self,
+        host: &Host,
+        method: Method,
+        path: String,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, PeerError> {
+        let uri = format!("{}://{}{PATH_PREFIX}{path}", self.scheme, host.address);
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(CHILD, self.me.clone())
+            .body(Full::new(body))
+            .map_err(|error| Invalid::new("peer's address", error.to_string()))?;
+        let sent = self.client.request(request).await;
+        let response = sent.map_err(PeerError::Unreachable)?;
+        // An address may be another's by now.
+        if let Some(Caller::Known(peer)) = response.extensions().get()
+            && peer.id != host.id
+        {
+            return Err(PeerError::Another(peer.id.clone()));
+        }
         accepted(response)
     }
+}
+
+/// The next bytes of a body; `None` at its end.
+async fn chunk(response: &mut Response<Incoming>) -> Result<Option<Bytes>, PeerError> {
+    while let Some(frame) = response.body_mut().frame().await {
+        if let Ok(data) = frame.map_err(PeerError::Broken)?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }
 
 /// A run has at most this many pieces: enough to make requests few, little enough that a slot is
 /// soon free again and a lost run costs little.
 pub const MAX_RUN: u32 = 4;
 
-fn accepted(response: reqwest::Response) -> Result<reqwest::Response, PeerError> {
+fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, PeerError> {
     match response.status() {
         StatusCode::OK => Ok(response),
         StatusCode::SERVICE_UNAVAILABLE => {
@@ -238,7 +269,7 @@ fn accepted(response: reqwest::Response) -> Result<reqwest::Response, PeerError>
     }
 }
 
-fn header(response: &reqwest::Response, name: &'static str) -> Result<u64, PeerError> {
+fn header(response: &Response<Incoming>, name: &'static str) -> Result<u64, PeerError> {
     let value = response
         .headers()
         .get(name)
@@ -247,9 +278,9 @@ fn header(response: &reqwest::Response, name: &'static str) -> Result<u64, PeerE
     Ok(number.ok_or_else(|| Invalid::new(name, "is missing or no number"))?)
 }
 
-async fn read_bounded(mut response: reqwest::Response) -> Result<Bytes, PeerError> {
+async fn read_bounded(mut response: Response<Incoming>) -> Result<Bytes, PeerError> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(PeerError::Unreachable)? {
+    while let Some(chunk) = chunk(&mut response).await? {
         if body.len() + chunk.len() > MAX_REPLY {
             return Err(Invalid::new("reply", "is longer than 4 MiB").into());
         }
@@ -260,17 +291,16 @@ async fn read_bounded(mut response: reqwest::Response) -> Result<Bytes, PeerErro
 
 /// Takes the next length-prefixed frame from the stream.
 async fn next_frame(
-    response: &mut reqwest::Response,
+    response: &mut Response<Incoming>,
     buffer: &mut BytesMut,
 ) -> Result<Option<Availability>, PeerError> {
     loop {
         if let Some(frame) = split_frame(buffer)? {
             return Ok(Some(frame));
         }
-        let chunk = tokio::time::timeout(SILENCE, response.chunk())
+        let chunk = tokio::time::timeout(SILENCE, chunk(response))
             .await
-            .map_err(|_| PeerError::Silent)?
-            .map_err(PeerError::Unreachable)?;
+            .map_err(|_| PeerError::Silent)??;
         match chunk {
             Some(chunk) => buffer.extend_from_slice(&chunk),
             None => return Ok(None),

@@ -152,8 +152,9 @@ fn failure_of(error: &PeerError) -> FailureKind {
         PeerError::NotHeld => FailureKind::NotHeld,
         PeerError::Silent => FailureKind::Slow,
         PeerError::Invalid(_) => FailureKind::WrongLength,
-        PeerError::Client(_)
-        | PeerError::Unreachable(_)
+        PeerError::Unreachable(_)
+        | PeerError::Broken(_)
+        | PeerError::Another(_)
         | PeerError::Busy { .. }
         | PeerError::Status(_) => FailureKind::Unreachable,
     }

@@ -19,6 +19,10 @@ use super::*;
 /// Nothing here takes longer on a machine that works at all.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+fn insecure() -> Identity {
+    Identity::insecure(&darner_service::identity::IdentityMetrics::default())
+}
+
 fn id(name: &str) -> HostId {
     name.parse().unwrap()
 }
@@ -118,9 +122,15 @@ impl Node {
 
 async fn started() -> (SocketAddr, Shutdown, Metrics, Health) {
     let (shutdown, metrics, health) = (Shutdown::default(), Metrics::default(), Health::default());
-    let scheduler = Scheduler::bind(&settings("127.0.0.1:0"), &metrics, &health, &shutdown)
-        .await
-        .unwrap();
+    let scheduler = Scheduler::bind(
+        &settings("127.0.0.1:0"),
+        &metrics,
+        &health,
+        insecure(),
+        &shutdown,
+    )
+    .await
+    .unwrap();
     let [("scheduler", address)] = scheduler.addresses()[..] else {
         panic!("one address");
     };
@@ -215,6 +225,6 @@ async fn a_wildcard_needs_an_address_to_advertise_when_there_is_a_manager() {
     settings.manager.address = Some("http://127.0.0.1:1".to_owned());
     let shutdown = Shutdown::default();
     let (metrics, health) = (Metrics::default(), Health::default());
-    let bound = Scheduler::bind(&settings, &metrics, &health, &shutdown).await;
+    let bound = Scheduler::bind(&settings, &metrics, &health, insecure(), &shutdown).await;
     assert!(matches!(bound, Err(StartError::Advertise(_))));
 }

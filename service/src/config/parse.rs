@@ -29,8 +29,8 @@ const MAX_LABEL: usize = 128;
 /// Longer than this nobody waits on purpose, and arithmetic with it stays far from overflow.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Whether a URL must be reachable without certificates of our own.
-const NO_CERTIFICATES: &str = "needs certificates, which this version does not have: write http:// and set [identity] insecure = true";
+/// Shorter than this, a certificate would be over before it was renewed.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(10);
 
 pub(super) fn text(item: &Item) -> Result<&str, String> {
     match &item.value {
@@ -106,6 +106,14 @@ pub(super) fn some_duration(item: &Item) -> Result<Duration, String> {
     match duration(item)? {
         Duration::ZERO => Err("must be more than zero".to_owned()),
         duration => Ok(duration),
+    }
+}
+
+/// How long a certificate counts.
+pub(super) fn lifetime(item: &Item) -> Result<Duration, String> {
+    match duration(item)? {
+        short if short < SHORTEST_LIFETIME => Err("must be at least 10s".to_owned()),
+        lifetime => Ok(lifetime),
     }
 }
 
@@ -243,13 +251,10 @@ pub(super) fn process_address(item: &Item) -> Result<String, String> {
 }
 
 fn process_url(text: &str) -> Result<String, String> {
-    let expected = "is not a URL such as \"http://10.0.0.2:7423\"";
+    let expected = "is not a URL such as \"https://10.0.0.2:7423\"";
     let url = plain_url(text, expected)?;
-    if url.scheme() == "https" {
-        return Err(NO_CERTIFICATES.to_owned());
-    }
     if url.path() != "/" {
-        return Err("has a path: only http://host:port is meant".to_owned());
+        return Err("has a path: only https://host:port is meant".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
 }

@@ -1,6 +1,5 @@
-//! What must hold between settings, and what this version cannot do yet.
+//! What must hold between settings.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Command;
@@ -13,6 +12,7 @@ const INSECURE: &str = "identity.insecure";
 pub(super) fn check(command: Command, settings: &Settings, file: Option<&Path>, reading: &Reading) {
     default_upstream_is_known(settings, file, reading);
     plain_text_is_meant(command, settings, file, reading);
+    has_an_identity(command, settings, file, reading);
     others_can_connect(command, settings, file, reading);
     one_database(settings, file, reading);
 }
@@ -36,38 +36,61 @@ fn default_upstream_is_known(settings: &Settings, file: Option<&Path>, reading: 
     reading.fault_of("registry.default_upstream", file, message);
 }
 
-/// This version has no certificates: talking to other hosts must be somebody's decision.
+/// Plain text is spoken where that was somebody's decision, and nowhere else.
 fn plain_text_is_meant(
     command: Command,
     settings: &Settings,
     file: Option<&Path>,
     reading: &Reading,
 ) {
-    if settings.identity.insecure || reading.is_bad(INSECURE) {
+    if reading.is_bad(INSECURE) {
         return;
     }
-    if command != Command::Up {
-        let message = "must be set to true: this version has no certificates, so its processes talk in plain text and believe what others say of themselves; do so on a network you trust";
-        reading.fault_of(INSECURE, file, message.to_owned());
+    let insecure = settings.identity.insecure;
+    let api = settings.manager.api_listen;
+    let manages = matches!(command, Command::Up | Command::Manager);
+    if manages && !insecure && !api.ip().is_loopback() {
+        let message = format!(
+            "{api} can be reached from other hosts, in plain text: on a network you trust, set [identity] insecure = true"
+        );
+        reading.fault_of("manager.api_listen", file, message);
+    }
+    if command == Command::Up {
         return;
     }
-    for (setting, listen) in internals(settings) {
-        if !listen.ip().is_loopback() {
-            let message = format!(
-                "{listen} can be reached from other hosts, in plain text: on a network you trust, set [identity] insecure = true"
-            );
-            reading.fault_of(setting, file, message);
-        }
+    let manager = settings.manager.address.iter();
+    let manager = manager.map(|url| ("manager.address", url));
+    let schedulers = settings.scheduler.addresses.iter();
+    let schedulers = schedulers.map(|url| ("scheduler.addresses", url));
+    for (setting, url) in manager.chain(schedulers) {
+        let message = match (insecure, url.starts_with("https://")) {
+            (false, false) => {
+                "is http://, plain text: write https://, or on a network you trust set [identity] insecure = true"
+            }
+            (true, true) => {
+                "is https://, and [identity] insecure = true means plain text: write http://, or leave insecure out"
+            }
+            _ => continue,
+        };
+        reading.fault_of(setting, file, message.to_owned());
     }
 }
 
-fn internals(settings: &Settings) -> [(&'static str, SocketAddr); 4] {
-    [
-        ("pieces.listen", settings.pieces.listen),
-        ("scheduler.listen", settings.scheduler.listen),
-        ("manager.listen", settings.manager.listen),
-        ("manager.api_listen", settings.manager.api_listen),
-    ]
+/// A certificate comes from the manager, for a join token, or from files.
+fn has_an_identity(command: Command, settings: &Settings, file: Option<&Path>, reading: &Reading) {
+    let identity = &settings.identity;
+    if identity.insecure || reading.is_bad(INSECURE) || reading.is_bad("identity.certificate") {
+        return;
+    }
+    if command == Command::Up && identity.files.is_some() {
+        let message = "means nothing to `darner up`, which issues certificates itself";
+        reading.fault_of("identity.certificate", file, message.to_owned());
+    }
+    let joins = matches!(command, Command::Mirror | Command::Scheduler);
+    if joins && identity.files.is_none() && settings.manager.address.is_none() {
+        let message = "has nowhere to come from: set token_file to a join token and [manager] address; or certificate, key and ca; or, on a network you trust, insecure = true for plain text";
+        reading.fault_of("identity.certificate", file, message.to_owned());
+    }
 }
 
 /// A process tells others where it is; a wildcard is no place.

@@ -12,8 +12,8 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, upstreams};
 use crate::settings::{
-    Admin, Identity, Limits, Log, Manager, Mirror, Node, Pieces, Registry, Scheduler, Settings,
-    Shutdown, Store,
+    Admin, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Registry,
+    Scheduler, Settings, Shutdown, Store,
 };
 
 const REGISTRY_PORT: u16 = 7420;
@@ -32,6 +32,8 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 512;
 const PRIVATE_CAPACITY: u64 = 10 << 30;
 const UPLOAD_SLOTS: u32 = 16;
+/// Days of a manager's absence are outlived, and a stolen certificate does not count for long.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Long enough for every node to connect again and say what it holds.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -56,7 +58,7 @@ pub(super) fn read(
     let store = store(top.section("store"));
     let limits = limits(top.section("limits"));
     let admin = admin(top.section("admin"), command);
-    let identity = identity(top.section("identity"));
+    let identity = identity(top.section("identity"), sources.file.as_deref(), reading);
     let shutdown = shutdown(top.section("shutdown"));
     let log = log(top.section("log"));
     top.close();
@@ -147,6 +149,8 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let api_listen = section.read("api_listen", parse::socket);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
+    let lifetime = section.read("certificate_lifetime", parse::lifetime);
+    let join_tokens_file = section.read("join_tokens_file", parse::path);
     let postgres_url = section.read("postgres_url_file", parse::postgres_url);
     section.close();
     Manager {
@@ -154,6 +158,8 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
         api_listen: api_listen.unwrap_or(local(API_PORT)),
         address,
         database,
+        certificate_lifetime: lifetime.unwrap_or(CERTIFICATE_LIFETIME),
+        join_tokens_file,
         postgres_url,
     }
 }
@@ -193,11 +199,31 @@ fn admin(mut section: Section<'_>, command: Command) -> Admin {
     }
 }
 
-fn identity(mut section: Section<'_>) -> Identity {
+fn identity(mut section: Section<'_>, file: Option<&Path>, reading: &Reading) -> Identity {
     let insecure = section.read("insecure", parse::boolean);
+    let token_file = section.read("token_file", parse::path);
+    let certificate = section.read("certificate", parse::path);
+    let key = section.read("key", parse::path);
+    let ca = section.read("ca", parse::path);
     section.close();
+    let files = match (certificate, key, &ca) {
+        (Some(certificate), Some(key), Some(ca)) => Some(IdentityFiles {
+            certificate,
+            key,
+            ca: ca.clone(),
+        }),
+        (None, None, _) => None,
+        _ => {
+            let message = "certificate, key and ca go together: set all three or none";
+            reading.fault_of("identity.certificate", file, message.to_owned());
+            None
+        }
+    };
     Identity {
         insecure: insecure.unwrap_or(false),
+        token_file,
+        ca,
+        files,
     }
 }
 

@@ -41,6 +41,10 @@ struct Record {
     version: u64,
     schedulers: Vec<HostRecord>,
     seeds: Vec<HostRecord>,
+    /// By process, until when its certificates do not count. The authorities are kept with the
+    /// process's own certificate.
+    #[serde(default)]
+    revoked: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -126,6 +130,12 @@ impl Record {
             version: configuration.version,
             schedulers: configuration.schedulers.iter().map(Into::into).collect(),
             seeds: configuration.seeds.iter().map(Into::into).collect(),
+            revoked: configuration
+                .trust
+                .revoked
+                .iter()
+                .map(|(id, until)| (id.to_string(), *until))
+                .collect(),
         }
     }
 }
@@ -139,6 +149,14 @@ impl TryFrom<Record> for Configuration {
             version: record.version,
             schedulers: hosts(record.schedulers),
             seeds: hosts(record.seeds),
+            trust: Some(wire::Trust {
+                authorities: Vec::new(),
+                revoked: record
+                    .revoked
+                    .into_iter()
+                    .map(|(id, until)| wire::Revocation { id, until })
+                    .collect(),
+            }),
         })
     }
 }

@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::last_good::LastGood;
 use super::{Membership, membership, successor};
+use crate::identity::{Identity, PeerRole, Protocol};
 use crate::shutdown::Shutdown;
 
 /// The first wait after a failure. Together with [`LONGEST_WAIT`] and a jitter of up to as much
@@ -33,8 +34,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent connection is probed this often, and given up when a probe stays unanswered as long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// The longest configuration: twice what the most schedulers and seeds with labels can fill.
-const MAX_MESSAGE: usize = 4 << 20;
+/// The longest configuration: twice what the most schedulers and seeds with labels, and the most
+/// revocations, can fill.
+const MAX_MESSAGE: usize = 6 << 20;
 /// The manager asks for keep-alives at its own pace, within reason.
 const KEEP_ALIVE_RANGE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(60));
@@ -45,6 +47,7 @@ pub(super) struct Known {
     pub(super) configuration: Configuration,
     pub(super) published: Arc<watch::Sender<Arc<Membership>>>,
     pub(super) last_good: Arc<LastGood>,
+    pub(super) identity: Identity,
 }
 
 /// One process's dealings with its manager.
@@ -67,7 +70,9 @@ impl Session {
             .http2_keep_alive_interval(PROBE_INTERVAL)
             .keep_alive_timeout(PROBE_INTERVAL)
             .tcp_nodelay(true)
-            .connect_lazy();
+            .connect_with_connector_lazy(
+                known.identity.connector(Protocol::Grpc, PeerRole::MANAGER),
+            );
         Self {
             client: ManagerClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             host,
@@ -217,7 +222,8 @@ impl Known {
         };
         let (schedulers, seeds) = (configuration.schedulers.len(), configuration.seeds.len());
         tracing::info!(version = offered, schedulers, seeds, "configuration");
-        let published = Arc::new(membership(&configuration));
+        self.identity.learn(&configuration.trust);
+        let published = Arc::new(membership(&configuration, self.identity.scheme()));
         self.configuration = configuration.clone();
         self.published.send_replace(published);
         self.save(configuration).await;

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use darner_proto::id::Role;
 use proptest::prelude::*;
 
+use crate::identity::{Identity, IdentityMetrics};
+
 use super::*;
 
 fn urls(urls: &[&str]) -> Vec<String> {
@@ -36,6 +38,7 @@ fn configuration(version: u64, schedulers: &[&str], seeds: &[&str]) -> Configura
         version,
         schedulers: hosts(schedulers, Role::Scheduler),
         seeds: hosts(seeds, Role::Seed),
+        trust: Arc::default(),
     }
 }
 
@@ -75,17 +78,29 @@ async fn an_address_that_cannot_work_is_refused_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let managed = |url: &str| {
         let host = host("n", Role::Mirror);
-        Directory::managed(url, host, dir.path(), &Shutdown::default()).err()
+        Directory::managed(
+            url,
+            host,
+            dir.path(),
+            &Identity::insecure(&IdentityMetrics::default()),
+            &Shutdown::default(),
+        )
+        .err()
     };
-    for url in ["10.0.0.1:7423", "ftp://m", "http://", "unix:/m.sock"] {
+    // The last one is encrypted, and this side talks in plain text.
+    for url in [
+        "10.0.0.1:7423",
+        "ftp://m",
+        "http://",
+        "unix:/m.sock",
+        "https://m:1",
+    ] {
         let refused = managed(url);
         assert!(
             matches!(refused, Some(DirectoryError::Address { .. })),
             "{url}: {refused:?}"
         );
     }
-    let refused = managed("https://10.0.0.1:7423");
-    assert!(matches!(refused, Some(DirectoryError::Encrypted { .. })));
 }
 
 #[test]

@@ -21,7 +21,7 @@ capacity = "much"
 [colour]
 red = true
 [manager]
-address = "https://10.0.0.2:7423"
+address = "https://10.0.0.2:7423/x"
 "#,
     )
     .variable("DARNER_ADMIN__LISTEN", "here")
@@ -37,7 +37,7 @@ address = "https://10.0.0.2:7423"
         "darner.toml:11: [[upstream]] tag_ttl: \"soon\" is not a span of time",
         "darner.toml:13: [store] capacity: \"much\" is not a size",
         "darner.toml:14: colour: no such setting",
-        "darner.toml:17: [manager] address: needs certificates",
+        "darner.toml:17: [manager] address: has a path",
         "DARNER_ADMIN__LISTEN: \"here\" is not an IP address and port",
         "--set pieces.upload_slots: 0 is not a whole number from 1 to 1024",
     ];
@@ -114,16 +114,36 @@ fn slips_in_variables_and_flags_are_found_and_strangers_are_let_be() {
 }
 
 #[test]
-fn separate_roles_need_plain_text_to_be_meant() {
+fn a_member_says_where_its_certificate_comes_from() {
     let file = "[pieces]\nadvertise = \"10.0.0.5:7421\"\n";
-    for command in [Command::Manager, Command::Scheduler, Command::Mirror] {
+    for command in [Command::Scheduler, Command::Mirror] {
         given(file).refused(
             command,
             "darner.toml: ",
-            "[identity] insecure: must be set to true",
+            "[identity] certificate: has nowhere to come from",
         );
         given(file).set(INSECURE).load(command);
+        given(file)
+            .set("identity.token_file=token")
+            .set("manager.address=https://10.0.0.2:7423")
+            .set("scheduler.advertise=10.0.0.3:7422")
+            .load(command);
+        for key in ["certificate", "key", "ca"] {
+            let mut given = given(file);
+            for other in ["certificate", "key", "ca"] {
+                if other != key {
+                    given = given.set(&format!("identity.{other}=there.pem"));
+                }
+            }
+            let faults = given.faults(command);
+            assert_eq!(faults.len(), 1, "{faults:#?}");
+            assert!(faults[0].contains("go together"), "{faults:#?}");
+            given
+                .set(&format!("identity.{key}=there.pem"))
+                .load(command);
+        }
     }
+    given("").load(Command::Manager);
     let given = given("[identity]\ninsecure = \"yes\"\n");
     given.refused(
         Command::Manager,
@@ -133,23 +153,48 @@ fn separate_roles_need_plain_text_to_be_meant() {
 }
 
 #[test]
-fn up_may_listen_beyond_this_host_only_when_plain_text_is_meant() {
-    for key in [
-        "pieces.listen",
-        "scheduler.listen",
-        "manager.listen",
-        "manager.api_listen",
-    ] {
-        let listen = format!("{key}=10.0.0.5:7000");
-        let origin = format!("--set {key}: ");
-        given("")
-            .set(&listen)
-            .refused(Command::Up, &origin, "[identity] insecure = true");
-        given("").set(&listen).set(INSECURE).load(Command::Up);
-    }
+fn addresses_are_encrypted_unless_plain_text_is_meant() {
+    let token = "identity.token_file=token";
+    let manager = "manager.address=https://m:1";
     given("")
-        .set("registry.listen=0.0.0.0:7420")
-        .load(Command::Up);
+        .set(token)
+        .set("manager.address=http://m:1")
+        .set("scheduler.advertise=s:1")
+        .refused(Command::Scheduler, "--set manager.address: ", "is http://");
+    given("")
+        .set(INSECURE)
+        .set(manager)
+        .set("scheduler.advertise=s:1")
+        .refused(Command::Scheduler, "--set manager.address: ", "is https://");
+    given("")
+        .set(token)
+        .set(manager)
+        .set("pieces.advertise=n:1")
+        .set("scheduler.addresses=http://s:1")
+        .refused(Command::Mirror, "--set scheduler.addresses: ", "is http://");
+}
+
+#[test]
+fn the_api_is_open_to_other_hosts_only_when_plain_text_is_meant() {
+    let listen = "manager.api_listen=10.0.0.5:7000";
+    for command in [Command::Up, Command::Manager] {
+        given("").set(listen).refused(
+            command,
+            "--set manager.api_listen: ",
+            "[identity] insecure = true",
+        );
+        given("").set(listen).set(INSECURE).load(command);
+    }
+    for key in ["pieces", "scheduler", "manager", "registry"] {
+        let listen = format!("{key}.listen=10.0.0.5:7000");
+        given("").set(&listen).load(Command::Up);
+    }
+}
+
+#[test]
+fn up_issues_its_own_certificates() {
+    let files = "[identity]\ncertificate = \"a\"\nkey = \"b\"\nca = \"c\"\n";
+    given(files).refused(Command::Up, "darner.toml:2: ", "issues certificates itself");
 }
 
 #[test]
@@ -298,9 +343,9 @@ fn values_of_another_kind_or_out_of_range_are_refused() {
             "has a path",
         ),
         (
-            "[scheduler]\naddresses = [\"https://a:1\"]",
+            "[manager]\ncertificate_lifetime = \"9s\"",
             2,
-            "needs certificates",
+            "must be at least 10s",
         ),
     ];
     for (text, line, message) in wrong {

@@ -1,0 +1,9 @@
+-- The certificate authority, as one document that is replaced as a whole: one row. The revision tells
+-- whether somebody else has replaced it since it was read.
+CREATE TABLE authority (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    revision BIGINT  NOT NULL,
+    document TEXT    NOT NULL -- JSON
+);
+
+INSERT INTO authority (id, revision, document) VALUES (1, 0, '{}');
