@@ -25,11 +25,13 @@ use crate::members::Members;
 
 pub mod issue;
 pub(crate) mod rpc;
+mod seal;
 pub mod state;
 #[cfg(test)]
 mod tests;
 
 use issue::{IssueError, Order};
+use seal::{Seal, SealError};
 use state::{Refusal, State, Token};
 
 /// How often it is looked for what others have changed. With the time a configuration takes, a
@@ -53,6 +55,8 @@ struct Shared {
     issues: bool,
     /// Tokens from a file, good for any number of processes.
     standing: Vec<JoinToken>,
+    /// What keeps the signing key from whoever reads the database.
+    seal: Option<Seal>,
 }
 
 /// The authority does not do it.
@@ -73,6 +77,9 @@ pub enum AuthorityError {
     /// No certificate can be made.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// The signing key is sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The file of standing tokens cannot be used.
     #[error("[manager] join_tokens_file {path} cannot be used: {why}")]
     Tokens {
@@ -89,14 +96,17 @@ impl Authority {
     /// # Errors
     /// The database, or what is in it, cannot be used.
     pub async fn open(database: Database, settings: &Settings) -> Result<Self, AuthorityError> {
+        let seal = settings.manager.seal_key.as_ref().map(Seal::new);
         let authority = Self {
             shared: Arc::new(Shared {
                 database,
                 lifetime: settings.manager.certificate_lifetime,
                 issues: settings.identity.files.is_none(),
                 standing: standing(settings)?,
+                seal: seal.transpose()?,
             }),
         };
+        authority.seal().await?;
         if authority.shared.issues && authority.state().await?.signing().is_none() {
             authority.rotate().await?;
         }
@@ -310,12 +320,29 @@ impl Authority {
     }
 
     async fn read(&self) -> Result<(i64, State), AuthorityError> {
+        let (revision, stored) = self.stored().await?;
+        let state = seal::opened(self.shared.seal.as_ref(), stored)?;
+        Ok((revision, state))
+    }
+
+    async fn stored(&self) -> Result<(i64, State), AuthorityError> {
         let (revision, document) = stored::read(&self.shared.database).await?;
         let state = serde_json::from_str(&document);
         Ok((
             revision,
             state.map_err(|error| AuthorityError::Damaged(error.to_string()))?,
         ))
+    }
+
+    /// Seals a key that was stored when there was nothing to seal it with.
+    async fn seal(&self) -> Result<(), AuthorityError> {
+        let (revision, state) = self.stored().await?;
+        let is_plain = state.authorities.iter().any(|one| one.key.is_some());
+        if self.shared.seal.is_some() && is_plain {
+            // Whoever was faster has the same key to seal it with.
+            self.replace(revision, &state).await?;
+        }
+        Ok(())
     }
 
     async fn change<T>(
@@ -336,7 +363,8 @@ impl Authority {
 
     /// Whether nobody was faster.
     async fn replace(&self, revision: i64, state: &State) -> Result<bool, AuthorityError> {
-        let document = serde_json::to_string(state)
+        let state = seal::sealed(self.shared.seal.as_ref(), state.clone())?;
+        let document = serde_json::to_string(&state)
             .map_err(|error| AuthorityError::Damaged(error.to_string()))?;
         Ok(stored::replace(&self.shared.database, revision, document).await?)
     }

@@ -172,6 +172,9 @@ pub struct Manager {
     /// A file of join tokens that are good for any number of processes at any time, one on each
     /// line; for orchestrators that cannot ask for one. Default: none.
     pub join_tokens_file: Option<PathBuf>,
+    /// The file that holds 64 hexadecimal digits, as `openssl rand -hex 32` prints: the signing key of
+    /// the certificate authority is sealed with them in the database. Default: it is not sealed.
+    pub seal_key: Option<Secret>,
     /// The file that holds the URL of a PostgreSQL database to use in place of the SQLite file, as
     /// several managers over one database do: `postgres://user:password@host/database`. Add
     /// `?sslmode=verify-full` to have it talked to over TLS and its certificate checked.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use darner_manager::authority::Authority;
 use darner_manager::server::Manager;
 use darner_mirror::server::Mirror;
 use darner_proto::id::Role;
@@ -85,7 +86,9 @@ impl Cluster {
             &part.shutdown,
         )
         .await?;
-        base.manager = Some(address_of("manager", manager.addresses())?);
+        let address = address_of("manager", manager.addresses())?;
+        base.manager = Some(manager.url(address));
+        base.authority = manager.authority().cloned();
         manager.serve();
         let (settings, scheduler) = (base.settings("scheduler", Role::Scheduler)?, self.add());
         let Part {
@@ -93,7 +96,8 @@ impl Cluster {
             health,
             shutdown,
         } = &scheduler;
-        Scheduler::bind(&settings, metrics, health, insecure(), shutdown)
+        let identity = base.identity(&settings, Role::Scheduler, shutdown).await?;
+        Scheduler::bind(&settings, metrics, health, identity, shutdown)
             .await?
             .serve();
         // Whoever comes later learns of the seed at once.
@@ -116,11 +120,12 @@ impl Cluster {
         let (mut settings, part) = (base.settings(name, role)?, self.add());
         let link = Link::bind(base.link_rate).await?;
         settings.pieces.advertise = Some(link.address().to_string());
+        let identity = base.identity(&settings, role, &part.shutdown).await?;
         let mirror = Mirror::bind(
             &settings,
             &part.metrics,
             &part.health,
-            insecure(),
+            identity,
             &part.shutdown,
         )
         .await?;
@@ -155,7 +160,9 @@ pub(super) struct Base<'a> {
     upstream: SocketAddr,
     /// Bytes a second that a node sends to its peers; 0 is without limit.
     link_rate: u64,
-    manager: Option<SocketAddr>,
+    /// Where the manager is, once it is there, and who issues certificates.
+    manager: Option<String>,
+    authority: Option<Authority>,
 }
 
 impl Base<'_> {
@@ -166,6 +173,7 @@ impl Base<'_> {
             upstream,
             link_rate,
             manager: None,
+            authority: None,
         }
     }
 
@@ -193,17 +201,22 @@ impl Base<'_> {
         settings.scheduler.listen = ANY_PORT;
         settings.manager.listen = ANY_PORT;
         settings.manager.api_listen = ANY_PORT;
-        settings.manager.address = self.manager.map(|address| format!("http://{address}"));
+        settings.manager.address.clone_from(&self.manager);
         settings.admin.listen = ANY_PORT;
-        // All of it is this process.
-        settings.identity.insecure = true;
         Ok(settings)
     }
-}
 
-/// All of it is this process.
-fn insecure() -> Identity {
-    Identity::insecure(&IdentityMetrics::default())
+    async fn identity(
+        &self,
+        settings: &Settings,
+        role: Role,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Identity> {
+        let authority = self.authority.as_ref();
+        let authority = authority.context("the manager has not been started")?;
+        let issuer = authority.issuer(role.into(), settings.node.id.clone());
+        Ok(Identity::issued(issuer, &IdentityMetrics::default(), shutdown).await?)
+    }
 }
 
 fn name_of_registry() -> anyhow::Result<darner_proto::name::RegistryName> {

@@ -66,6 +66,7 @@ pub fn authority(number: usize, now: u64) -> Result<AuthorityRecord, IssueError>
         made: now,
         certificate: certificate.der().to_vec(),
         key: Some(key.serialize_der()),
+        sealed: None,
         cross: None,
         retires: None,
     })

@@ -132,6 +132,8 @@ fn status(error: &AuthorityError) -> Status {
         AuthorityError::Issue(issue::IssueError::NoAuthority) => Status::unavailable(message),
         AuthorityError::Issue(_) => Status::invalid_argument(message),
         AuthorityError::Database(_) | AuthorityError::Busy => Status::unavailable(message),
-        AuthorityError::Damaged(_) | AuthorityError::Tokens { .. } => Status::internal(message),
+        AuthorityError::Damaged(_) | AuthorityError::Tokens { .. } | AuthorityError::Seal(_) => {
+            Status::internal(message)
+        }
     }
 }

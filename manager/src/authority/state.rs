@@ -41,6 +41,9 @@ pub struct AuthorityRecord {
     /// PKCS #8; none once another signs.
     #[serde(with = "maybe_hexadecimal")]
     pub key: Option<Vec<u8>>,
+    /// The key, sealed: as it is stored where there is a key to seal it with.
+    #[serde(with = "maybe_hexadecimal", default)]
+    pub sealed: Option<Vec<u8>>,
     /// Its certificate by the authority before it, DER.
     #[serde(with = "maybe_hexadecimal")]
     pub cross: Option<Vec<u8>>,
@@ -280,7 +283,7 @@ impl std::fmt::Debug for AuthorityRecord {
 }
 
 /// Bytes as hexadecimal digits.
-mod hexadecimal {
+pub(super) mod hexadecimal {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
@@ -292,7 +295,7 @@ mod hexadecimal {
         parse(&text).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
     }
 
-    pub(super) fn parse(text: &str) -> Option<Vec<u8>> {
+    pub(in crate::authority) fn parse(text: &str) -> Option<Vec<u8>> {
         let digits = text.as_bytes().chunks(2);
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
         text.len()

@@ -279,6 +279,38 @@ async fn two_managers_over_one_database_are_one_authority() {
     assert_eq!(refused.unwrap_err(), Refusal::UsedUp);
 }
 
+#[tokio::test]
+async fn a_sealed_signing_key_is_of_use_with_its_seal_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let seal = |name: &str, digits: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, digits.repeat(32)).unwrap();
+        settings(&[&format!("manager.seal_key_file={}", path.display())])
+    };
+    let (mine, other) = (seal("mine", "0f"), seal("other", "f0"));
+    for place in Place::each() {
+        let plain = opened(&place).await;
+        let before = plain.state().await.unwrap();
+        let key = crate::random::hex(before.signing().unwrap().key.as_ref().unwrap());
+        let document = async || stored::read(&plain.shared.database).await.unwrap().1;
+        assert!(document().await.contains(&key));
+        let open = async |settings: &Settings| Authority::open(place.open().await, settings).await;
+        let sealed = open(&mine).await.unwrap();
+        assert!(!document().await.contains(&key));
+        assert_eq!(sealed.state().await.unwrap(), before);
+        let token = sealed.create_token(Role::Mirror, None, HOUR).await.unwrap();
+        join(&sealed, &token, "a").await.unwrap();
+        sealed.rotate().await.unwrap();
+        let now = sealed.state().await.unwrap();
+        let key = crate::random::hex(now.signing().unwrap().key.as_ref().unwrap());
+        assert!(!document().await.contains(&key));
+        let error = open(&settings(&[])).await.unwrap_err();
+        assert!(matches!(error, AuthorityError::Seal(SealError::Sealed)));
+        let error = open(&other).await.unwrap_err();
+        assert!(matches!(error, AuthorityError::Seal(SealError::Another)));
+    }
+}
+
 #[test]
 fn standing_tokens_come_from_a_file_that_has_nothing_else() {
     let directory = tempfile::tempdir().unwrap();

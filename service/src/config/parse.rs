@@ -308,6 +308,19 @@ pub(super) fn secret(item: &Item) -> Result<Secret, String> {
     })
 }
 
+/// A key to seal with, from a file.
+pub(super) fn seal_key(item: &Item) -> Result<Secret, String> {
+    let secret = secret(item)?;
+    let digits = secret.reveal();
+    match digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(secret),
+        false => Err(
+            "is a file that does not hold 64 hexadecimal digits, as `openssl rand -hex 32` prints"
+                .to_owned(),
+        ),
+    }
+}
+
 /// The URL of a PostgreSQL database, from a file since it may hold a password.
 pub(super) fn postgres_url(item: &Item) -> Result<Secret, String> {
     let secret = secret(item)?;

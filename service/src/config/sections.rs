@@ -151,6 +151,7 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let database = section.read("database", parse::path);
     let lifetime = section.read("certificate_lifetime", parse::lifetime);
     let join_tokens_file = section.read("join_tokens_file", parse::path);
+    let seal_key = section.read("seal_key_file", parse::seal_key);
     let postgres_url = section.read("postgres_url_file", parse::postgres_url);
     section.close();
     Manager {
@@ -160,6 +161,7 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
         database,
         certificate_lifetime: lifetime.unwrap_or(CERTIFICATE_LIFETIME),
         join_tokens_file,
+        seal_key,
         postgres_url,
     }
 }

@@ -380,6 +380,17 @@ fn a_file_of_another_kind_does_not_flood() {
 }
 
 #[test]
+fn what_seals_is_a_key_and_is_not_repeated() {
+    let given = |text: &str| given("[manager]\nseal_key_file = \"seal\"\n").with_file("seal", text);
+    given(&"0f".repeat(32)).load(Command::Manager);
+    for wrong in ["hunter2", &"0f".repeat(31), &"hg".repeat(32)] {
+        let faults = given(wrong).faults(Command::Manager);
+        assert!(faults[0].contains("64 hexadecimal digits"), "{faults:#?}");
+        assert!(!faults.concat().contains(wrong));
+    }
+}
+
+#[test]
 fn a_manager_has_one_database_and_its_url_is_not_repeated() {
     let faults = given("[manager]\ndatabase = \"a.db\"\npostgres_url_file = \"url\"\n[identity]\ninsecure = true\n")
         .with_file("url", "postgres://darner@db/darner")
