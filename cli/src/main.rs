@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod config;
 mod demo;
+mod doctor;
 mod manager;
 mod mirror;
 mod pull;
@@ -59,6 +60,8 @@ enum Command {
     Setup(Box<setup::Setup>),
     /// Take back what `darner setup` did
     Teardown(setup::Teardown),
+    /// Look at all that has to be right for a mirror on this host
+    Doctor(Box<doctor::Doctor>),
     /// Check settings without starting anything
     Config(config::Config),
 }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
             Command::Pull(args) => pull::run(args).await,
             Command::Config(config) => config.run(),
             Command::Simulate(args) => simulate::run(&args),
+            Command::Doctor(args) => doctor::run(*args).await,
             Command::Setup(args) => setup::setup(*args).await,
             Command::Teardown(args) => setup::teardown(&args),
         }

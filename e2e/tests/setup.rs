@@ -147,3 +147,57 @@ fn killed_at_any_moment_the_next_run_takes_it_back() {
         Ok(())
     });
 }
+
+#[test]
+fn the_doctor_sees_a_whole_mirror_and_what_is_wrong_with_a_broken_one() {
+    scene::run("doctor", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let mut up = start_up(scene, &upstream).await?;
+        let host = Host::new(scene, "containerd").await?;
+        let (root, mirror) = (host.root(), up.url("registry")?);
+        let image = upstream.images.tiny.reference(NAME);
+        process::run(set_up(&root, &mirror, &image)?).await?;
+        let listen = format!("registry.listen={}", up.address("registry")?);
+        let settings = scene.path("doctor.toml");
+        let url = upstream.url();
+        fs::write(
+            &settings,
+            format!(
+                "data_dir = \"{}\"\n[[upstream]]\nname = \"{NAME}\"\nurl = \"{url}\"\n",
+                scene.path("data-up").display()
+            ),
+        )?;
+        let doctor = async |image: &str| -> Result<(Option<i32>, String)> {
+            let mut command = darner::command()?;
+            command.args(["doctor", "--image", image, "--set", &listen]);
+            command.arg("--config").arg(&settings);
+            command.arg("--root").arg(&root);
+            let output = process::finish(command).await?;
+            Ok((output.status.code(), text(&output)))
+        };
+        let (_, said) = doctor(&image).await?;
+        for line in [
+            format!("ok       mirror {mirror}: answers"),
+            format!("ok       upstream {NAME} ({url}): has {image}, read without credentials"),
+            format!("ok       round-trip {image}: the mirror has it for every runtime"),
+            "is set up, in 2 files".to_owned(),
+        ] {
+            ensure!(said.contains(&line), "no {line:?} in\n{said}");
+        }
+        let (status, said) = doctor(&format!("{NAME}/nobody/has:this")).await?;
+        ensure!(status == Some(1), "{said}");
+        ensure!(said.contains("BROKEN   upstream"), "{said}");
+        ensure!(said.contains("BROKEN   round-trip"), "{said}");
+        let (status, said) = doctor("other.test/a:b").await?;
+        ensure!(status == Some(1), "{said}");
+        ensure!(said.contains("add an [[upstream]]"), "{said}");
+        up.kill()?;
+        let (status, said) = doctor(&image).await?;
+        ensure!(status == Some(1), "{said}");
+        ensure!(
+            said.contains(&format!("BROKEN   mirror {mirror}")),
+            "{said}"
+        );
+        Ok(())
+    });
+}

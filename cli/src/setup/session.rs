@@ -16,7 +16,7 @@ use super::report::{Report, Status};
 use super::runtimes::{Choice, Effect, Found, Runtime, Terms};
 
 /// Where the journal is.
-pub(super) const JOURNAL: &str = "/var/lib/darner-setup";
+pub(crate) const JOURNAL: &str = "/var/lib/darner-setup";
 
 /// A run that is yet to be.
 #[derive(Debug)]
