@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use darner_service::config::{Command, Sources};
+use darner_service::config::Command;
 use darner_service::settings::Settings;
 
 mod finding;
@@ -22,7 +22,8 @@ mod upstreams;
 
 use crate::pull::Image;
 use crate::run::{self, Args};
-use crate::setup::{Host, Runtime, prove};
+use crate::setup::prove::{self, ProofError};
+use crate::setup::{Host, Runtime};
 use crate::up::reachable;
 use finding::{Finding, Level};
 
@@ -97,8 +98,12 @@ impl Doctor {
         let is_up = answers.is_ok();
         let mut findings = vec![match answers {
             Ok(()) => Finding::ok("mirror", &mirror, "answers"),
+            Err(ProofError::Unreachable { why, .. }) => {
+                Finding::failure("mirror", &mirror, format!("does not answer: {why}"))
+                    .fix("start it: `darner up`, or `darner mirror` as a service")
+            }
             Err(error) => Finding::failure("mirror", &mirror, error.to_string())
-                .fix("start it: `darner up`, or `darner mirror` as a service"),
+                .fix("what listens there is no mirror; end it, or set registry.listen"),
         }];
         findings.extend(machine::ports(command, settings, is_up));
         findings.push(machine::disk(settings));
@@ -107,9 +112,7 @@ impl Doctor {
             findings.push(Finding::note("upstream", "", "not asked: --offline"));
             return findings;
         }
-        let known = darner_service::config::load(command, &Sources::default());
-        let known = known.map(|settings| settings.upstreams).unwrap_or_default();
-        findings.extend(upstreams::look(settings, &known, &self.image).await);
+        findings.extend(upstreams::look(settings, &self.image).await);
         if is_up {
             findings.extend(self.round_trip(&mirror).await);
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use darner_mirror::upstream::{Access, Upstream, UpstreamError, UpstreamErrorKind, Upstreams};
 use darner_proto::name::{Reference, RegistryName, RepositoryName};
+use darner_service::config::KNOWN;
 use darner_service::metrics::Metrics;
 use darner_service::settings::{self, Settings};
 use darner_service::shutdown::Shutdown;
@@ -28,12 +29,8 @@ const FEW: u64 = 20;
 /// What any registry can say no to. That of Docker Hub is there.
 const PROBE: (&str, &str) = ("library/hello-world", "latest");
 
-/// All of them at once. Those that nobody configured (`known`) may well be out of reach.
-pub(super) async fn look(
-    settings: &Settings,
-    known: &[settings::Upstream],
-    images: &[Image],
-) -> Vec<Finding> {
+/// All of them at once. Those that nobody configured may well be out of reach.
+pub(super) async fn look(settings: &Settings, images: &[Image]) -> Vec<Finding> {
     let metrics = Metrics::default();
     let upstreams = match Upstreams::new(&settings.upstreams, &metrics, &Shutdown::default()) {
         Ok(upstreams) => upstreams,
@@ -46,8 +43,7 @@ pub(super) async fn look(
     };
     let asked = settings.upstreams.iter().filter_map(|given| {
         let upstream = upstreams.get(&given.name)?;
-        let is_known = known.iter().any(|known| same(known, given));
-        Some(ask(given, upstream, is_known, images))
+        Some(ask(given, upstream, images))
     });
     let mut findings: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
     findings.extend(strangers(settings, images));
@@ -56,8 +52,10 @@ pub(super) async fn look(
     findings
 }
 
-fn same(one: &settings::Upstream, other: &settings::Upstream) -> bool {
-    one.name == other.name && one.url == other.url && !has_credentials(other)
+/// Whether it is there without anybody having named it.
+fn is_known(given: &settings::Upstream) -> bool {
+    let (name, url) = (given.name.as_str(), given.url.as_str());
+    KNOWN.contains(&(name, url)) && !has_credentials(given)
 }
 
 fn has_credentials(upstream: &settings::Upstream) -> bool {
@@ -67,12 +65,7 @@ fn has_credentials(upstream: &settings::Upstream) -> bool {
 }
 
 /// One registry: about the images that are named, else whether it answers at all.
-async fn ask(
-    given: &settings::Upstream,
-    upstream: Upstream,
-    is_known: bool,
-    images: &[Image],
-) -> Vec<Finding> {
+async fn ask(given: &settings::Upstream, upstream: Upstream, images: &[Image]) -> Vec<Finding> {
     let of_it = images
         .iter()
         .filter(|image| image.source.registry == given.name);
@@ -88,7 +81,7 @@ async fn ask(
             return findings;
         };
         let answer = head(&upstream, &repository, &Reference::Tag(tag)).await;
-        findings.push(about_registry(given, is_known, answer));
+        findings.push(about_registry(given, answer));
     }
     findings
 }
@@ -130,7 +123,7 @@ fn about_image(given: &settings::Upstream, image: &Image, answer: Answer) -> Fin
     }
 }
 
-fn about_registry(given: &settings::Upstream, is_known: bool, answer: Answer) -> Finding {
+fn about_registry(given: &settings::Upstream, answer: Answer) -> Finding {
     let subject = subject(given);
     let found = match answer {
         None => silent(),
@@ -148,7 +141,7 @@ fn about_registry(given: &settings::Upstream, is_known: bool, answer: Answer) ->
             UpstreamErrorKind::Unavailable | UpstreamErrorKind::Invalid => with_causes(&error),
         },
     };
-    unreachable(if is_known {
+    unreachable(if is_known(given) {
         Finding::warning("upstream", subject, found)
     } else {
         Finding::failure("upstream", subject, found)
