@@ -19,6 +19,7 @@ mod scheduler;
 mod setup;
 mod simulate;
 mod up;
+mod verify;
 
 /// Its threads do not wait for one another, and it gives memory back.
 #[global_allocator]
@@ -54,6 +55,8 @@ enum Command {
     Demo(demo::Args),
     /// Pull an image through a mirror into an OCI image layout
     Pull(pull::Args),
+    /// See where an image comes from and how fast, without keeping it
+    Verify(verify::Args),
     /// See how fast a cluster of any size would pull, and what faults would cost
     Simulate(simulate::Args),
     /// Let the container runtimes of this host pull through its mirror
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
             Command::Manager(args) => manager::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Config(config) => config.run(),
             Command::Simulate(args) => simulate::run(&args),
             Command::Doctor(args) => doctor::run(*args).await,
