@@ -61,7 +61,8 @@ const WOULD_CHANGE: u8 = 6;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Exit status: 0 done or nothing to do, 1 failed and everything as before, 2 wrong usage, \
-                  4 the mirror cannot be reached, 6 with --dry-run: something would change."
+                  4 the mirror cannot be reached, 6 with --dry-run: something would change, 130 \
+                  interrupted and everything as before."
 )]
 pub(crate) struct Setup {
     #[command(subcommand)]

@@ -8,7 +8,18 @@ use anyhow::{Context as _, Result, ensure};
 use darner_e2e::cluster::start_up;
 use darner_e2e::containerd::Host;
 use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::{darner, process, scene};
+use darner_e2e::{darner, place, process, scene};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Runs a script in namespaces in which /etc/`name` is that of the host in `root`.
+fn within(root: &Path, name: &str, script: &str) -> Result<Command> {
+    let etc = root.join("etc").join(name);
+    let mut command = Command::new(place::required_tool("unshare")?);
+    command.args(["--mount", "--pid", "--fork", "--mount-proc", "sh", "-ec"]);
+    command.arg(format!("mount --bind \"$1\" /etc/{name}\n{script}"));
+    command.arg("sh").arg(etc);
+    Ok(command)
+}
 
 fn on_host(subcommand: &str, root: &Path) -> Result<Command> {
     let mut command = darner::command()?;
@@ -123,8 +134,14 @@ fn killed_at_any_moment_the_next_run_takes_it_back() {
         let root = host.root();
         let before = files(&root)?;
         let image = upstream.images.tiny.reference(NAME);
-        let mut run = set_up(&root, &mirror, &image)?.spawn()?;
         let config = host.etc().join("certs.d/_default/hosts.toml");
+        let mut run = set_up(&root, &mirror, &image)?.spawn()?;
+        darner_e2e::wait::until_true("the files are written", || config.exists()).await?;
+        kill_process(Pid::from_child(&run), Signal::INT)?;
+        ensure!(run.wait()?.code() == Some(130), "not interrupted");
+        ensure!(files(&root)? == before, "an interrupted run left something");
+
+        let mut run = set_up(&root, &mirror, &image)?.spawn()?;
         darner_e2e::wait::until_true("the files are written", || config.exists()).await?;
         run.kill()?;
         run.wait()?;
@@ -200,6 +217,39 @@ fn the_doctor_sees_a_whole_mirror_and_what_is_wrong_with_a_broken_one() {
             said.contains(&format!("BROKEN   mirror {mirror}")),
             "{said}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn set_up_skopeo_pulls_through_the_mirror() {
+    scene::run("setup_skopeo", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let up = start_up(scene, &upstream).await?;
+        let root = scene.make_directory("host")?;
+        let etc = root.join("etc/containers");
+        fs::create_dir_all(&etc)?;
+        fs::create_dir_all(root.join("var/lib"))?;
+        fs::write(etc.join("registries.conf"), "# nothing yet\n")?;
+        let before = files(&root)?;
+        let mut setup = darner::command()?;
+        setup
+            .args(["setup", "podman", "--registry", NAME, "--root"])
+            .arg(&root);
+        setup.args(["--mirror", &up.url("registry")?]);
+        setup.args(["--probe", &upstream.images.tiny.reference(NAME)]);
+        process::run(setup).await?;
+        let image = &upstream.images.middle;
+        let copy = "exec skopeo --insecure-policy copy --quiet \"docker://$2\" \"dir:$3\"";
+        let mut copy = within(&root, "containers", copy)?;
+        copy.arg(image.reference(NAME)).arg(scene.path("copied"));
+        process::run(copy).await?;
+        let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
+        ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
+        let mut teardown = darner::command()?;
+        teardown.args(["teardown", "podman", "--root"]).arg(&root);
+        process::run(teardown).await?;
+        ensure!(files(&root)? == before, "files are not as they were");
         Ok(())
     });
 }

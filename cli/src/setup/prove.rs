@@ -79,6 +79,9 @@ pub(crate) enum ProofError {
     /// The runtime does not take its configuration.
     #[error("containerd does not take its configuration any more: {0}")]
     Configuration(String),
+    /// By a signal.
+    #[error("the run was interrupted")]
+    Interrupted,
     /// This host.
     #[error("no pull can be tried: {0}")]
     Here(String),
@@ -88,6 +91,7 @@ impl ProofError {
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => 4,
+            Self::Interrupted => 130,
             Self::Pull { status, .. } => *status,
             _ => 1,
         }
