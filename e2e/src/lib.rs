@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod containerd;
 pub mod darner;
+pub mod docker;
 pub mod hostile;
 pub mod image;
 pub mod midway;

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
-use darner_e2e::cluster::start_up;
+use darner_e2e::cluster::{start_up, up_settings};
 use darner_e2e::containerd::Host;
+use darner_e2e::darner::Darner;
+use darner_e2e::docker::Dockerd;
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{darner, place, process, scene};
 use rustix::process::{Pid, Signal, kill_process};
@@ -249,6 +251,56 @@ fn set_up_skopeo_pulls_through_the_mirror() {
         let mut teardown = darner::command()?;
         teardown.args(["teardown", "podman", "--root"]).arg(&root);
         process::run(teardown).await?;
+        ensure!(files(&root)? == before, "files are not as they were");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_running_dockerd_is_told_without_a_restart_and_untold_again() {
+    scene::run("setup_docker", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        // Docker has mirrors of Docker Hub only.
+        let settings = up_settings(scene, &upstream)?
+            .set("registry.default_upstream", "docker.io")
+            .upstream("docker.io", &upstream.url());
+        let up = Darner::start(scene, "up", "up", &settings).await?;
+        let mirror = up.url("registry")?;
+        let root = scene.make_directory("host")?;
+        fs::create_dir_all(root.join("etc/docker"))?;
+        fs::create_dir_all(root.join("var/lib"))?;
+        let theirs = "{\n  \"debug\": false, \"registry-mirrors\": []\n}\n";
+        fs::write(root.join("etc/docker/daemon.json"), theirs)?;
+        let dockerd = Dockerd::start(scene, &root).await?;
+        // With the key that dockerd makes for itself.
+        let before = files(&root)?;
+        ensure!(dockerd.mirrors().await?.is_empty(), "it has mirrors");
+
+        let mut setup = dockerd.beside(&place::darner()?)?;
+        setup.args(["setup", "docker", "--mirror", &mirror]);
+        setup.args(["--probe", &upstream.images.tiny.reference("docker.io")]);
+        let done = text(&process::run(setup).await?);
+        ensure!(done.contains("reloaded dockerd"), "{done}");
+        ensure!(done.contains("is there as Docker asks for it"), "{done}");
+        let told = format!("{mirror}/");
+        darner_e2e::wait::until("dockerd knows the mirror", async || {
+            let mirrors = dockerd.mirrors().await.ok()?;
+            (mirrors == [told.clone()]).then_some(())
+        })
+        .await?;
+        let image = &upstream.images.middle;
+        dockerd.pull(&image.repository, &image.tag).await?;
+        let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
+        ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
+
+        let mut teardown = dockerd.beside(&place::darner()?)?;
+        teardown.args(["teardown", "docker"]);
+        process::run(teardown).await?;
+        darner_e2e::wait::until("dockerd knows no mirror", async || {
+            let mirrors = dockerd.mirrors().await.ok()?;
+            mirrors.is_empty().then_some(())
+        })
+        .await?;
         ensure!(files(&root)? == before, "files are not as they were");
         Ok(())
     });
