@@ -131,6 +131,12 @@ impl Doctor {
             let subject = image.to_string();
             findings.push(match asked {
                 Ok(_) => Finding::ok("round-trip", subject, "the mirror has it for every runtime"),
+                Err(ProofError::Status { status, .. })
+                    if matches!(status.as_u16(), 401 | 403) =>
+                {
+                    let found = format!("private: whoever shows no credentials is answered {status}");
+                    Finding::note("round-trip", subject, found)
+                }
                 // A host that cannot reach Docker Hub is told so by its upstreams already.
                 Err(error) if self.image.is_empty() => {
                     Finding::warning("round-trip", subject, error.to_string())

@@ -9,7 +9,7 @@ use darner_e2e::cluster::{start_up, up_settings};
 use darner_e2e::containerd::Host;
 use darner_e2e::darner::Darner;
 use darner_e2e::docker::Dockerd;
-use darner_e2e::upstream::{NAME, Upstream};
+use darner_e2e::upstream::{Guard, NAME, Upstream};
 use darner_e2e::{darner, place, process, scene};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -302,6 +302,48 @@ fn a_running_dockerd_is_told_without_a_restart_and_untold_again() {
         })
         .await?;
         ensure!(files(&root)? == before, "files are not as they were");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_doctor_tries_the_configured_credentials() {
+    scene::run("doctor_credentials", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        // alice:canary-password-of-a-caller
+        let basic = "Basic YWxpY2U6Y2FuYXJ5LXBhc3N3b3JkLW9mLWEtY2FsbGVy";
+        upstream.guard(Guard::Basic(basic.to_owned()));
+        let password = scene.path("password");
+        let settings = up_settings(scene, &upstream)?
+            .of_upstream("username", "alice")
+            .of_upstream("password_file", password.display().to_string());
+        let config = scene.path("doctor.toml");
+        fs::write(&config, settings.text())?;
+        fs::write(&password, "canary-password-of-a-caller")?;
+        let up = Darner::start(scene, "up", "up", &settings).await?;
+        let listen = format!("registry.listen={}", up.address("registry")?);
+        let image = upstream.images.tiny.reference(NAME);
+        let root = scene.make_directory("host")?;
+        let doctor = async || -> Result<(Option<i32>, String)> {
+            let mut command = darner::command()?;
+            command.args(["doctor", "--image", &image, "--set", &listen]);
+            command.arg("--config").arg(&config);
+            command.arg("--root").arg(&root);
+            let output = process::finish(command).await?;
+            Ok((output.status.code(), text(&output)))
+        };
+        let (status, said) = doctor().await?;
+        ensure!(status == Some(0), "{said}");
+        let read = format!("has {image}, read with the configured credentials");
+        ensure!(said.contains(&read), "{said}");
+        ensure!(said.contains("note     round-trip"), "{said}");
+        fs::write(&password, "canary-of-yesterday")?;
+        let (status, said) = doctor().await?;
+        ensure!(status == Some(1), "{said}");
+        let refused = format!("BROKEN   upstream {NAME} ({})", upstream.url());
+        ensure!(said.contains(&refused), "{said}");
+        ensure!(said.contains("401"), "{said}");
+        ensure!(!said.contains("canary"), "a secret is told");
         Ok(())
     });
 }
