@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod config;
 mod demo;
+mod doctor;
 mod manager;
 mod mirror;
 mod pull;
@@ -18,6 +19,7 @@ mod scheduler;
 mod setup;
 mod simulate;
 mod up;
+mod verify;
 
 /// Its threads do not wait for one another, and it gives memory back.
 #[global_allocator]
@@ -53,12 +55,16 @@ enum Command {
     Demo(demo::Args),
     /// Pull an image through a mirror into an OCI image layout
     Pull(pull::Args),
+    /// See where an image comes from and how fast, without keeping it
+    Verify(verify::Args),
     /// See how fast a cluster of any size would pull, and what faults would cost
     Simulate(simulate::Args),
     /// Let the container runtimes of this host pull through its mirror
     Setup(Box<setup::Setup>),
     /// Take back what `darner setup` did
     Teardown(setup::Teardown),
+    /// Look at all that has to be right for a mirror on this host
+    Doctor(Box<doctor::Doctor>),
     /// Check settings without starting anything
     Config(config::Config),
 }
@@ -87,8 +93,10 @@ fn main() -> ExitCode {
             Command::Manager(args) => manager::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Config(config) => config.run(),
             Command::Simulate(args) => simulate::run(&args),
+            Command::Doctor(args) => doctor::run(*args).await,
             Command::Setup(args) => setup::setup(*args).await,
             Command::Teardown(args) => setup::teardown(&args),
         }

@@ -21,7 +21,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Url;
 
 mod blob;
-mod client;
+pub(crate) mod client;
 mod error;
 mod image;
 mod layout;
@@ -96,6 +96,26 @@ pub(crate) struct Pulled {
     pub(crate) bytes: u64,
     /// What of them came through the mirror this time; the rest was in the layout.
     pub(crate) fetched: u64,
+}
+
+/// Reads all of what `request` says through the mirror, checks every byte, and keeps nothing but the
+/// manifests, in its output directory.
+pub(crate) async fn check(request: &Request<'_>, watch: &impl Watch) -> Result<Pulled, PullError> {
+    let client = Client::new(request.via, &request.image.source)?;
+    let layout = Layout::open(request.output).await?;
+    let content = manifests::fetch(&client, &layout, request, watch).await?;
+    let Content { top, blobs } = &content;
+    watch.see(Event::Planned { blobs });
+    let fetched = stream::iter(blobs)
+        .map(|blob| blob::check(&client, blob, watch))
+        .buffer_unordered(BLOBS_AT_ONCE)
+        .try_fold(0, async |sum, bytes| Ok(sum + bytes))
+        .await?;
+    Ok(Pulled {
+        digest: top.digest,
+        bytes: blobs.iter().map(|blob: &Blob| blob.size).sum(),
+        fetched,
+    })
 }
 
 /// Pulls, and says how that went.

@@ -31,7 +31,7 @@ mod journal;
 mod kind;
 mod node;
 mod plan;
-mod prove;
+pub(crate) mod prove;
 mod report;
 mod runtimes;
 mod session;
@@ -42,8 +42,16 @@ mod tests;
 use crate::pull::Image;
 use crate::run::say;
 use report::Report;
-use runtimes::{Choice, Terms};
+use runtimes::Choice;
 use session::{Session, SetupError};
+
+// What `darner doctor` looks at the same host with.
+pub(crate) use host::Host;
+pub(crate) use journal::{Entry, Journal, Records, digest};
+pub(crate) use plan::Standing;
+pub(crate) use runtimes::containerd::{HOSTS_FILE, configuration};
+pub(crate) use runtimes::{Effect, Found, Runtime, Terms};
+pub(crate) use session::JOURNAL;
 
 /// Something would change, and `--dry-run` was given.
 const WOULD_CHANGE: u8 = 6;
@@ -53,7 +61,8 @@ const WOULD_CHANGE: u8 = 6;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Exit status: 0 done or nothing to do, 1 failed and everything as before, 2 wrong usage, \
-                  4 the mirror cannot be reached, 6 with --dry-run: something would change."
+                  4 the mirror cannot be reached, 6 with --dry-run: something would change, 130 \
+                  interrupted and everything as before."
 )]
 pub(crate) struct Setup {
     #[command(subcommand)]

@@ -93,7 +93,7 @@ fn address_of(what: &str, bound: &[Bound]) -> Option<SocketAddr> {
 }
 
 /// `address` as this host can connect to it: a wildcard is reached over loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

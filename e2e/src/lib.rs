@@ -11,6 +11,7 @@ pub mod client;
 pub mod cluster;
 pub mod containerd;
 pub mod darner;
+pub mod docker;
 pub mod guest;
 pub mod hostile;
 pub mod image;

@@ -102,3 +102,43 @@ fn the_demo_shows_one_read_of_upstream_and_leaves_nothing_behind() {
         Ok(())
     });
 }
+
+#[test]
+fn verify_tells_where_each_blob_came_from_and_keeps_nothing() {
+    scene::run("command_verify", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let up = start_up(scene, &upstream).await?;
+        let image = &upstream.images.middle;
+        let temporary = scene.make_directory("temporary")?;
+        let verify = async || -> Result<serde_json::Value> {
+            let mut command = darner::command()?;
+            command.args(["verify", &image.reference(NAME), "-o", "json"]);
+            command.args(["--via", &up.url("registry")?]);
+            command.env("TMPDIR", &temporary);
+            let output = process::run(command).await?;
+            Ok(serde_json::from_slice(&output.stdout)?)
+        };
+        let sources = |told: &serde_json::Value| -> Vec<String> {
+            let blobs = told["blobs"].as_array().into_iter().flatten();
+            blobs.map(|blob| blob["sources"].to_string()).collect()
+        };
+        let cold = verify().await?;
+        ensure!(cold["digest"] == image.digest.to_string(), "{cold}");
+        ensure!(cold["bytes"] == image.bytes(), "{cold}");
+        let blobs = cold["blobs"].as_array().context("blobs")?;
+        ensure!(blobs.len() == image.blobs.len(), "{cold}");
+        ensure!(
+            sources(&cold).iter().all(|from| from == r#"["upstream"]"#),
+            "{cold}"
+        );
+        let bytes = upstream.ledger().blob_bytes(image);
+        ensure!(bytes == image.bytes(), "upstream sent {bytes}");
+        let warm = verify().await?;
+        ensure!(
+            sources(&warm).iter().all(|from| from == r#"["store"]"#),
+            "{warm}"
+        );
+        ensure!(fs::read_dir(&temporary)?.count() == 0, "something was kept");
+        Ok(())
+    });
+}

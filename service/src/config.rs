@@ -22,6 +22,7 @@ mod upstreams;
 mod value;
 
 pub use fault::{ConfigError, Fault, Origin};
+pub use upstreams::KNOWN;
 
 /// What the settings are for: some defaults and rules differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

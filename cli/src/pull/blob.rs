@@ -1,6 +1,9 @@
-//! One blob, from the mirror into the layout, however often it is cut on the way.
+//! One blob, from the mirror into the layout, or past its digest to nowhere, however often it is cut
+//! on the way.
 
 use std::time::Duration;
+
+use darner_proto::digest::Hasher;
 
 use super::PullError;
 use super::client::{Client, blob_name, cut};
@@ -57,16 +60,79 @@ pub(super) async fn fetch(
     }
 }
 
-struct Transfer<'a, W> {
+/// Reads `blob` and keeps nothing of it; gives the bytes that came.
+pub(super) async fn check(
+    client: &Client,
+    blob: &Blob,
+    watch: &impl Watch,
+) -> Result<u64, PullError> {
+    let mut transfer = Transfer {
+        client,
+        blob,
+        watch,
+        partial: Read {
+            hasher: blob.digest.hasher(),
+            len: 0,
+        },
+        brought: 0,
+    };
+    transfer.complete().await?;
+    let found = transfer.partial.hasher.finish();
+    if found != blob.digest {
+        let what = blob_name(&blob.digest);
+        return Err(PullError::WrongBytes { what, found });
+    }
+    watch.see(Event::Finished { blob });
+    Ok(transfer.brought)
+}
+
+/// Where the bytes of a blob go, in order.
+trait Sink {
+    /// Bytes that are there.
+    fn len(&self) -> u64;
+
+    /// Adds bytes.
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), PullError>;
+}
+
+impl Sink for Partial {
+    fn len(&self) -> u64 {
+        self.len()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), PullError> {
+        self.write(bytes).await
+    }
+}
+
+/// Bytes that were read, and are gone.
+struct Read {
+    hasher: Hasher,
+    len: u64,
+}
+
+impl Sink for Read {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), PullError> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+struct Transfer<'a, W, S> {
     client: &'a Client,
     blob: &'a Blob,
     watch: &'a W,
-    partial: Partial,
+    partial: S,
     /// Bytes that came, those that were there already or came twice included.
     brought: u64,
 }
 
-impl<W: Watch> Transfer<'_, W> {
+impl<W: Watch, S: Sink> Transfer<'_, W, S> {
     /// Brings the partial to the blob's size.
     async fn complete(&mut self) -> Result<(), PullError> {
         let mut fruitless = 0;

@@ -60,7 +60,7 @@ pub(super) struct Body {
 }
 
 /// The URL of a mirror, from a command line.
-pub(super) fn parse_mirror(text: &str) -> Result<Box<Url>, String> {
+pub(crate) fn parse_mirror(text: &str) -> Result<Box<Url>, String> {
     let example = "a mirror's URL is like http://127.0.0.1:7420";
     let url: Url = text
         .parse()

@@ -4,6 +4,8 @@
 
 pub(crate) mod hosts;
 pub(crate) mod json;
+#[cfg(test)]
+mod tests;
 pub(crate) mod toml;
 pub(crate) mod yaml;
 

@@ -5,9 +5,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// No configuration file of a runtime is larger.
 const MAX_FILE: u64 = 1 << 20;
+/// Of the fields of /proc/PID/stat behind the name.
+const START_TIME: usize = 19;
 /// Where programs are, below the root.
 const PROGRAMS: [&str; 6] = [
     "/usr/local/bin",
@@ -190,6 +193,18 @@ impl Host {
         let numbers = self.list(Path::new("/proc")).into_iter();
         let pids = numbers.filter_map(|number| number.parse().ok());
         pids.filter(|pid| is_process(*pid, name)).collect()
+    }
+
+    /// When a process was started.
+    pub(crate) fn started(&self, pid: i32) -> Option<SystemTime> {
+        let stat = self.text(format!("/proc/{pid}/stat"))?;
+        // The name in parentheses may have anything in it.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let ticks: u64 = fields.split(' ').nth(START_TIME)?.parse().ok()?;
+        let boot = self.text("/proc/stat")?;
+        let boot = boot.lines().find_map(|line| line.strip_prefix("btime "))?;
+        let after = Duration::from_secs(ticks / rustix::param::clock_ticks_per_second());
+        Some(UNIX_EPOCH + Duration::from_secs(boot.trim().parse().ok()?) + after)
     }
 }
 

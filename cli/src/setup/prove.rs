@@ -79,6 +79,9 @@ pub(crate) enum ProofError {
     /// The runtime does not take its configuration.
     #[error("containerd does not take its configuration any more: {0}")]
     Configuration(String),
+    /// By a signal.
+    #[error("the run was interrupted")]
+    Interrupted,
     /// This host.
     #[error("no pull can be tried: {0}")]
     Here(String),
@@ -88,6 +91,7 @@ impl ProofError {
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => 4,
+            Self::Interrupted => 130,
             Self::Pull { status, .. } => *status,
             _ => 1,
         }
@@ -105,6 +109,11 @@ impl Probe {
     }
 }
 
+/// The image that proves Docker Hub.
+pub(crate) fn image() -> Option<Image> {
+    IMAGE.parse().ok()
+}
+
 /// Asks for all of it; what was shown, for the user.
 pub(crate) async fn prove(
     mirror: &str,
@@ -114,16 +123,29 @@ pub(crate) async fn prove(
     let Some(probe) = probe else {
         return Ok(Vec::new());
     };
-    let http = Client::builder().no_proxy().timeout(PATIENCE).build();
-    let asker = Asker {
-        http: http.map_err(|error| ProofError::Here(with_causes(&error)))?,
-        mirror,
-    };
-    asker.ask("a runtime", Method::GET, "/v2/").await?;
+    ping(mirror).await?;
     let mut shown = vec![format!("the mirror at {mirror} answers")];
-    let Probe::Image(image) = probe else {
-        return Ok(shown);
-    };
+    if let Probe::Image(image) = probe {
+        shown.extend(ask(mirror, image, runtimes).await?);
+        shown.push(pull(mirror, image).await?);
+    }
+    Ok(shown)
+}
+
+/// Whether a mirror answers at all.
+pub(crate) async fn ping(mirror: &str) -> Result<(), ProofError> {
+    let asker = Asker::new(mirror)?;
+    asker.ask("a runtime", Method::GET, "/v2/").await.map(drop)
+}
+
+/// Asks for an image as each of the runtimes does, and whether they all get the same.
+pub(crate) async fn ask(
+    mirror: &str,
+    image: &Image,
+    runtimes: &[Runtime],
+) -> Result<Vec<String>, ProofError> {
+    let asker = Asker::new(mirror)?;
+    let mut shown = Vec::new();
     let mut expected: Option<String> = None;
     for runtime in runtimes {
         let Some((method, path)) = request(*runtime, image) else {
@@ -132,10 +154,8 @@ pub(crate) async fn prove(
         let headers = asker.ask(&runtime.to_string(), method, &path).await?;
         let found = headers.get(DIGEST).and_then(|value| value.to_str().ok());
         let found = found.unwrap_or("of nothing").to_owned();
-        if let Some(expected) = expected
-            .replace(found.clone())
-            .filter(|there| *there != found)
-        {
+        let before = expected.replace(found.clone());
+        if let Some(expected) = before.filter(|there| *there != found) {
             return Err(ProofError::Digest {
                 request: path,
                 found,
@@ -144,7 +164,6 @@ pub(crate) async fn prove(
         }
         shown.push(format!("{image} is there as {runtime} asks for it"));
     }
-    shown.push(pull(mirror, image).await?);
     Ok(shown)
 }
 
@@ -197,7 +216,13 @@ struct Asker<'a> {
     mirror: &'a str,
 }
 
-impl Asker<'_> {
+impl<'a> Asker<'a> {
+    fn new(mirror: &'a str) -> Result<Self, ProofError> {
+        let http = Client::builder().no_proxy().timeout(PATIENCE).build();
+        let http = http.map_err(|error| ProofError::Here(with_causes(&error)))?;
+        Ok(Self { http, mirror })
+    }
+
     async fn ask(&self, who: &str, method: Method, path: &str) -> Result<HeaderMap, ProofError> {
         let request = format!("{method} {path}");
         let url = format!("{}{path}", self.mirror);

@@ -2,10 +2,12 @@
 //! then it is planned, done, proved, and kept or taken back.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::apply::{ApplyError, Desk};
 use super::host::Host;
@@ -16,7 +18,7 @@ use super::report::{Report, Status};
 use super::runtimes::{Choice, Effect, Found, Runtime, Terms};
 
 /// Where the journal is.
-pub(super) const JOURNAL: &str = "/var/lib/darner-setup";
+pub(crate) const JOURNAL: &str = "/var/lib/darner-setup";
 
 /// A run that is yet to be.
 #[derive(Debug)]
@@ -38,6 +40,9 @@ pub(crate) enum SetupError {
     /// What was asked for is not there.
     #[error("{0} was not found on this host: nothing of {1} is there")]
     Absent(String, String),
+    /// The process could be ended in the middle.
+    #[error("nothing was changed: signals cannot be listened for")]
+    Signals(#[source] io::Error),
     /// The mirror does not answer as it should.
     #[error("the changes were taken back: {0}")]
     Proof(ProofError),
@@ -89,10 +94,16 @@ impl Session {
                 return planned.map(|_| report);
             }
         };
+        // From here on a signal must not end the process in the middle.
+        let interrupt = interruption()?;
         let mut desk = begin(desk, &plan)?;
         reload(&desk.host, paths(&plan), &mut report);
+        let runtimes = report.runtimes();
         let proved = match check(&desk.host, &plan) {
-            Ok(()) => prove::prove(&terms.mirror, probe, &report.runtimes()).await,
+            Ok(()) => tokio::select! {
+                proved = prove::prove(&terms.mirror, probe, &runtimes) => proved,
+                () = interrupt => Err(ProofError::Interrupted),
+            },
             Err(error) => Err(error),
         };
         match proved {
@@ -166,6 +177,19 @@ impl Session {
         }
         Ok(report)
     }
+}
+
+/// Ends with the first signal that asks the process to end, which does not end it by itself any more.
+fn interruption() -> Result<impl Future<Output = ()>, SetupError> {
+    let listen = |kind| signal(kind).map_err(SetupError::Signals);
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 pub(super) fn plan_setup(

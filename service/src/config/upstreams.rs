@@ -12,8 +12,9 @@ use super::read::{Reading, Section};
 use super::value::{Item, Value};
 use crate::settings::{Credentials, MAX_TAG_STALE, TAG_TTL, Upstream};
 
-/// Registries that need no configuration, and where they are. Docker Hub's host is not its name.
-const KNOWN: [(&str, &str); 9] = [
+/// Registries that need no configuration: their names, and where they are. Docker Hub's host is not
+/// its name.
+pub const KNOWN: [(&str, &str); 9] = [
     ("docker.io", "https://registry-1.docker.io"),
     ("ghcr.io", "https://ghcr.io"),
     ("quay.io", "https://quay.io"),

@@ -93,7 +93,33 @@ pub(crate) fn set_config_path(text: &str) -> Result<String, EditError> {
             table.insert(KEY, value(PLACE));
         }
     }
-    Ok(document.to_string())
+    let edited = document.to_string();
+    if means(&edited).is_some() && means(&edited) == with_key(text, path) {
+        Ok(edited)
+    } else {
+        Err(EditError::shape(
+            "it is written in a way that cannot be edited safely",
+        ))
+    }
+}
+
+/// What a text says, by another parser than the one that edits.
+fn means(text: &str) -> Option<::toml::Table> {
+    text.parse().ok()
+}
+
+/// What it is to say.
+fn with_key(text: &str, path: &[&str]) -> Option<::toml::Table> {
+    let mut whole = means(text)?;
+    let mut table = &mut whole;
+    for name in path {
+        let next = table.entry(*name);
+        table = next
+            .or_insert_with(|| ::toml::Table::new().into())
+            .as_table_mut()?;
+    }
+    table.insert(KEY.to_owned(), PLACE.into());
+    Some(whole)
 }
 
 /// A whole file, for a containerd that has none.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ::toml::{Table, Value};
+use darner_service::config::KNOWN;
 
 use super::{Terms, Wishes};
 use crate::setup::edit::EditError;
@@ -13,18 +14,6 @@ use crate::setup::plan::{Edit, OURS, PlanError, Standing, Wish};
 pub(super) const DIRECTORY: &str = "/etc/containers/registries.conf.d";
 const MAIN: &str = "/etc/containers/registries.conf";
 const FILE: &str = "50-darner.conf";
-/// Those that a mirror knows without settings.
-const REGISTRIES: [&str; 9] = [
-    "docker.io",
-    "ghcr.io",
-    "quay.io",
-    "registry.k8s.io",
-    "gcr.io",
-    "mcr.microsoft.com",
-    "public.ecr.aws",
-    "nvcr.io",
-    "registry.gitlab.com",
-];
 
 pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, PlanError> {
     let path = Path::new(DIRECTORY).join(FILE);
@@ -33,7 +22,7 @@ pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, Pl
     let mut names: Vec<_> = given.collect();
     let mut notes = Vec::new();
     if names.is_empty() {
-        names.extend(REGISTRIES);
+        names.extend(KNOWN.iter().map(|(name, _)| *name));
         notes.push(
             "they have no mirror for every registry: those that a mirror knows by itself are set \
              up, others with --registry"
