@@ -247,7 +247,8 @@ fn tags_are_listed_by_pages_that_stay_on_this_mirror() {
             Ok(serde_json::from_value(body["tags"].clone())?)
         };
         let list = format!("/v2/a/b/tags/list?ns={NAME}");
-        ensure!(tags(&rig.raw("GET", &list).await?)? == all);
+        let listed = tags(&rig.raw("GET", &list).await?)?;
+        ensure!(listed == all, "{listed:?}");
         // The registry in the path, and in the parameter: both are kept on every page.
         for first in [
             format!("/v2/a/b/tags/list?n=2&ns={NAME}"),

@@ -2,12 +2,13 @@
 //! from peers, from seeds, and last from the upstream registry.
 //!
 //! In the order of a pull: [`registry`] parses a client's request; [`resolve`] finds out what a name
-//! means and whether anyone may read it; [`task`] brings one content to this node, however many
+//! means and whether anyone may read it, [`access`] who else may; [`task`] brings one content to this node, however many
 //! clients ask, joining [`swarm`] (schedulers and parents), [`upstream`] (the registry itself) and
 //! [`store`] (content on disk), none of which knows the others; [`pieces`] serves what is held to
 //! other peers. [`listen`] is what both listeners stand on, [`bandwidth`] what all transfers share.
 //! [`server`] puts the parts together.
 
+pub mod access;
 pub mod bandwidth;
 pub mod listen;
 pub mod pieces;

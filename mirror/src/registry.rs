@@ -12,9 +12,11 @@
 
 mod admission;
 mod blobs;
+mod keep;
 mod link;
 mod metrics;
 mod outgoing;
+mod private;
 mod range;
 mod referrers;
 mod refusal;
@@ -28,19 +30,44 @@ mod through;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use darner_proto::piece_map::PieceSigner;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
+use crate::access::Access;
 use crate::listen::{self, ListenMetrics};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
+use keep::Keeping;
 use metrics::RegistryMetrics;
 use serve::Front;
+
+/// That a repository is not public is remembered for this long, for callers who show credentials.
+const NOT_PUBLIC_FOR: Duration = Duration::from_secs(60);
+/// Such repositories remembered.
+const NOT_PUBLIC: u64 = 10_000;
+
+/// What the front end answers from.
+#[derive(Debug)]
+pub struct Parts {
+    /// What names mean.
+    pub resolver: Resolver,
+    /// How content gets here.
+    pub tasks: Tasks,
+    /// The registries themselves.
+    pub upstreams: Upstreams,
+    /// Who may read what is not public; without it that passes through.
+    pub access: Option<Access>,
+    /// What is kept is signed with.
+    pub signer: Arc<PieceSigner>,
+}
 
 /// The front end, listening.
 #[derive(Debug)]
@@ -74,10 +101,15 @@ impl Registry {
         settings: &settings::Registry,
         metrics: &Metrics,
         shutdown: &Shutdown,
-        resolver: Resolver,
-        tasks: Tasks,
-        upstreams: Upstreams,
+        parts: Parts,
     ) -> Result<Self, RegistryError> {
+        let Parts {
+            resolver,
+            tasks,
+            upstreams,
+            access,
+            signer,
+        } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
         if upstreams.get(&settings.default_upstream).is_none() {
@@ -94,6 +126,13 @@ impl Registry {
             first_byte_timeout: settings.first_byte_timeout,
             admission: Admission::new(settings.max_requests),
             metrics: RegistryMetrics::new(metrics),
+            access,
+            keeping: Keeping::new(signer),
+            confined: address.ip().is_loopback(),
+            not_public: moka::future::Cache::builder()
+                .max_capacity(NOT_PUBLIC)
+                .time_to_live(NOT_PUBLIC_FOR)
+                .build(),
         };
         Ok(Self {
             listener,

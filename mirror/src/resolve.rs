@@ -35,7 +35,9 @@ use tokio::time::{Instant, timeout_at};
 
 pub use answer::{Answer, Found};
 use answer::{accept, digest_of};
+pub(crate) use children::links;
 use flights::{Flight, Flights};
+pub(crate) use freshness::{STRETCHED_FOR, now_ms};
 use plan::Step;
 use records::{Limit, Records, TagLives};
 

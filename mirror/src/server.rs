@@ -16,11 +16,12 @@ use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::access::{Access, NoRandom};
 use crate::bandwidth::Bandwidth;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{self, Registry, RegistryError};
 use crate::resolve::Resolver;
 use crate::store::{Options, Store, StoreError, StoreEvent};
 use crate::swarm::sessions::Input;
@@ -60,6 +61,9 @@ pub enum StartError {
     /// An upstream's settings cannot be used.
     #[error("an upstream cannot be set up")]
     Upstream(#[source] UpstreamError),
+    /// Grants cannot be kept.
+    #[error("private content cannot be served")]
+    Access(#[source] NoRandom),
     /// The node's key cannot be had.
     #[error("the node has no identity")]
     Identity(#[source] IdentityError),
@@ -133,16 +137,16 @@ impl Mirror {
             shutdown: shutdown.clone(),
         });
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
-        let registry = Registry::bind(
-            &settings.registry,
-            metrics,
-            shutdown,
-            resolver.clone(),
-            tasks.clone(),
+        let parts = registry::Parts {
+            resolver: resolver.clone(),
+            tasks: tasks.clone(),
             upstreams,
-        )
-        .await
-        .map_err(StartError::Registry)?;
+            access: access(settings).await?,
+            signer: signer.clone(),
+        };
+        let registry = Registry::bind(&settings.registry, metrics, shutdown, parts)
+            .await
+            .map_err(StartError::Registry)?;
         let serving = Serving {
             store: store.clone(),
             tasks: tasks.clone(),
@@ -215,8 +219,26 @@ impl Mirror {
 
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {
     let path = settings.data_dir.join("store");
-    let options = Options::new(path.clone(), settings.store.capacity);
-    let metrics = metrics.clone();
+    open_at(path, settings.store.capacity, metrics.clone()).await
+}
+
+/// Private content has a store of its own. What that counts is not the store's metrics.
+async fn access(settings: &Settings) -> Result<Option<Access>, StartError> {
+    if settings.store.private_capacity == 0 {
+        return Ok(None);
+    }
+    let path = settings.data_dir.join("private");
+    let capacity = Some(settings.store.private_capacity);
+    let store = open_at(path, capacity, Metrics::default()).await?;
+    Access::new(store).map(Some).map_err(StartError::Access)
+}
+
+async fn open_at(
+    path: PathBuf,
+    capacity: Option<u64>,
+    metrics: Metrics,
+) -> Result<Store, StartError> {
+    let options = Options::new(path.clone(), capacity);
     let opened = tokio::task::spawn_blocking(move || Store::open(options, &metrics)).await;
     match opened {
         Ok(opened) => opened.map_err(|source| StartError::Store { path, source }),

@@ -59,6 +59,10 @@ pub use relay::{Relay, Relayed};
 
 /// The largest manifest or index. The specification lets registries refuse larger ones.
 pub const MAX_MANIFEST: usize = 4 << 20;
+/// That anyone may read a repository is found out again after this time.
+const PUBLIC_FOR: Duration = Duration::from_secs(10 * 60);
+/// Such repositories remembered.
+const MAX_PUBLIC: u64 = 10_000;
 /// A manifest is here within this time or not at all: a client waits for it.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -83,6 +87,8 @@ struct Inner {
     registry: Endpoint,
     /// Asked before the registry itself, in this order.
     mirrors: Vec<Endpoint>,
+    /// Repositories that anyone could read a moment ago.
+    public: moka::future::Cache<RepositoryName, ()>,
 }
 
 /// In whose name upstream is asked.
@@ -172,6 +178,10 @@ impl Upstreams {
                 tag_stale: settings.tag_stale,
                 registry: endpoint(settings, Patience::REGISTRY)?,
                 mirrors: mirrors.collect::<Result<_, _>>()?,
+                public: moka::future::Cache::builder()
+                    .max_capacity(MAX_PUBLIC)
+                    .time_to_live(PUBLIC_FOR)
+                    .build(),
             });
             by_name.insert(name.clone(), inner);
         }
@@ -292,7 +302,8 @@ impl Upstream {
 
     /// Reads `range` of a blob of `size` bytes in the operator's name. The whole is asked for
     /// without a range, as every registry and cache on the way takes it; whether ranges work is
-    /// learnt from the first that is not the whole.
+    /// learnt from the first that is not the whole. Only what anyone may read: what comes is shared,
+    /// and the operator's credentials do not stand in for anybody's right.
     pub async fn blob(
         &self,
         repository: &RepositoryName,
@@ -300,6 +311,8 @@ impl Upstream {
         range: Range<u64>,
         size: u64,
     ) -> Result<BlobBody, UpstreamError> {
+        let public = self.inner.check_public(repository, digest).await;
+        public.map_err(|fault| self.inner.blame(fault))?;
         let mut turns = Turns::new(&self.inner);
         let opened = loop {
             let endpoint = turns.next();
@@ -335,6 +348,21 @@ impl Upstream {
 }
 
 impl Inner {
+    /// Fails unless anyone may read the blob. Without credentials, reading it shows that.
+    async fn check_public(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), Fault> {
+        if !self.registry.asker.has_credentials() || self.public.contains_key(repository) {
+            return Ok(());
+        }
+        let anyones = Access::Anonymous;
+        self.registry.head_blob(repository, digest, anyones).await?;
+        self.public.insert(repository.clone(), ()).await;
+        Ok(())
+    }
+
     fn blame(&self, fault: Fault) -> UpstreamError {
         self.registry.asker.wire.counts.error(fault.kind());
         UpstreamError::new(&self.name, fault)

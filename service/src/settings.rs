@@ -178,6 +178,9 @@ pub struct Store {
     /// Bytes of content kept at most. Default: half of what is free on the file system at start,
     /// at most 100 GiB.
     pub capacity: Option<u64>,
+    /// Bytes of private content kept at most, apart from the rest and never sent to other nodes;
+    /// 0 keeps none. Default 10 GiB.
+    pub private_capacity: u64,
 }
 
 /// `[limits]`: sizes are bytes a second, such as `50 MB`.

@@ -28,7 +28,7 @@ impl Front {
     pub(super) async fn blob(&self, call: &Call<'_>, digest: &Digest) -> Result<Reply, Refusal> {
         let found = match self.resolve(call, Target::Blob(*digest)).await? {
             Verdict::Serve(found) => found,
-            Verdict::Relay => return self.relay(call).await,
+            Verdict::Relay => return self.private(call).await,
         };
         let size = found.size;
         if call.is_head() {
@@ -157,17 +157,25 @@ impl Front {
 
 impl Call<'_> {
     /// Content as the body of the answer.
-    fn content(&self, spans: impl Stream<Item = io::Result<Span>> + Send + 'static) -> Body {
+    pub(super) fn content(
+        &self,
+        spans: impl Stream<Item = io::Result<Span>> + Send + 'static,
+    ) -> Body {
         Body::from_stream(self.outlet.clone().body(spans))
     }
 }
 
-fn etag(digest: &Digest) -> String {
+pub(super) fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
 /// An answer with a blob, or the part of it in `part`.
-fn described(body: Body, digest: &Digest, size: u64, part: Option<Range<u64>>) -> Response<Body> {
+pub(super) fn described(
+    body: Body,
+    digest: &Digest,
+    size: u64,
+    part: Option<Range<u64>>,
+) -> Response<Body> {
     let mut response = Response::new(body);
     let mut length = size;
     if let Some(part) = &part {

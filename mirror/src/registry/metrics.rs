@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::access::grants::Step;
 use crate::task::ServedFrom;
 
 /// From a hit in memory to the last moment at which a client is answered.
@@ -95,6 +96,12 @@ pub(super) struct RegistryMetrics {
     served_requests: Family<RequestLabels, Counter>,
     errors: Family<TroubleLabel, Counter>,
     first_byte: Family<SourceLabel, Histogram>,
+    decisions: Family<StepLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    decision: &'static str,
 }
 
 impl RegistryMetrics {
@@ -103,6 +110,7 @@ impl RegistryMetrics {
             served_bytes: Family::default(),
             served_requests: Family::default(),
             errors: Family::default(),
+            decisions: Family::default(),
             first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_BUCKETS)),
         };
         metrics.register(|registry| {
@@ -126,8 +134,25 @@ impl RegistryMetrics {
                 "Time from a client's request to the first byte of content, by where that came from",
                 new.first_byte.clone(),
             );
+            registry.register(
+                "private_decisions",
+                "Requests for what is not public, by what was decided: served, served on the word of an earlier time, answered by upstream itself, or sent there",
+                new.decisions.clone(),
+            );
         });
         new
+    }
+
+    /// What was decided about a request for what is not public.
+    pub(super) fn decided(&self, step: Step) {
+        let decision = match step {
+            Step::Serve { stale: false } => "served",
+            Step::Serve { stale: true } => "served_stale",
+            Step::Relay | Step::Prove => "upstream",
+            Step::StepAside => "aside",
+        };
+        let label = StepLabel { decision };
+        self.decisions.get_or_create(&label).inc();
     }
 
     pub(super) fn answered(&self, kind: Kind, status: StatusCode, source: Option<ServedFrom>) {

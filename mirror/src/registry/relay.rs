@@ -19,6 +19,7 @@ use super::refusal::{Code, Refusal, is_of_specification, refusal_of};
 use super::request::Object;
 use super::serve::{CONTENT_DIGEST, Call, Front, Reply};
 use super::{link, through};
+use crate::access::is_basic;
 use crate::task::ServedFrom;
 use crate::upstream::{Relay, Relayed};
 
@@ -76,7 +77,7 @@ impl Front {
         if status.is_success() {
             return Ok(call.reply(status, relayed));
         }
-        Ok(call.refusal(status, relayed).await)
+        Ok(call.refusal(status, relayed, self.confined).await)
     }
 
     pub(super) async fn ask_upstream(
@@ -193,11 +194,13 @@ impl Call<'_> {
 
     /// Upstream's refusal, with its challenge, and with its words where they are the
     /// specification's.
-    async fn refusal(&self, status: StatusCode, relayed: Relayed) -> Reply {
+    async fn refusal(&self, status: StatusCode, relayed: Relayed, confined: bool) -> Reply {
         let kept: Vec<_> = [header::WWW_AUTHENTICATE, header::CONTENT_RANGE]
             .into_iter()
             .flat_map(|name| {
                 let values = relayed.headers.get_all(&name).iter().cloned();
+                // Nobody is asked for a password where others can listen.
+                let values = values.filter(move |value| confined || !is_basic(value));
                 values
                     .map(move |value| (name.clone(), value))
                     .collect::<Vec<_>>()

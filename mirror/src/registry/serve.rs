@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
 };
-use darner_proto::name::{Reference, RegistryName};
+use darner_proto::digest::Digest;
+use darner_proto::name::{Reference, RegistryName, Source};
 use darner_proto::peer::Target;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
+use super::keep::Keeping;
 use super::metrics::{Kind, RegistryMetrics, Trouble};
 use super::outgoing::Outgoing;
 use super::refusal::{Code, Refusal};
 use super::request::{self, Asked, Object, Question, Registries};
+use crate::access::Access;
 use crate::listen::{self, Outlet};
 use crate::resolve::{Answer, Found, Resolver};
 use crate::task::{ServedFrom, Tasks};
@@ -40,6 +43,24 @@ pub(super) struct Front {
     pub(super) first_byte_timeout: Duration,
     pub(super) admission: Admission,
     pub(super) metrics: RegistryMetrics,
+    /// Without it, what is not public passes through and is not kept.
+    pub(super) access: Option<Access>,
+    pub(super) keeping: Keeping,
+    /// What is sent between clients and this process stays on this machine.
+    pub(super) confined: bool,
+    /// Repositories that an anonymous reader was refused a moment ago.
+    pub(super) not_public: moka::future::Cache<Source, ()>,
+}
+
+/// A manifest that is to be sent.
+#[derive(Debug)]
+pub(super) struct Manifest<'a> {
+    pub(super) digest: Digest,
+    pub(super) media_type: &'a str,
+    pub(super) content: Bytes,
+    pub(super) from: ServedFrom,
+    /// It is what a tag meant; upstream cannot be asked.
+    pub(super) stale: bool,
 }
 
 /// A question, and how it was asked.
@@ -157,30 +178,16 @@ impl Front {
         let target = Target::Manifest(reference.clone());
         let found = match self.resolve(call, target).await? {
             Verdict::Serve(found) => found,
-            Verdict::Relay => return self.relay(call).await,
+            Verdict::Relay => return self.private(call).await,
         };
-        let body = if call.is_head() {
-            Body::empty()
-        } else {
-            Body::from(found.content.clone())
-        };
-        let mut response = Response::new(body);
-        let headers = response.headers_mut();
-        // Whatever upstream sent is a valid value or was never a media type.
-        let media_type = HeaderValue::try_from(&found.media_type)
-            .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-        headers.insert(header::CONTENT_TYPE, media_type);
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(found.size));
-        insert(headers, CONTENT_DIGEST, found.digest.to_string());
-        insert(headers, header::ETAG, format!("\"{}\"", found.digest));
-        // Content under its digest does not go out of date.
-        if found.stale && matches!(reference, Reference::Tag(_)) {
-            headers.insert(header::WARNING, HeaderValue::from_static(STALE));
-        }
-        Ok(Reply {
-            response,
-            source: Some(found.from),
-        })
+        Ok(call.manifest_reply(Manifest {
+            digest: found.digest,
+            media_type: &found.media_type,
+            content: found.content,
+            from: found.from,
+            // Content under its digest does not go out of date.
+            stale: found.stale && matches!(reference, Reference::Tag(_)),
+        }))
     }
 
     /// What is to be done about `target`.
@@ -190,12 +197,21 @@ impl Front {
         target: Target,
     ) -> Result<Verdict, Refusal> {
         let source = &call.question.source;
+        let shows = call.headers.contains_key(header::AUTHORIZATION);
+        // Known to be for some only: nobody need be asked again what everybody may read.
+        if shows && self.not_public.contains_key(source) {
+            return Ok(Verdict::Relay);
+        }
         let looked_up = timeout_at(call.deadline, self.resolver.look_up(source, target)).await;
         let detail = match looked_up {
             Ok(Answer::Found(found)) => return Ok(Verdict::Serve(found)),
-            Ok(Answer::NotPublic) => return Ok(Verdict::Relay),
-            // What does not exist for everybody may exist for this caller.
-            Ok(Answer::NotFound) if call.headers.contains_key(header::AUTHORIZATION) => {
+            Ok(Answer::NotPublic) => {
+                self.not_public.insert(source.clone(), ()).await;
+                return Ok(Verdict::Relay);
+            }
+            // What does not exist for everybody may exist for this caller; and while upstream cannot
+            // be asked, who has been granted access before may still have it.
+            Ok(Answer::NotFound | Answer::Unavailable { .. }) if shows => {
                 return Ok(Verdict::Relay);
             }
             Ok(Answer::NotFound) => return Err(call.not_found()),
@@ -287,6 +303,24 @@ fn dress(
             SERVER_TIMING,
             format!("first;dur={milliseconds:.1}"),
         );
+    }
+}
+
+/// What clients go by in a manifest's headers.
+pub(super) fn describe_manifest(
+    headers: &mut HeaderMap,
+    (digest, media_type, size): (&Digest, &str, u64),
+    stale: bool,
+) {
+    // Whatever upstream sent is a valid value or was never a media type.
+    let media_type = HeaderValue::try_from(media_type)
+        .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, media_type);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+    insert(headers, CONTENT_DIGEST, digest.to_string());
+    insert(headers, header::ETAG, format!("\"{digest}\""));
+    if stale {
+        headers.insert(header::WARNING, HeaderValue::from_static(STALE));
     }
 }
 

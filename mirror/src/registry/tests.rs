@@ -15,8 +15,11 @@ use tokio::net::TcpStream;
 use crate::resolve::tests::fake::{Fake, IMAGE};
 use crate::server::Mirror;
 
+mod private;
+
 struct Front {
     address: SocketAddr,
+    pieces: SocketAddr,
     client: reqwest::Client,
     shutdown: Shutdown,
     _directory: tempfile::TempDir,
@@ -36,10 +39,13 @@ impl Front {
         let mirror = Mirror::bind(&settings, &metrics, &Health::default(), &shutdown)
             .await
             .unwrap();
-        let address = mirror.addresses()[0].1;
+        let [(_, address), (_, pieces)] = mirror.addresses()[..] else {
+            panic!("there are two listeners");
+        };
         mirror.serve();
         Self {
             address,
+            pieces,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             shutdown,
             _directory: directory,
@@ -220,7 +226,7 @@ async fn an_empty_blob_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn private_content_passes_through_on_the_callers_own_credentials() {
+async fn private_content_is_served_on_the_callers_own_credentials() {
     let fake = Fake::start().await;
     let image = fake.image("a", 1000);
     fake.make_private("a");
@@ -235,10 +241,10 @@ async fn private_content_passes_through_on_the_callers_own_credentials() {
         assert_eq!(refused.status(), 401);
         assert!(text(&refused, "www-authenticate").contains(&fake.address.to_string()));
         assert!(!refused.headers().contains_key("x-darner-source"));
-        for _ in 0..2 {
+        for source in ["upstream", "store"] {
             let served = front.send(reqwest::Method::GET, path, &good).await;
             assert_eq!(served.status(), 200);
-            assert_eq!(text(&served, "x-darner-source"), "upstream");
+            assert_eq!(text(&served, "x-darner-source"), source);
             assert!(!served.bytes().await.unwrap().is_empty());
         }
         // What one caller may read is not there for the next.

@@ -38,7 +38,7 @@ struct Descriptor {
 
 /// What the manifest in `bytes` links its repository to. Nothing, when the bytes are not a
 /// manifest whose parts can be told: their sizes are then asked for one by one.
-pub(super) fn links(bytes: &[u8]) -> Vec<(Digest, LinkRecord)> {
+pub(crate) fn links(bytes: &[u8]) -> Vec<(Digest, LinkRecord)> {
     if depth(bytes) > MAX_DEPTH {
         return Vec::new();
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(super) const PUBLIC_FOR: Duration = Duration::from_secs(10 * 60);
 /// While upstream cannot be asked, what it last said about access goes on for this long; about
 /// tags, at most.
-pub(super) const STRETCHED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const STRETCHED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether a statement still counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +67,7 @@ fn verdict_life(stale: bool) -> u64 {
 }
 
 /// The time of day.
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     // A clock before 1970 makes every statement one from the future: nothing counts, nothing fails.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -121,6 +121,11 @@ impl Asker {
         })
     }
 
+    /// Whether there is anything to show that not everybody has.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.tokens.has_credentials()
+    }
+
     /// In our own name, with what `access` allows.
     pub(super) fn own(&self, repository: &str, access: super::Access) -> Identity {
         Identity::Own(self.tokens.key(repository, access))

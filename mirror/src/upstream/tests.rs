@@ -27,20 +27,7 @@ struct Client {
 }
 
 fn settings(url: String) -> settings::Upstream {
-    settings::Upstream {
-        name: "r.example".parse().unwrap(),
-        url,
-        mirrors: Vec::new(),
-        ca_file: None,
-        client_cert_file: None,
-        client_key_file: None,
-        credentials: None,
-        credentials_file: None,
-        credential_helper: None,
-        tag_ttl: Duration::from_secs(60),
-        tag_stale: Duration::from_secs(24 * 3600),
-        max_connections: 4,
-    }
+    settings::Upstream::new("r.example".parse().unwrap(), url, 4)
 }
 
 fn credentials() -> Option<Credentials> {

@@ -146,6 +146,11 @@ impl Tokens {
         }
     }
 
+    /// Whether the operator has set any.
+    pub(super) fn has_credentials(&self) -> bool {
+        !self.keyring.is_empty()
+    }
+
     /// What a request for `repository` is sent with. Without credentials every access is anonymous.
     pub(super) fn key(&self, repository: &str, access: Access) -> Key {
         let access = match self.keyring.is_empty() {

@@ -4,7 +4,7 @@
 mod rates;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use darner_proto::digest::Digest;
@@ -348,6 +348,3 @@ fn ranked(session: SessionId, host: &Host) -> Ranked {
     let key = Digest::Sha256([0; 32]);
     (Reverse(rendezvous::rank(&key, &host.id)), session)
 }
-
-/// What nodes said of a size other than the task's own, by size.
-pub(super) type Dissent = BTreeMap<u64, BTreeSet<HostNumber>>;

@@ -4,18 +4,20 @@
 //! a node that becomes a child's parent is offered the child as a parent in turn, so that all have
 //! as many children as parents and two half-complete nodes serve each other.
 
-use std::collections::BTreeMap;
+mod signers;
+
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use darner_proto::id::{Host, HostId, Role, SigningKey, TaskId};
+use darner_proto::id::{Host, Role, TaskId};
 use darner_proto::scheduler::{FailureKind, Parent, SchedulerMessage};
 
 use super::hosts::Attendant;
 use super::inventory::Holders;
 use super::selection::{Candidate, MAX_PARENTS, choose};
 use super::tasks::{Participant, Task};
-use super::turns::{EARLY, RETELL, YOUNG};
+use super::turns::{EARLY, ENOUGH_PARENTS, RETELL, YOUNG};
 use super::{Counted, SessionId, Swarm, mix};
+use signers::Signers;
 
 /// Children of one host in one task: at least this many, at most [`MOST_CHILDREN`], else twice its
 /// upload slots.
@@ -23,8 +25,8 @@ const FEWEST_CHILDREN: u32 = 16;
 const MOST_CHILDREN: u32 = 128;
 /// Children of a mirror that has not got everything itself: as many as it has parents. Where some
 /// have more children than others, these get less of each parent and are done late.
-const EVEN_CHILDREN: u32 = MAX_PARENTS as u32;
-/// For a child that has found few parents there are some places more.
+const EVEN_CHILDREN: u32 = MAX_PARENTS as u32 + 1;
+/// For a child that has found few parents so far there are some places more.
 const PLACES_FOR_THE_POOR: u32 = 2;
 /// Parents that are few, in a swarm where more could be had.
 const POOR: usize = 6;
@@ -33,16 +35,9 @@ const POOR: usize = 6;
 const WINDOW: usize = 32;
 /// In a crowd a node without anything yet chooses this many parents; the places left are for those
 /// that choose it.
-const CHOSEN_AT_FIRST: usize = 6;
+const CHOSEN_AT_FIRST: usize = 4;
 /// A swarm with more nodes than this is a crowd.
 const CROWD: usize = 2 * MAX_PARENTS;
-/// Keys named to one child.
-const MAX_SIGNERS: usize = 64;
-/// Of these, hosts that hold the content and may have signed what others pass on.
-const MAX_HOLDER_SIGNERS: usize = 16;
-
-type Signers<'a> = BTreeMap<&'a HostId, SigningKey>;
-
 /// How many children a host with so many upload slots has at most in one task.
 pub(super) fn most_children(upload_slots: u32) -> u32 {
     upload_slots
@@ -50,13 +45,11 @@ pub(super) fn most_children(upload_slots: u32) -> u32 {
         .clamp(FEWEST_CHILDREN, MOST_CHILDREN)
 }
 
-/// How many children it may have in one task for one more to be added that has so many parents.
-fn room_for(host: &Host, complete: bool, parents: usize) -> u32 {
+/// How many children it may have in one task, for a child that is poor or not to be one of them.
+fn room_for(host: &Host, complete: bool, poor: bool) -> u32 {
     let most = most_children(host.upload_slots);
     match host.role {
-        Role::Mirror if !complete && parents < POOR => {
-            most.min(EVEN_CHILDREN + PLACES_FOR_THE_POOR)
-        }
+        Role::Mirror if !complete && poor => most.min(EVEN_CHILDREN + PLACES_FOR_THE_POOR),
         Role::Mirror if !complete => most.min(EVEN_CHILDREN),
         _ => most,
     }
@@ -195,7 +188,8 @@ impl Swarm {
         let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
         let current = me.parents.contains(&session);
-        let most = room_for(host, complete, self.mirrors_among(&me.parents));
+        let poor = me.evaluations >= YOUNG && self.mirrors_among(&me.parents) < POOR;
+        let most = room_for(host, complete, poor);
         let full = attendant.children_in(task.number) >= most;
         if (failure.is_some() && !slow) || (full && !current) {
             return None;
@@ -221,37 +215,6 @@ impl Swarm {
             current,
             mutual,
         })
-    }
-
-    /// Whose statements about pieces count: the seeds, and whoever has read it upstream under a
-    /// lease; without seeds, the members it deals with. To say that one holds the whole is not
-    /// enough: a liar says so too, and its statements would let wrong bytes reach a client before
-    /// the whole digest decides.
-    fn signers<'a>(&'a self, id: &TaskId, task: &'a Task, parents: &'a [SessionId]) -> Signers<'a> {
-        let no_seed = self.hosts.seed_count() == 0;
-        let members = parents
-            .iter()
-            .copied()
-            .chain(task.order.iter().take(MAX_HOLDER_SIGNERS).copied())
-            .chain(self.inventory.holders(id).window(0, MAX_HOLDER_SIGNERS))
-            .filter(|_| no_seed);
-        let live = self.hosts.seeds().chain(members);
-        let live = live.filter_map(|session| {
-            let node = self.hosts.get(session)?;
-            let banned = self.reputation.is_banned(node.number, self.now);
-            Some((&node.host.id, node.host.signing_key?)).filter(|_| !banned)
-        });
-        let past = task.readers.iter().filter(|(host, _)| {
-            let number = self.hosts.number_of(host);
-            number.is_none_or(|number| !self.reputation.is_banned(number, self.now))
-        });
-        let mut signers = Signers::new();
-        for (host, key) in past.map(|(host, key)| (host, *key)).chain(live) {
-            if signers.len() < MAX_SIGNERS {
-                signers.insert(host, key);
-            }
-        }
-        signers
     }
 
     /// These are the child's parents now: the load of everyone concerned follows. Returns those that
@@ -309,7 +272,7 @@ impl Swarm {
             return;
         };
         let children = node.children_in(task.number);
-        let room = room_for(&node.host, false, MAX_PARENTS).saturating_sub(children);
+        let room = room_for(&node.host, false, false).saturating_sub(children);
         if task.shunned.contains(&child) || self.reputation.is_banned(node.number, self.now) {
             return;
         }
@@ -335,73 +298,16 @@ impl Swarm {
             them.offered = true;
             let mut theirs = them.parents.clone();
             theirs.push(child);
+            let few = theirs.len() <= ENOUGH_PARENTS;
             self.assign(id, parent, theirs);
+            if few {
+                // The first of a crowd come to an empty place: they are not left waiting for their turn.
+                self.hurry(id, parent);
+            }
         }
-    }
-
-    /// Somebody has something of the task: those who have nobody useful are next, as many as it may
-    /// have children, and if it is the whole, the others when it is their turn.
-    pub(super) fn source_appeared(&mut self, id: &TaskId, session: SessionId) {
-        let Some(task) = self.tasks.get(id) else {
-            return;
-        };
-        let Some(node) = self.hosts.get(session) else {
-            return;
-        };
-        let complete = self.inventory.holds(session, id);
-        let reading = self.is_reading(id, session);
-        let part = task.participants.get(&session);
-        if !complete && !reading && part.is_none_or(|one| one.held.is_empty()) {
-            return;
-        }
-        // In a large swarm a further holder is no event; whoever starves is seen at its turn.
-        let few = reading || (complete && self.inventory.count(id) <= FEW_HOLDERS);
-        let children = node.children_in(task.number);
-        let room = most_children(node.host.upload_slots).saturating_sub(children);
-        let places = task.order.len();
-        let first = usize::try_from(mix(session.0, 0) % (places as u64 + 1)).unwrap_or(0);
-        let order = task.order[first..].iter().chain(&task.order[..first]);
-        let starving: Vec<_> = order
-            .copied()
-            .filter(|child| *child != session)
-            .filter(|child| {
-                task.participants.get(child).is_some_and(|me| {
-                    !me.held.is_full()
-                        && (me.parents.is_empty() || (few && self.starves(id, task, me)))
-                })
-            })
-            .take(room as usize)
-            .collect();
-        for child in starving {
-            self.hurry(id, child);
-        }
-        if complete {
-            self.mark_due(id);
-        }
-    }
-
-    /// Every child's parents are weighed anew when it is their turn.
-    pub(super) fn mark_due(&mut self, id: &TaskId) {
-        if let Some(task) = self.tasks.get_mut(id) {
-            task.news = task.news.wrapping_add(1);
-        }
-    }
-
-    /// Whether none of its parents has anything for it.
-    pub(super) fn starves(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
-        let holders = self.inventory.holders(id);
-        me.parents.iter().all(|parent| {
-            !holders.contains(*parent)
-                && task
-                    .participants
-                    .get(parent)
-                    .is_none_or(|one| one.held.len_beyond(&me.held) == 0)
-        })
     }
 }
 
-/// The first holders of a content are news for everybody who waits.
-const FEW_HOLDERS: usize = 4;
 /// The part of chance in a choice is the same for this many evaluations, so that a child does not
 /// change parents for nothing; then it is another, so that no bad luck lasts.
 const STEADY: u32 = 8;

@@ -1,7 +1,11 @@
-//! Who takes part in what, and how many copies of each piece there are.
+//! Who takes part in what ([`participant`]), how many copies of each piece there are
+//! ([`availability`]), and how large content is where nodes disagree ([`size`]).
+
+mod availability;
+mod participant;
+mod size;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use darner_proto::geometry::Geometry;
 use darner_proto::id::{HostId, Role, SigningKey, TaskId};
@@ -11,20 +15,17 @@ use darner_proto::scheduler::{
     FailureKind, Join, MAX_SOURCES, Outcome, Progress, ReturnReason, SchedulerMessage,
 };
 
-use super::hosts::Dissent;
 use super::leases::{Lease, Sourcing};
 use super::numbers::{HostNumber, TaskNumber};
 use super::{SessionId, Swarm};
+use availability::Availability;
+pub(super) use participant::Participant;
+use size::Dissent;
 
 /// Tasks known at once; a task's piece counts take 16 KiB at most.
 const MAX_TASKS: usize = 50_000;
 /// Tasks one node may take part in at once.
 const MAX_TASKS_PER_HOST: usize = 4096;
-/// Sizes that were claimed against a task's own and are kept to see who is right.
-const MAX_DISSENT: usize = 4;
-/// Hosts that a child was told to fetch from, the last ones, to know a report about them for real.
-const MAX_GIVEN: usize = 64;
-
 /// One content on its way to several nodes.
 #[derive(Debug)]
 pub(super) struct Task {
@@ -49,117 +50,6 @@ pub(super) struct Task {
     pub(super) seeds_called: usize,
     availability: Availability,
     dissent: Dissent,
-}
-
-/// One node's part.
-#[derive(Debug)]
-pub(super) struct Participant {
-    pub(super) held: PieceSet,
-    pub(super) parents: Vec<SessionId>,
-    given: Vec<HostNumber>,
-    failed: Vec<(HostNumber, FailureKind)>,
-    /// When its parents may be told again.
-    pub(super) not_before: Duration,
-    /// What it was last told, in short.
-    pub(super) told: u64,
-    /// The task's news when its parents were last weighed.
-    pub(super) seen: u32,
-    pub(super) evaluations: u32,
-    /// It came because it was leased the task, and knows the size from here.
-    invited: bool,
-    /// It has become the parent of one that was made its own in turn, and has not been told yet.
-    pub(super) offered: bool,
-    /// It stands in the queue of those that need parents now.
-    pub(super) queued: bool,
-}
-
-/// Copies of each piece among the participants that count.
-#[derive(Debug)]
-struct Availability {
-    copies: Vec<u32>,
-    unheld: PieceSet,
-}
-
-impl Availability {
-    fn new(pieces: u32) -> Self {
-        Self {
-            copies: vec![0; pieces as usize],
-            unheld: PieceSet::full(pieces),
-        }
-    }
-
-    fn add(&mut self, index: u32) {
-        if let Some(copies) = self.copies.get_mut(index as usize) {
-            *copies += 1;
-            self.unheld.remove(index);
-        }
-    }
-
-    fn remove(&mut self, pieces: &PieceSet) {
-        for index in pieces.iter() {
-            let Some(copies) = self.copies.get_mut(index as usize) else {
-                continue;
-            };
-            *copies = copies.saturating_sub(1);
-            if *copies == 0 {
-                self.unheld.insert(index);
-            }
-        }
-    }
-}
-
-impl Participant {
-    fn new(held: PieceSet, invited: bool) -> Self {
-        Self {
-            held,
-            parents: Vec::new(),
-            given: Vec::new(),
-            failed: Vec::new(),
-            not_before: Duration::ZERO,
-            told: 0,
-            seen: 0,
-            evaluations: 0,
-            invited,
-            offered: false,
-            queued: false,
-        }
-    }
-
-    pub(super) fn give(&mut self, parent: HostNumber) {
-        if self.was_given(parent) {
-            return;
-        }
-        if self.given.len() >= MAX_GIVEN {
-            self.given.remove(0);
-        }
-        self.given.push(parent);
-    }
-
-    pub(super) fn was_given(&self, parent: HostNumber) -> bool {
-        self.given.contains(&parent)
-    }
-
-    pub(super) fn failed_by(&mut self, parent: HostNumber, kind: FailureKind) {
-        let known = self.failed.iter_mut().find(|(one, _)| *one == parent);
-        match known {
-            Some((_, worst)) if *worst == FailureKind::Slow => *worst = kind,
-            Some(_) => {}
-            None => {
-                if self.failed.len() >= MAX_GIVEN {
-                    self.failed.remove(0);
-                }
-                self.failed.push((parent, kind));
-            }
-        }
-    }
-
-    /// How `parent` failed this child.
-    pub(super) fn failure_of(&self, parent: HostNumber) -> Option<FailureKind> {
-        let mut failed = self.failed.iter();
-        failed
-            .find(|(one, _)| *one == parent)
-            .map(|(_, kind)| *kind)
-    }
 }
 
 impl Task {
@@ -235,12 +125,6 @@ impl Task {
         }
         participant.held = held;
     }
-
-    /// How many uninvited participants stand behind the task's size.
-    fn backing(&self) -> usize {
-        let participants = self.participants.values();
-        participants.filter(|one| !one.invited).count()
-    }
 }
 
 impl Swarm {
@@ -306,36 +190,6 @@ impl Swarm {
         let tasks = self.hosts.get(session).map_or(0, |node| node.tasks.len());
         (self.tasks.contains_key(id) || self.tasks.len() < MAX_TASKS)
             && (tasks < MAX_TASKS_PER_HOST || self.takes_part(session, id))
-    }
-
-    /// The first to join says how large the content is. Whoever says otherwise is refused, until
-    /// more hosts say the same other size than have said the first: then those were wrong.
-    fn agrees_on_size(&mut self, session: SessionId, join: &Join) -> bool {
-        let Some(host) = self.hosts.get(session).map(|node| node.number) else {
-            return false;
-        };
-        let Some(task) = self.tasks.get_mut(&join.task) else {
-            return true;
-        };
-        if task.size == join.size {
-            return true;
-        }
-        if task.dissent.len() < MAX_DISSENT || task.dissent.contains_key(&join.size) {
-            task.dissent.entry(join.size).or_default().insert(host);
-        }
-        let against = task.dissent.get(&join.size).map_or(0, BTreeSet::len);
-        tracing::warn!(task = %join.task, size = task.size, claimed = join.size, "nodes disagree on the size of content");
-        if against <= task.backing() {
-            return false;
-        }
-        self.exhaust(&join.task, ReturnReason::Refused);
-        let participants = self.tasks[&join.task].order.clone();
-        for participant in participants {
-            self.drop_participant(&join.task, participant);
-        }
-        self.revoke_all(&join.task);
-        self.forget_task(&join.task);
-        true
     }
 
     fn forget_task(&mut self, id: &TaskId) {

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use darner_proto::id::TaskId;
 
+use super::parents::most_children;
 use super::tasks::{Participant, Task};
-use super::{SessionId, Swarm};
+use super::{SessionId, Swarm, mix};
 
 /// A child whose picture has changed is told no sooner than this after the last time.
 pub(super) const RETELL: Duration = Duration::from_millis(500);
@@ -25,7 +26,7 @@ pub(super) const EARLY: Duration = Duration::from_millis(100);
 /// How many times are the first.
 pub(super) const YOUNG: u32 = 4;
 /// A child with fewer parents is offered more as they come.
-const ENOUGH_PARENTS: usize = 4;
+pub(super) const ENOUGH_PARENTS: usize = 4;
 /// Every child's parents are weighed again at least this often: what was good may have become slow,
 /// and better ones may have come.
 const REVIEW: Duration = Duration::from_secs(4);
@@ -46,6 +47,9 @@ const PAUSE: Duration = Duration::from_micros(400);
 /// Rounds begin no sooner after each other, however few children there are.
 const ROUND: Duration = EARLY;
 
+/// The first holders of a content are news for everybody who waits.
+const FEW_HOLDERS: usize = 4;
+
 /// How much is done at once.
 #[derive(Debug, Clone, Copy)]
 struct Portion {
@@ -64,6 +68,66 @@ pub(super) struct Turns {
 }
 
 impl Swarm {
+    /// Somebody has something of the task: those who have nobody useful are next, as many as it may
+    /// have children, and if it is the whole, the others when it is their turn.
+    pub(super) fn source_appeared(&mut self, id: &TaskId, session: SessionId) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let Some(node) = self.hosts.get(session) else {
+            return;
+        };
+        let complete = self.inventory.holds(session, id);
+        let reading = self.is_reading(id, session);
+        let part = task.participants.get(&session);
+        if !complete && !reading && part.is_none_or(|one| one.held.is_empty()) {
+            return;
+        }
+        // In a large swarm a further holder is no event; whoever starves is seen at its turn.
+        let few = reading || (complete && self.inventory.count(id) <= FEW_HOLDERS);
+        let children = node.children_in(task.number);
+        let room = most_children(node.host.upload_slots).saturating_sub(children);
+        let places = task.order.len();
+        let first = usize::try_from(mix(session.0, 0) % (places as u64 + 1)).unwrap_or(0);
+        let order = task.order[first..].iter().chain(&task.order[..first]);
+        let starving: Vec<_> = order
+            .copied()
+            .filter(|child| *child != session)
+            .filter(|child| {
+                task.participants.get(child).is_some_and(|me| {
+                    !me.held.is_full()
+                        && (me.parents.is_empty() || (few && self.starves(id, task, me)))
+                })
+            })
+            .take(room as usize)
+            .collect();
+        for child in starving {
+            self.hurry(id, child);
+        }
+        if complete {
+            self.mark_due(id);
+        }
+    }
+
+    /// Every child's parents are weighed anew when it is their turn.
+    pub(super) fn mark_due(&mut self, id: &TaskId) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.news = task.news.wrapping_add(1);
+        }
+    }
+
+    /// Whether none of its parents has anything for it.
+    pub(super) fn starves(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
+        let holders = self.inventory.holders(id);
+        me.parents.iter().all(|parent| {
+            !holders.contains(*parent)
+                && task
+                    .participants
+                    .get(parent)
+                    .is_none_or(|one| one.held.len_beyond(&me.held) == 0)
+        })
+    }
+
     /// The child is to be weighed as soon as may be.
     pub(super) fn hurry(&mut self, id: &TaskId, child: SessionId) {
         let task = self.tasks.get_mut(id);

@@ -67,6 +67,14 @@ pub(super) fn count(item: &Item, range: RangeInclusive<u32>) -> Result<u32, Stri
 
 /// A number of bytes, more than none.
 pub(super) fn size(item: &Item) -> Result<u64, String> {
+    match size_or_none(item)? {
+        0 => Err("must be more than zero".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A number of bytes, none included.
+pub(super) fn size_or_none(item: &Item) -> Result<u64, String> {
     let example = "a size such as \"20 GiB\" or a number of bytes";
     let bytes = match &item.value {
         Value::Integer(bytes) => u64::try_from(*bytes).ok(),
@@ -75,14 +83,10 @@ pub(super) fn size(item: &Item) -> Result<u64, String> {
         }
         _ => return Err(format!("is {}, not {example}", item.kind())),
     };
-    let bytes = bytes.ok_or_else(|| match &item.value {
+    bytes.ok_or_else(|| match &item.value {
         Value::Raw(text) | Value::Text(text) => format!("{text:?} is not {example}"),
         _ => format!("is not {example}"),
-    })?;
-    match bytes {
-        0 => Err("must be more than zero".to_owned()),
-        _ => Ok(bytes),
-    }
+    })
 }
 
 /// A span of time, none included.

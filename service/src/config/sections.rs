@@ -30,6 +30,7 @@ const SYSTEM_DATA_DIR: &str = "/var/lib/darner";
 const DEFAULT_UPSTREAM: &str = "docker.io";
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 512;
+const PRIVATE_CAPACITY: u64 = 10 << 30;
 const UPLOAD_SLOTS: u32 = 16;
 /// Long enough for every node to connect again and say what it holds.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -159,8 +160,12 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
 
 fn store(mut section: Section<'_>) -> Store {
     let capacity = section.read("capacity", parse::size);
+    let private_capacity = section.read("private_capacity", parse::size_or_none);
     section.close();
-    Store { capacity }
+    Store {
+        capacity,
+        private_capacity: private_capacity.unwrap_or(PRIVATE_CAPACITY),
+    }
 }
 
 fn limits(mut section: Section<'_>) -> Limits {

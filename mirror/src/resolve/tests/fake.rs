@@ -1,6 +1,6 @@
 //! A registry for tests: serves what it is given, counts what it is asked, and fails on demand.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,7 +19,8 @@ pub(crate) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 struct Shelf {
     content: HashMap<String, (String, Bytes)>,
     tags: HashMap<String, Digest>,
-    private: BTreeSet<String>,
+    /// Who may read a repository that is not public, by what they show.
+    private: HashMap<String, Vec<String>>,
     asked: Vec<String>,
     failing: Option<StatusCode>,
     without_digest: bool,
@@ -58,19 +59,10 @@ impl Fake {
 
     /// As a mirror is told of it.
     pub(crate) fn settings(&self, tag_ttl: Duration) -> settings::Upstream {
+        let url = format!("http://{}", self.address);
         settings::Upstream {
-            name: "reg.test".parse().unwrap(),
-            url: format!("http://{}", self.address),
-            mirrors: Vec::new(),
-            ca_file: None,
-            client_cert_file: None,
-            client_key_file: None,
-            credentials: None,
-            credentials_file: None,
-            credential_helper: None,
             tag_ttl,
-            tag_stale: Duration::from_secs(24 * 3600),
-            max_connections: 16,
+            ..settings::Upstream::new("reg.test".parse().unwrap(), url, 16)
         }
     }
 
@@ -120,7 +112,13 @@ impl Fake {
     }
 
     pub(crate) fn make_private(&self, repository: &str) {
-        self.shelf().private.insert(repository.to_owned());
+        self.allow(repository, &["Bearer good"]);
+    }
+
+    /// Only who shows one of these may read the repository from now on.
+    pub(crate) fn allow(&self, repository: &str, shown: &[&str]) {
+        let shown = shown.iter().map(|text| (*text).to_owned()).collect();
+        self.shelf().private.insert(repository.to_owned(), shown);
     }
 
     /// Answers everything with this status from now on.
@@ -159,16 +157,15 @@ async fn serve(State(fake): State<Fake>, request: Request) -> Response<Body> {
         return status(failing);
     }
     let rest = path.strip_prefix("/v2/").unwrap_or_default();
-    let authorized = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .is_some_and(|value| value == "Bearer good");
-    if !authorized
-        && shelf
-            .private
-            .iter()
-            .any(|name| rest.starts_with(name.as_str()))
-    {
+    let shown = request.headers().get(header::AUTHORIZATION).cloned();
+    let mut private = shelf.private.iter();
+    let guarded = private.find(|(name, _)| rest.starts_with(&format!("{name}/")));
+    let refused = guarded.is_some_and(|(_, allowed)| {
+        let allows =
+            |shown: &header::HeaderValue| allowed.iter().any(|text| shown == text.as_str());
+        !shown.as_ref().is_some_and(allows)
+    });
+    if refused {
         let mut refused = status(StatusCode::UNAUTHORIZED);
         let challenge = format!(
             r#"Bearer realm="http://{}/token",service="reg.test",scope="repository:a:pull""#,

@@ -132,6 +132,8 @@ async fn a_redirect_to_another_host_takes_the_range_but_no_credentials() {
     let storage = Scripted::start(|seen, _| stored(seen)).await;
     let location = format!("{}/bucket/x?sig={CANARY}", storage.url_as_localhost());
     let registry = Scripted::start(move |seen, _| match seen.header("authorization") {
+        // Anybody may know of it; to read it, one has to be somebody.
+        "" if seen.method == Method::HEAD => answer(200, &[], BLOB),
         "" => answer(401, &[("www-authenticate", r#"Basic realm="x""#)], ""),
         _ => answer(307, &[("location", &location)], ""),
     })
@@ -146,13 +148,33 @@ async fn a_redirect_to_another_host_takes_the_range_but_no_credentials() {
 }
 
 #[tokio::test]
+async fn the_operators_credentials_read_only_what_anybody_may_read() {
+    let registry = Scripted::start(|seen, _| match seen.header("authorization") {
+        "" => answer(401, &[("www-authenticate", r#"Basic realm="x""#)], ""),
+        _ => answer(200, &[], BLOB),
+    })
+    .await;
+    let upstream = configured(&registry);
+    for _ in 0..2 {
+        let refused = open(&upstream, 0..10).await.unwrap_err();
+        assert_eq!(refused.kind(), UpstreamErrorKind::Denied);
+    }
+    let seen = registry.seen();
+    assert!(
+        seen.iter()
+            .all(|seen| seen.header("authorization").is_empty())
+    );
+}
+
+#[tokio::test]
 async fn another_port_is_another_host() {
     let storage = Scripted::start(|seen, _| stored(seen)).await;
     let location = storage.url();
     let registry = Scripted::start(move |seen, before| match before {
-        0 => answer(401, &[("www-authenticate", r#"Basic realm="x""#)], ""),
-        1 => answer(307, &[("location", "/elsewhere")], ""),
-        2 if !seen.header("authorization").is_empty() => {
+        0 => answer(200, &[], BLOB),
+        1 => answer(401, &[("www-authenticate", r#"Basic realm="x""#)], ""),
+        2 => answer(307, &[("location", "/elsewhere")], ""),
+        3 if !seen.header("authorization").is_empty() => {
             answer(307, &[("location", &location)], "")
         }
         _ => answer(500, &[], ""),

@@ -1,0 +1,202 @@
+//! Tenants, their credentials, and a registry that comes and goes, in front of a whole mirror.
+
+use std::path::Path;
+
+use reqwest::Method;
+
+use super::*;
+
+const ALICE: (&str, &str) = ("authorization", "Bearer alice-canary-5ecre7");
+const BOB: (&str, &str) = ("authorization", "Bearer bob-canary-5ecre7");
+
+/// Two tenants whose repositories share a layer.
+async fn tenants() -> (Fake, Front, [crate::resolve::tests::fake::Image; 2]) {
+    let fake = Fake::start().await;
+    let images = [fake.image("alice/app", 5000), fake.image("bob/app", 5000)];
+    fake.allow("alice/app", &[ALICE.1]);
+    fake.allow("bob/app", &[BOB.1]);
+    let front = Front::start(&fake).await;
+    (fake, front, images)
+}
+
+/// All of an answer that does not change from one to the next.
+async fn whole(answer: reqwest::Response) -> String {
+    let status = answer.status();
+    let mut headers: Vec<_> = answer
+        .headers()
+        .iter()
+        .filter(|(name, _)| *name != "date")
+        .map(|(name, value)| format!("{name}: {value:?}"))
+        .collect();
+    headers.sort();
+    let body = answer.bytes().await.unwrap();
+    format!("{status} {headers:?} {body:?}")
+}
+
+async fn pull(front: &Front, repository: &str, layer: &impl std::fmt::Display, who: (&str, &str)) {
+    for path in [
+        format!("/v2/{repository}/manifests/v1"),
+        format!("/v2/{repository}/blobs/{layer}"),
+    ] {
+        let answer = front.send(Method::GET, &path, &[who]).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.bytes().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_tenant_reads_the_others_and_refusals_do_not_tell_what_is_held() {
+    let (_fake, front, [image, other]) = tenants().await;
+    // The same bytes in both: holding the digest proves nothing.
+    assert_eq!(image.layer, other.layer);
+    let paths = [
+        "/v2/alice/app/manifests/v1".to_owned(),
+        format!("/v2/alice/app/manifests/{}", image.manifest),
+        format!("/v2/alice/app/blobs/{}", image.layer),
+    ];
+    let callers: [&[(&str, &str)]; 3] = [&[], &[BOB], &[("authorization", "Bearer wrong")]];
+    let mut before = Vec::new();
+    for path in &paths {
+        for caller in callers {
+            for method in [Method::GET, Method::HEAD] {
+                before.push(whole(front.send(method, path, caller).await).await);
+            }
+        }
+    }
+    assert!(before.iter().all(|answer| answer.starts_with("401")));
+    pull(&front, "alice/app", &image.layer, ALICE).await;
+    pull(&front, "bob/app", &image.layer, BOB).await;
+    let mut after = Vec::new();
+    for path in &paths {
+        for caller in callers {
+            for method in [Method::GET, Method::HEAD] {
+                after.push(whole(front.send(method, path, caller).await).await);
+            }
+        }
+    }
+    assert_eq!(before, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_may_read_comes_from_here_the_second_time() {
+    let (fake, front, [image, _]) = tenants().await;
+    pull(&front, "alice/app", &image.layer, ALICE).await;
+    let bodies = fake.asked("GET /v2/alice/app/blobs/");
+    let path = format!("/v2/alice/app/blobs/{}", image.layer);
+    let part = [ALICE, ("range", "bytes=10-19")];
+    let part = front.send(Method::GET, &path, &part).await;
+    assert_eq!(part.status(), 206);
+    assert_eq!(text(&part, "x-darner-source"), "store");
+    assert_eq!(part.bytes().await.unwrap(), image.layer_bytes.slice(10..20));
+    let head = front.send(Method::HEAD, &path, &[ALICE]).await;
+    assert_eq!(text(&head, "content-length"), "5000");
+    assert_eq!(fake.asked("GET /v2/alice/app/blobs/"), bodies);
+    // A tag is asked for each time, by its caller; a linked digest is not.
+    let heads = fake.asked("HEAD /v2/alice/app/blobs/");
+    front.send(Method::GET, &path, &[ALICE]).await;
+    assert_eq!(fake.asked("HEAD /v2/alice/app/blobs/"), heads);
+    // Of another repository the same caller has no grant, though the layer is held.
+    let others = format!("/v2/bob/app/blobs/{}", image.layer);
+    assert_eq!(
+        front.send(Method::GET, &others, &[ALICE]).await.status(),
+        401
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_taken_away_ends_with_the_next_proof() {
+    let (fake, front, [image, _]) = tenants().await;
+    pull(&front, "alice/app", &image.layer, ALICE).await;
+    fake.allow("alice/app", &[]);
+    let tag = front
+        .send(Method::GET, "/v2/alice/app/manifests/v1", &[ALICE])
+        .await;
+    assert_eq!(tag.status(), 401);
+    // And with it everything else that the same credential was granted.
+    let path = format!("/v2/alice/app/blobs/{}", image.layer);
+    assert_eq!(front.send(Method::GET, &path, &[ALICE]).await.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_upstream_those_who_were_granted_go_on_and_new_ones_are_sent_there() {
+    for status in [StatusCode::BAD_GATEWAY, StatusCode::TOO_MANY_REQUESTS] {
+        let (fake, front, [image, _]) = tenants().await;
+        pull(&front, "alice/app", &image.layer, ALICE).await;
+        fake.fail(Some(status));
+        let tag = front
+            .send(Method::GET, "/v2/alice/app/manifests/v1", &[ALICE])
+            .await;
+        assert_eq!(tag.status(), 200);
+        assert!(text(&tag, "warning").starts_with("110 "));
+        let blob = format!("/v2/alice/app/blobs/{}", image.layer);
+        let granted = front.send(Method::GET, &blob, &[ALICE]).await;
+        assert_eq!(granted.bytes().await.unwrap(), image.layer_bytes);
+        for caller in [&[][..], &[BOB]] {
+            let tag = front
+                .send(Method::GET, "/v2/alice/app/manifests/v1", caller)
+                .await;
+            assert_eq!(code(tag).await.0, 503);
+            let blob = front.send(Method::GET, &blob, caller).await;
+            assert_eq!(code(blob).await, (404, "BLOB_UNKNOWN".to_owned()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_peer_is_sent_what_is_private() {
+    let (_fake, front, [image, _]) = tenants().await;
+    pull(&front, "alice/app", &image.layer, ALICE).await;
+    for path in [
+        format!("/v1/tasks/{}/pieces?want=0-0", image.layer),
+        format!("/v1/tasks/{}/pieces?want=0-0", image.manifest),
+    ] {
+        let url = format!("http://{}{path}", front.pieces);
+        let answer = front.client.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 404, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_is_in_no_file() {
+    let (_fake, front, [image, _]) = tenants().await;
+    pull(&front, "alice/app", &image.layer, ALICE).await;
+    let mut files = Vec::new();
+    list(front._directory.path(), &mut files);
+    assert!(files.len() > 3, "{files:?}");
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let secret = b"canary-5ecre7";
+        let there = bytes.windows(secret.len()).any(|place| place == secret);
+        assert!(!there, "{}", file.display());
+    }
+}
+
+fn list(directory: &Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => list(&path, files),
+            false => files.push(path),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_private_bytes_are_cut_off_and_not_kept() {
+    let (fake, front, [image, _]) = tenants().await;
+    fake.corrupt("alice/app", &image.layer);
+    let path = format!("/v2/alice/app/blobs/{}", image.layer);
+    for _ in 0..2 {
+        // So little that nothing of it has been sent: the client can be told.
+        let answer = front.send(Method::GET, &path, &[ALICE]).await;
+        assert_eq!(code(answer).await, (404, "BLOB_UNKNOWN".to_owned()));
+    }
+    let large = fake.image("alice/app", 300_000);
+    fake.corrupt("alice/app", &large.layer);
+    let path = format!("/v2/alice/app/blobs/{}", large.layer);
+    for _ in 0..2 {
+        let answer = front.send(Method::GET, &path, &[ALICE]).await;
+        assert_eq!(text(&answer, "x-darner-source"), "upstream");
+        assert!(answer.bytes().await.is_err());
+    }
+}
