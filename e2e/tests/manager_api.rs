@@ -18,7 +18,7 @@ use darner_e2e::wait;
 const PASSWORD: &str = "correct horse battery\n";
 
 fn settings(scene: &Scene, name: &str) -> Settings {
-    Settings::new(&scene.path(&format!("data-{name}")))
+    Settings::new(&scene.path(format!("data-{name}")))
         .set("node.id", name)
         .set("manager.listen", "127.0.0.1:0")
         .set("manager.api_listen", "127.0.0.1:0")

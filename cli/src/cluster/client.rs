@@ -106,14 +106,15 @@ impl ClientError {
     pub(super) fn exit_status(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => UNREACHABLE,
-            Self::Refused { status, .. } if *status == StatusCode::SERVICE_UNAVAILABLE => {
-                UNREACHABLE
-            }
+            Self::Refused {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                ..
+            } => UNREACHABLE,
             Self::NotLoggedIn { .. } | Self::Exposed { .. } => DENIED,
-            Self::Refused { status, .. } => match *status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => DENIED,
-                _ => 1,
-            },
+            Self::Refused {
+                status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+                ..
+            } => DENIED,
             Self::Usage(_) => 2,
             _ => 1,
         }
