@@ -73,6 +73,10 @@ impl Server {
         })
     }
 
+    #[allow(
+        clippy::zombie_processes,
+        reason = "it ends after this process, which cannot wait for it"
+    )]
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap().keep();
         let data = directory.join("data");

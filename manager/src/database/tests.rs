@@ -110,7 +110,9 @@ async fn several_managers_hear_of_each_others_hosts() {
     let (a, b) = (record("a", Role::Seed, 5), record("b", Role::Seed, 6));
     let heard = |hosts: &Elsewhere| hosts.hosts.keys().cloned().collect::<Vec<_>>();
 
-    let hears = at_one.write(&one, &snapshot(100, &[a.clone()])).await;
+    let hears = at_one
+        .write(&one, &snapshot(100, std::slice::from_ref(&a)))
+        .await;
     assert_eq!(heard(&hears.unwrap().unwrap()), []);
     let hears = at_other.write(&other, &snapshot(90, &[b.clone()])).await;
     let hears = hears.unwrap().unwrap();
@@ -120,7 +122,9 @@ async fn several_managers_hear_of_each_others_hosts() {
     let moved = record("a", Role::Seed, 9);
     let at = snapshot(101, &[b.clone(), moved.clone()]);
     at_other.write(&other, &at).await.unwrap();
-    let hears = at_one.write(&one, &snapshot(100, &[a.clone()])).await;
+    let hears = at_one
+        .write(&one, &snapshot(100, std::slice::from_ref(&a)))
+        .await;
     assert_eq!(
         heard(&hears.unwrap().unwrap()),
         [moved.0.clone(), b.0.clone()]
