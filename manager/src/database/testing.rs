@@ -75,7 +75,7 @@ impl Server {
 
     #[allow(
         clippy::zombie_processes,
-        reason = "it ends after this process, which cannot wait for it"
+        reason = "it ends after this process, and clears up"
     )]
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap().keep();

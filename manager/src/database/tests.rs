@@ -114,7 +114,9 @@ async fn several_managers_hear_of_each_others_hosts() {
         .write(&one, &snapshot(100, std::slice::from_ref(&a)))
         .await;
     assert_eq!(heard(&hears.unwrap().unwrap()), []);
-    let hears = at_other.write(&other, &snapshot(90, &[b.clone()])).await;
+    let hears = at_other
+        .write(&other, &snapshot(90, std::slice::from_ref(&b)))
+        .await;
     let hears = hears.unwrap().unwrap();
     assert_eq!((heard(&hears), hears.version), (vec![a.0.clone()], 100));
 

@@ -104,12 +104,12 @@ impl Swarm {
             me.told = told;
             me.offered = false;
             me.evaluations = me.evaluations.saturating_add(1);
-            me.not_before = now
-                + if me.evaluations <= YOUNG {
-                    EARLY
-                } else {
-                    RETELL
-                };
+            let pause = if me.evaluations <= YOUNG {
+                EARLY
+            } else {
+                RETELL
+            };
+            me.wait_until(now + pause);
         }
         if let Some(message) = message {
             self.send(child, message);
@@ -219,7 +219,14 @@ impl Swarm {
 
     /// These are the child's parents now: the load of everyone concerned follows. Returns those that
     /// were not before.
-    fn assign(&mut self, id: &TaskId, child: SessionId, parents: Vec<SessionId>) -> Vec<SessionId> {
+    fn assign(
+        &mut self,
+        id: &TaskId,
+        child: SessionId,
+        mut parents: Vec<SessionId>,
+    ) -> Vec<SessionId> {
+        // Kept for as long as the download lasts, and there are very many.
+        parents.shrink_to_fit();
         let Some(task) = self.tasks.get_mut(id) else {
             return Vec::new();
         };
@@ -296,7 +303,8 @@ impl Swarm {
                 continue;
             };
             them.offered = true;
-            let mut theirs = them.parents.clone();
+            let mut theirs = Vec::with_capacity(them.parents.len() + 1);
+            theirs.extend_from_slice(&them.parents);
             theirs.push(child);
             let few = theirs.len() <= ENOUGH_PARENTS;
             self.assign(id, parent, theirs);

@@ -234,7 +234,7 @@ impl Swarm {
     }
 
     fn is_due(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
-        self.now >= me.not_before
+        self.now >= me.not_before()
             && !me.held.is_full()
             && (me.offered || self.needs_weighing(id, task, me))
     }
@@ -242,7 +242,7 @@ impl Swarm {
     fn needs_weighing(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
         me.seen != task.news
             || me.parents.len() < ENOUGH_PARENTS
-            || self.now >= me.not_before + REVIEW
+            || self.now >= me.not_before() + REVIEW
             || self.starves(id, task, me)
     }
 }

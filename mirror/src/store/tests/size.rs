@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::*;
 use crate::store::encoding::BlobRecord;
 use crate::store::index::Index;
@@ -55,8 +57,9 @@ fn open_large(path: &Path) -> (Duration, Store) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers() {
-    // Without optimisation everything takes several times as long.
-    let bound = Duration::from_millis(if cfg!(debug_assertions) { 4000 } else { 200 });
+    // Without optimisation, and beside all other tests on a busy machine, everything takes many
+    // times as long: then only what would read or walk through contents is found out.
+    let bound = Duration::from_millis(if cfg!(debug_assertions) { 20_000 } else { 200 });
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     fill(&path);
@@ -68,29 +71,28 @@ async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers
     let killed = directory.path().join("killed");
     std::fs::copy(path.join("index.redb"), &killed).unwrap();
 
-    // Room for one more is made by a tenth of all going, and nobody waits for that.
+    // Room for one more is made in batches, and nobody waits for that.
     let begun = Instant::now();
-    let making = {
-        let store = store.clone();
-        let new = digest(BLOBS);
-        tokio::spawn(async move { store.begin(&new, SIZE).await.map(drop) })
-    };
-    let (mut slowest, mut looked) = (Duration::ZERO, 0u64);
-    while !making.is_finished() || looked < 1000 {
+    let mut making = JoinSet::new();
+    let (new, its_store) = (digest(BLOBS), store.clone());
+    making.spawn(async move { its_store.begin(&new, SIZE).await.map(drop) });
+    let (mut slowest, mut looked, mut made) = (Duration::ZERO, 0u64, None);
+    while made.is_none() || looked < 1000 {
         let begun = Instant::now();
         assert!(store.get(&digest(BLOBS - 1 - looked % 1000)).is_some());
         slowest = slowest.max(begun.elapsed());
         looked += 1;
         tokio::task::yield_now().await;
+        made = made.or_else(|| making.try_join_next());
     }
-    making.await.unwrap().unwrap();
+    made.unwrap().unwrap().unwrap();
     let left = store.keys().len() as u64;
     eprintln!(
         "{} evicted in {:?}; {looked} look-ups beside, the slowest {slowest:?}",
         BLOBS - left,
         begun.elapsed()
     );
-    assert!(left >= BLOBS / 10 * 8 && left < BLOBS, "{left}");
+    assert!((BLOBS / 10 * 8..BLOBS).contains(&left), "{left}");
     assert!(slowest <= bound, "{slowest:?}");
     store.flush().await;
     drop(store);
@@ -98,5 +100,7 @@ async fn a_store_of_two_tebibytes_is_soon_open_and_makes_room_beside_its_readers
     std::fs::rename(&killed, path.join("index.redb")).unwrap();
     // Only the first time is it as the killed process left it.
     let store = opens_within(&path, bound, 1);
-    assert_eq!(store.keys().len() as u64, left);
+    // The store's own thread may have gone on making room until it was closed.
+    let found = store.keys().len() as u64;
+    assert!((BLOBS / 10 * 8..=left).contains(&found), "{found} of {left}");
 }

@@ -164,12 +164,10 @@ impl Task {
         link.has.subtract(&self.held);
         for (run, trusted) in runs {
             for index in run.indexes().filter(|index| !self.held.contains(*index)) {
-                if trusted || self.unvouched {
-                    if let Some(expected) = self.expected.get_mut(index as usize) {
-                        expected.get_or_insert_with(|| run.clone());
-                    }
-                } else {
+                if !(trusted || self.unvouched) {
                     link.untrusted.insert(index, run.clone());
+                } else if let Some(expected) = self.expected.get_mut(index as usize) {
+                    expected.get_or_insert_with(|| run.clone());
                 }
             }
         }

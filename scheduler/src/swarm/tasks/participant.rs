@@ -11,15 +11,15 @@ use super::super::numbers::HostNumber;
 /// Hosts that a child was told to fetch from, the last ones, to know a report about them for real.
 const MAX_GIVEN: usize = 64;
 
-/// One node's part.
+/// One node's part. There are very many: fields are chosen so that all fit 128 bytes.
 #[derive(Debug)]
 pub(in crate::swarm) struct Participant {
     pub(in crate::swarm) held: PieceSet,
     pub(in crate::swarm) parents: Vec<SessionId>,
     given: Vec<HostNumber>,
-    failed: Vec<(HostNumber, FailureKind)>,
+    failed: Box<[(HostNumber, FailureKind)]>,
     /// When its parents may be told again.
-    pub(in crate::swarm) not_before: Duration,
+    not_before_micros: u64,
     /// What it was last told, in short.
     pub(in crate::swarm) told: u64,
     /// The task's news when its parents were last weighed.
@@ -39,8 +39,8 @@ impl Participant {
             held,
             parents: Vec::new(),
             given: Vec::new(),
-            failed: Vec::new(),
-            not_before: Duration::ZERO,
+            failed: Box::default(),
+            not_before_micros: 0,
             told: 0,
             seen: 0,
             evaluations: 0,
@@ -50,6 +50,16 @@ impl Participant {
         }
     }
 
+    /// Its parents may be told again from `time` on.
+    pub(in crate::swarm) fn wait_until(&mut self, time: Duration) {
+        self.not_before_micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// When its parents may be told again.
+    pub(in crate::swarm) fn not_before(&self) -> Duration {
+        Duration::from_micros(self.not_before_micros)
+    }
+
     pub(in crate::swarm) fn give(&mut self, parent: HostNumber) {
         if self.was_given(parent) {
             return;
@@ -57,6 +67,8 @@ impl Participant {
         if self.given.len() >= MAX_GIVEN {
             self.given.remove(0);
         }
+        // There are very many of these lists, and each grows seldom.
+        self.given.reserve_exact(1);
         self.given.push(parent);
     }
 
@@ -70,10 +82,12 @@ impl Participant {
             Some((_, worst)) if *worst == FailureKind::Slow => *worst = kind,
             Some(_) => {}
             None => {
-                if self.failed.len() >= MAX_GIVEN {
-                    self.failed.remove(0);
+                let mut failed = std::mem::take(&mut self.failed).into_vec();
+                if failed.len() >= MAX_GIVEN {
+                    failed.remove(0);
                 }
-                self.failed.push((parent, kind));
+                failed.push((parent, kind));
+                self.failed = failed.into_boxed_slice();
             }
         }
     }
@@ -84,5 +98,15 @@ impl Participant {
         failed
             .find(|(one, _)| *one == parent)
             .map(|(_, kind)| *kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_participant_stays_small() {
+        assert!(size_of::<Participant>() <= 128);
     }
 }
