@@ -1,13 +1,14 @@
 //! `darner`: one program for every part of the cluster. Each subcommand has a file of its own; what
 //! the roles do is in their crates, and only put together here.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 4 not reachable, 5 denied, 130
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, 4 not reachable, 5 denied, 130
 //! interrupted a second time.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cluster;
 mod config;
 mod demo;
 mod manager;
@@ -31,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 4 not reachable, 5 denied, \
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, 4 not reachable, 5 denied, \
                   130 interrupted twice."
 )]
 struct Cli {
@@ -57,6 +58,10 @@ enum Command {
     Simulate(simulate::Args),
     /// Set a host up for its mirror
     Setup(setup::Setup),
+    /// Log in to the manager
+    Login(cluster::Login),
+    #[command(flatten)]
+    Ask(cluster::Ask),
     /// Check settings without starting anything
     Config(config::Config),
 }
@@ -85,6 +90,8 @@ fn main() -> ExitCode {
             Command::Manager(args) => manager::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
+            Command::Login(login) => login.run().await,
+            Command::Ask(ask) => ask.run().await,
             Command::Config(config) => config.run(),
             Command::Simulate(args) => simulate::run(&args),
             Command::Setup(setup) => match setup.run() {
