@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 mod client;
+mod jobs;
 mod login;
 mod people;
 mod show;
@@ -45,6 +46,10 @@ pub(crate) enum Ask {
     Status(show::Status),
     /// See who belongs to the cluster
     Nodes(show::Nodes),
+    /// Have nodes hold images ahead of time
+    Preheat(jobs::Preheat),
+    /// See, call off and retry jobs
+    Job(jobs::OfJobs),
     /// See and revoke tokens
     Token(people::Token),
     /// Make, see, change and remove accounts
@@ -57,6 +62,8 @@ impl Ask {
         let ended = match self {
             Self::Status(status) => status.run().await,
             Self::Nodes(nodes) => nodes.run().await,
+            Self::Preheat(preheat) => preheat.run().await,
+            Self::Job(job) => job.run().await,
             Self::Token(token) => token.run().await,
             Self::User(user) => user.run().await,
         };

@@ -6,10 +6,11 @@
 //! ([`darner_service::directory`]).
 //!
 //! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
-//! what it decides; [`database`] remembers across restarts; [`rpc`] and [`api`] are the two faces.
+//! what it decides; [`database`] remembers across restarts; [`jobs`] has members hold images ahead of time; [`rpc`] and [`api`] are the two faces.
 
 pub mod api;
 pub mod database;
+pub mod jobs;
 pub mod members;
 pub mod membership;
 pub mod metrics;

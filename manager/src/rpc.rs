@@ -8,6 +8,7 @@ use std::time::Duration;
 use darner_proto::PROTOCOL;
 use darner_proto::id::{Host, HostId};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
+use darner_proto::preheat::{MAX_ORDERS, Report};
 use darner_proto::wire;
 use darner_proto::wire::manager_server::{Manager, ManagerServer};
 use darner_service::listener::Listener;
@@ -19,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::jobs::Jobs;
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
 use crate::metrics::ManagerMetrics;
@@ -41,6 +43,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Rpc {
     members: Members,
+    jobs: Jobs,
     watchers: Arc<Semaphore>,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
@@ -50,11 +53,13 @@ struct Rpc {
 pub(crate) async fn serve(
     listener: Listener,
     members: Members,
+    jobs: Jobs,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
     let rpc = Rpc {
         members,
+        jobs,
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         metrics,
         shutdown: shutdown.clone(),
@@ -103,8 +108,18 @@ impl Manager for Rpc {
     ) -> Result<Response<wire::KeepAliveReply>, Status> {
         let request = request.into_inner();
         let key = key(&request.id, request.role())?;
-        let known = self.members.keep_alive(key);
-        Ok(Response::new(wire::KeepAliveReply { known }))
+        let reports = request.reports.into_iter().take(MAX_ORDERS);
+        let reports: Result<Vec<_>, _> = reports.map(Report::try_from).collect();
+        let reports = reports?;
+        let known = self.members.keep_alive(key.clone());
+        let orders = match known {
+            true => self.jobs.heard(&key, reports),
+            false => Vec::new(),
+        };
+        Ok(Response::new(wire::KeepAliveReply {
+            known,
+            orders: orders.iter().map(Into::into).collect(),
+        }))
     }
 
     async fn deregister(

@@ -15,6 +15,7 @@ use crate::api::Api;
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
+use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
@@ -29,6 +30,7 @@ mod tests;
 #[derive(Debug)]
 pub struct Manager {
     members: Members,
+    jobs: Jobs,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -105,8 +107,10 @@ impl Manager {
         let invited = credentials::invite(&database).await;
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
+        let jobs = Jobs::new(database.clone(), members.clone());
         let served = Api::new(
             members.clone(),
+            jobs.clone(),
             database.clone(),
             passwords,
             shutdown.clone(),
@@ -115,6 +119,7 @@ impl Manager {
             served,
             invitation,
             members,
+            jobs,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -141,6 +146,7 @@ impl Manager {
     pub fn serve(self) {
         let Self {
             members,
+            jobs,
             served,
             invitation: _,
             keeper,
@@ -150,7 +156,13 @@ impl Manager {
             part,
             shutdown,
         } = self;
-        let serving = rpc::serve(rpc, members.clone(), metrics, shutdown.clone());
+        let serving = rpc::serve(
+            rpc,
+            members.clone(),
+            jobs.clone(),
+            metrics,
+            shutdown.clone(),
+        );
         let silent = CancellationToken::new();
         let last = silent.clone().drop_guard();
         shutdown.spawn(async move {
@@ -159,6 +171,7 @@ impl Manager {
         });
         shutdown.spawn(api::serve(api, served));
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
+        shutdown.spawn(jobs.run(shutdown.clone()));
         shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();

@@ -29,11 +29,13 @@ use url::Url;
 use crate::shutdown::Shutdown;
 
 mod last_good;
+pub mod orders;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use last_good::LastGood;
+use orders::Orders;
 
 /// Who schedules and who seeds.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -100,6 +102,7 @@ pub enum DirectoryError {
 #[derive(Debug, Clone)]
 pub struct Directory {
     published: Arc<watch::Sender<Arc<Membership>>>,
+    orders: Orders,
 }
 
 impl Directory {
@@ -143,6 +146,7 @@ impl Directory {
                 published: directory.published.clone(),
                 last_good: Arc::new(last_good),
             },
+            directory.orders.clone(),
         );
         shutdown.spawn(session.run(shutdown.clone()));
         Ok(directory)
@@ -153,8 +157,14 @@ impl Directory {
         self.published.subscribe()
     }
 
+    /// What the manager has this host do; nothing where there is none.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
     fn publishing(membership: Membership) -> Self {
         Self {
+            orders: Orders::default(),
             published: Arc::new(watch::Sender::new(Arc::new(membership))),
         }
     }

@@ -103,6 +103,11 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
+    /// It may be over when one asks again.
+    pub(super) fn is_passing(&self) -> bool {
+        self.exit_status() == UNREACHABLE
+    }
+
     pub(super) fn exit_status(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => UNREACHABLE,

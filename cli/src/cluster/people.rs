@@ -161,7 +161,7 @@ async fn change_role(client: &Client, name: &str, role: Role) -> Result<(), Clie
     Ok(())
 }
 
-fn print(common: &Common, columns: &[table::Column], items: Vec<Value>) {
+pub(super) fn print(common: &Common, columns: &[table::Column], items: Vec<Value>) {
     match common.output {
         Output::Json => table::print_json(&Value::Array(items)),
         Output::Table => table::print(columns, &items),
@@ -169,7 +169,7 @@ fn print(common: &Common, columns: &[table::Column], items: Vec<Value>) {
 }
 
 /// A part of a path: names and ids have no letter that would need quoting.
-fn segment(text: &str) -> Result<&str, ClientError> {
+pub(super) fn segment(text: &str) -> Result<&str, ClientError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
     match !text.is_empty() && text.bytes().all(fits) && text != "." && text != ".." {
         true => Ok(text),
