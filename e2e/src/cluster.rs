@@ -50,7 +50,7 @@ impl Cluster {
         // A process that is started again has to be found where it was.
         let settings = node(scene, "manager")?
             .set("manager.listen", fixed_port()?)
-            .set("manager.api_listen", "127.0.0.1:0");
+            .set("manager.api_listen", fixed_port()?);
         let manager = Darner::start(scene, "manager", "manager", &settings).await?;
         let scheduler = add_scheduler(scene, &manager, "scheduler").await?;
         let seeds = (1..=shape.seeds).map(|number| {
