@@ -1,8 +1,8 @@
 //! `darner`: one program for every part of the cluster. Each subcommand has a file of its own; what
 //! the roles do is in their crates, and only put together here.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, 4 not reachable, 5 denied, 130
-//! interrupted a second time.
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, 4 not
+//! reachable, 5 denied, 6 something would change, 130 interrupted a second time.
 
 use std::process::ExitCode;
 
@@ -32,8 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, 4 not reachable, 5 denied, \
-                  130 interrupted twice."
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, \
+                  4 not reachable, 5 denied, 6 something would change, 130 interrupted twice."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -56,8 +56,10 @@ enum Command {
     Pull(pull::Args),
     /// See how fast a cluster of any size would pull, and what faults would cost
     Simulate(simulate::Args),
-    /// Set a host up for its mirror
-    Setup(setup::Setup),
+    /// Let the container runtimes of this host pull through its mirror
+    Setup(Box<setup::Setup>),
+    /// Take back what `darner setup` did
+    Teardown(setup::Teardown),
     /// Log in to the manager
     Login(cluster::Login),
     #[command(flatten)]
@@ -94,13 +96,8 @@ fn main() -> ExitCode {
             Command::Ask(ask) => ask.run().await,
             Command::Config(config) => config.run(),
             Command::Simulate(args) => simulate::run(&args),
-            Command::Setup(setup) => match setup.run() {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    run::say(format_args!("error: {:#}", anyhow::Error::from(error)));
-                    ExitCode::FAILURE
-                }
-            },
+            Command::Setup(args) => setup::setup(*args).await,
+            Command::Teardown(args) => setup::teardown(&args),
         }
     });
     // What had to end in order has; what hangs in a system call is not waited for.

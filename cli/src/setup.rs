@@ -1,230 +1,179 @@
-//! `darner setup`: prepares the machine a mirror runs on. It changes little, in one step, tells what
-//! it did, and leaves alone what somebody else wrote. A second run changes nothing.
+//! `darner setup` and `darner teardown`: the container runtimes of this host pull through a mirror,
+//! or do so no more.
 //!
-//! It does not edit the runtime's own configuration and restarts nothing.
+//! Only what is needed is written, other people's keys, comments and order stay, and a journal knows
+//! what was there before. A run is done wholly or not at all, wherever it is cut off; nothing is
+//! restarted.
+//!
+//! ```text
+//! setup --> session     one run: recover, plan, do, prove, keep or take back
+//!            |--> runtimes   which there are, and what each is to be told
+//!            |--> plan       from what is there and what is wished to changes of files
+//!            |     '--> edit      one text into another
+//!            |--> apply      the changes, with a journal that undoes them
+//!            |     |--> journal   what stood there before, what is under way
+//!            |     '--> step      what the file system does as one
+//!            |--> prove      asks the mirror as the runtimes will
+//!            '--> report     what the user sees
+//! ```
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use darner_proto::id::parse_address;
-use darner_proto::invalid::Invalid;
+use clap::ValueEnum;
+use darner_proto::name::RegistryName;
+use darner_service::telemetry::with_causes;
 
+mod apply;
+mod edit;
+mod host;
+mod journal;
+mod kind;
+mod node;
+mod plan;
+mod prove;
+mod report;
+mod runtimes;
+mod session;
+mod step;
 #[cfg(test)]
 mod tests;
 
-/// containerd's directory for every registry that has none of its own.
-const EVERY_REGISTRY: &str = "_default";
-const FILE: &str = "hosts.toml";
-/// The first line of a file of ours.
-const OURS: &str = "# Written by `darner setup containerd`, which overwrites changes.";
+use crate::pull::Image;
+use crate::run::say;
+use report::Report;
+use runtimes::{Choice, Terms};
+use session::{Session, SetupError};
 
-/// Prepare this machine for a mirror
-#[derive(Debug, Args)]
+/// Something would change, and `--dry-run` was given.
+const WOULD_CHANGE: u8 = 6;
+
+/// Flags of `darner setup`
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit status: 0 done or nothing to do, 1 failed and everything as before, 2 wrong usage, \
+                  4 the mirror cannot be reached, 6 with --dry-run: something would change."
+)]
 pub(crate) struct Setup {
     #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Subcommand)]
-enum What {
-    Containerd(Containerd),
-    DataDir(DataDir),
-}
-
-/// Let containerd ask a mirror first, for every registry
-///
-/// Writes _default/hosts.toml in the directory that containerd's config_path names. containerd reads
-/// it at every pull and needs no restart.
-#[derive(Debug, Args)]
-struct Containerd {
-    /// containerd's directory of host files
-    #[arg(long, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
-    certs_dir: PathBuf,
+    node: Option<node::Node>,
+    #[command(flatten)]
+    run: Run,
     /// Where the mirror listens
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = mirror_url)]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = node::mirror_url)]
     mirror: String,
-    /// Exit 0 when the file is somebody else's; it is left as it is in any case
+    /// A registry to pull through the mirror; may be repeated [default: every one]
+    #[arg(long, value_name = "HOST")]
+    registry: Vec<RegistryName>,
+    /// Put the mirror before the hosts in hosts.toml files of others too
     #[arg(long)]
-    leave_foreign: bool,
+    adopt: bool,
+    /// The image that is pulled through the mirror as a proof [default: hello-world of Docker Hub,
+    /// if that registry is set up]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "no_proof")]
+    probe: Option<Image>,
+    /// Do not ask the mirror for anything, since it is not running yet
+    #[arg(long)]
+    no_proof: bool,
 }
 
-/// Make a directory the mirror's own
-///
-/// Creates it (mode 0700) where it is absent, and gives it, and nothing in it, to the owner.
-#[derive(Debug, Args)]
-struct DataDir {
-    /// The directory
-    directory: PathBuf,
-    /// The numbers of the user and group that the mirror runs as
-    #[arg(long, value_name = "UID:GID", value_parser = owner)]
-    owner: Owner,
+/// Flags of `darner teardown`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 done or nothing to do, 1 failed and everything as before, 2 wrong usage, \
+                  6 with --dry-run: something would change."
+)]
+pub(crate) struct Teardown {
+    #[command(flatten)]
+    run: Run,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Owner {
-    user: u32,
-    group: u32,
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// The runtimes it is about
+    #[arg(default_value = "all")]
+    runtime: Choice,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How the result is told
+    #[arg(long, short, value_name = "FORM", default_value = "text")]
+    output: Output,
+    /// The host's root directory: a host in a directory, such as an image being built, is neither
+    /// asked for versions nor told to reload, and proves nothing unless --probe says what
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
 }
 
-/// What was done about a file or directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Done {
-    Written,
-    Unchanged,
-    LeftAlone,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
-/// The machine cannot be prepared.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SetupError {
-    /// The file is not ours to write.
-    #[error(
-        "{path} was not written by darner and was left as it is; add this table to it:\n{table}"
-    )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What the file would have to say.
-        table: String,
-    },
-    /// The file system refuses.
-    #[error("{path} cannot be written")]
-    File {
-        /// What was to be written.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl Setup {
-    /// Does it, and tells on standard output what was done.
-    ///
-    /// # Errors
-    /// What stood in the way. Nothing is left half written.
-    pub(crate) fn run(&self) -> Result<(), SetupError> {
-        let (path, done) = match &self.what {
-            What::Containerd(containerd) => (containerd.path(), containerd.run()?),
-            What::DataDir(data_dir) => (data_dir.directory.clone(), data_dir.run()?),
+/// Sets up, and tells how that went.
+pub(crate) async fn setup(args: Setup) -> ExitCode {
+    if let Some(node) = args.node {
+        return match node.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(format_args!("error: {}", with_causes(&error)));
+                ExitCode::FAILURE
+            }
         };
-        let done = match done {
-            Done::Written => "written",
-            Done::Unchanged => "is as it should be",
-            Done::LeftAlone => "was not written by darner, left as it is",
-        };
-        println!("{}: {done}", path.display());
-        Ok(())
+    }
+    let Run {
+        runtime, output, ..
+    } = args.run;
+    let terms = Terms {
+        mirror: args.mirror,
+        registries: args.registry,
+        adopt: args.adopt,
+    };
+    let session = args.run.session();
+    let probe = match (args.probe, args.no_proof) {
+        (_, true) => None,
+        (Some(image), false) => Some(prove::Probe::Image(Box::new(image))),
+        (None, false) if !session.is_of_running_host() => None,
+        (None, false) => Some(prove::Probe::fitting(&terms.registries)),
+    };
+    tell(
+        output,
+        session.set_up(runtime, &terms, probe.as_ref()).await,
+    )
+}
+
+/// Takes back what was set up, and tells how that went.
+pub(crate) fn teardown(args: &Teardown) -> ExitCode {
+    let Run {
+        runtime, output, ..
+    } = args.run;
+    tell(output, args.run.session().tear_down(runtime))
+}
+
+impl Run {
+    fn session(&self) -> Session {
+        Session::new(self.root.clone(), self.dry_run)
     }
 }
 
-impl Containerd {
-    fn path(&self) -> PathBuf {
-        self.certs_dir.join(EVERY_REGISTRY).join(FILE)
-    }
-
-    fn run(&self) -> Result<Done, SetupError> {
-        let path = self.path();
-        let table = table(&self.mirror);
-        let wanted = format!("{OURS}\n# To undo it, remove this file.\n{table}");
-        let failed = |source| SetupError::File {
-            path: path.clone(),
-            source,
-        };
-        match state(&path, &wanted).map_err(failed)? {
-            State::AsWanted => Ok(Done::Unchanged),
-            State::AbsentOrOurs => write(&path, &wanted).map_err(failed),
-            State::Foreign if self.leave_foreign => Ok(Done::LeftAlone),
-            State::Foreign => Err(SetupError::Foreign { path, table }),
+fn tell(output: Output, done: Result<Report, SetupError>) -> ExitCode {
+    match done {
+        Ok(report) => {
+            match output {
+                Output::Text => print!("{report}"),
+                Output::Json => println!("{}", report.json()),
+            }
+            if report.would_change() {
+                ExitCode::from(WOULD_CHANGE)
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+        Err(error) => {
+            say(format_args!("error: {}", with_causes(&error)));
+            ExitCode::from(error.exit_status())
         }
     }
-}
-
-/// A `[host]` table, not `server`: only so does containerd go on to the registry itself when the
-/// mirror is away or does not have something.
-fn table(mirror: &str) -> String {
-    format!("[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
-}
-
-enum State {
-    AbsentOrOurs,
-    AsWanted,
-    Foreign,
-}
-
-fn state(path: &Path, wanted: &str) -> io::Result<State> {
-    match fs::symlink_metadata(path) {
-        // A link leads to somebody else's file.
-        Ok(found) if !found.is_file() => return Ok(State::Foreign),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::AbsentOrOurs),
-        Err(error) => return Err(error),
-    }
-    let found = fs::read(path)?;
-    Ok(if found == wanted.as_bytes() {
-        State::AsWanted
-    } else if found.starts_with(OURS.as_bytes()) {
-        State::AbsentOrOurs
-    } else {
-        State::Foreign
-    })
-}
-
-/// As one step: containerd, which may read at any moment, sees the old file or the new one.
-fn write(path: &Path, text: &str) -> io::Result<Done> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let partial = path.with_extension("toml.darner-new");
-    let mut file = File::create(&partial)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
-    File::open(directory)?.sync_all()?;
-    Ok(Done::Written)
-}
-
-impl DataDir {
-    fn run(&self) -> Result<Done, SetupError> {
-        let done = give(&self.directory, self.owner);
-        done.map_err(|source| SetupError::File {
-            path: self.directory.clone(),
-            source,
-        })
-    }
-}
-
-fn give(directory: &Path, owner: Owner) -> io::Result<Done> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    let now = fs::metadata(directory)?;
-    if (now.uid(), now.gid()) == (owner.user, owner.group) {
-        return Ok(Done::Unchanged);
-    }
-    std::os::unix::fs::chown(directory, Some(owner.user), Some(owner.group))?;
-    Ok(Done::Written)
-}
-
-/// `http://host:port`: what containerd is to ask has no path, and needs no certificate on the
-/// machine's own loopback.
-fn mirror_url(text: &str) -> Result<String, Invalid> {
-    let bad = || Invalid::new("mirror", "is not http://host:port");
-    let address = text.strip_prefix("http://").ok_or_else(bad)?;
-    let address = parse_address(address.trim_end_matches('/').to_owned()).map_err(|_| bad())?;
-    Ok(format!("http://{address}"))
-}
-
-fn owner(text: &str) -> Result<Owner, Invalid> {
-    let parsed = text.split_once(':').and_then(|(user, group)| {
-        Some(Owner {
-            user: user.parse().ok()?,
-            group: group.parse().ok()?,
-        })
-    });
-    parsed.ok_or_else(|| Invalid::new("owner", "is not UID:GID, two numbers"))
 }

@@ -44,25 +44,36 @@ pub struct Containerd {
     _sockets: TempDir,
 }
 
-impl Containerd {
-    /// Starts a containerd that pulls everything through the mirror at `mirror`
-    /// (`http://host:port`); nothing else is asked but the registry the image names.
-    pub async fn start(scene: &Scene, name: &str, mirror: &str) -> Result<Self> {
+/// A containerd that is not running yet: where all of it is.
+#[derive(Debug)]
+struct Installed {
+    directory: PathBuf,
+    log: PathBuf,
+    snapshotter: &'static str,
+    sockets: TempDir,
+}
+
+impl Installed {
+    async fn new(scene: &Scene, name: &str) -> Result<Self> {
         let directory = scene.make_directory(name)?;
-        let hosts = directory.join("certs.d");
-        let root = directory.join("root");
-        fs::create_dir_all(hosts.join("_default"))?;
-        fs::write(hosts.join("_default/hosts.toml"), hosts_file(mirror))?;
+        let snapshotter = snapshotter(&directory).await?;
         // Socket paths are short by nature, and build directories are not.
         let sockets = tempfile::Builder::new().prefix("e2e-").tempdir()?;
-        let socket = sockets.path().join("containerd.sock");
-        let config = directory.join("config.toml");
-        let snapshotter = snapshotter(&directory).await?;
-        fs::write(&config, settings(&directory, &socket, &hosts, snapshotter)?)?;
-        let mut command = Command::new(place::required_tool("containerd")?);
-        command.arg("--config").arg(&config);
-        let log = scene.path(format!("{name}.log"));
-        let mut process = Process::start(name, command, &log)?.polite();
+        Ok(Self {
+            directory,
+            log: scene.path(format!("{name}.log")),
+            snapshotter,
+            sockets,
+        })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.sockets.path().join("containerd.sock")
+    }
+
+    /// Runs `command`, which is containerd with its settings.
+    async fn start(self, command: Command, hosts: PathBuf) -> Result<Containerd> {
+        let mut process = Process::start("containerd", command, &self.log)?.polite();
         process
             .wait_output("its start", |output| {
                 output
@@ -70,16 +81,74 @@ impl Containerd {
                     .then_some(())
             })
             .await?;
-        let channel = connect(&socket).await?;
-        Ok(Self {
+        let channel = connect(&self.socket()).await?;
+        Ok(Containerd {
             _process: process,
-            socket,
+            socket: self.socket(),
             hosts,
-            root,
+            root: self.directory.join("root"),
             channel,
-            snapshotter,
-            _sockets: sockets,
+            snapshotter: self.snapshotter,
+            _sockets: self.sockets,
         })
+    }
+}
+
+/// A host in a directory that has a containerd, configured as whoever installed it left it: without
+/// any mirror.
+#[derive(Debug)]
+pub struct Host {
+    installed: Installed,
+}
+
+impl Host {
+    /// Only its files are there.
+    pub async fn new(scene: &Scene, name: &str) -> Result<Self> {
+        let host = Self {
+            installed: Installed::new(scene, name).await?,
+        };
+        fs::create_dir_all(host.etc())?;
+        fs::create_dir_all(host.root().join("var/lib"))?;
+        let text = settings(&host.installed, None)?;
+        fs::write(host.etc().join("config.toml"), text)?;
+        Ok(host)
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> PathBuf {
+        self.installed.directory.join("host")
+    }
+
+    /// containerd's own directory of settings, which it knows as /etc/containerd.
+    pub fn etc(&self) -> PathBuf {
+        self.root().join("etc/containerd")
+    }
+
+    /// Starts it, in a mount namespace where its settings are where they are on a host.
+    pub async fn start(self) -> Result<Containerd> {
+        let mut command = Command::new(place::required_tool("unshare")?);
+        command.args(["--mount", "sh", "-ec"]);
+        command.arg("mount --bind \"$1\" /etc/containerd && exec \"$2\"");
+        command.arg("sh").arg(self.etc());
+        command.arg(place::required_tool("containerd")?);
+        let hosts = self.etc().join("certs.d");
+        self.installed.start(command, hosts).await
+    }
+}
+
+impl Containerd {
+    /// Starts a containerd that pulls everything through the mirror at `mirror`
+    /// (`http://host:port`); nothing else is asked but the registry the image names.
+    pub async fn start(scene: &Scene, name: &str, mirror: &str) -> Result<Self> {
+        let installed = Installed::new(scene, name).await?;
+        let hosts = installed.directory.join("certs.d");
+        fs::create_dir_all(hosts.join("_default"))?;
+        fs::write(hosts.join("_default/hosts.toml"), hosts_file(mirror))?;
+        let config = installed.directory.join("config.toml");
+        fs::write(&config, settings(&installed, Some(&hosts))?)?;
+        let mut command = Command::new(place::required_tool("containerd")?);
+        command.arg("--config").arg(&config);
+        installed.start(command, hosts).await
     }
 
     /// Lets `registry` have a fallback behind the mirror, as an operator does who names a server.
@@ -238,10 +307,17 @@ fn hosts_file(mirror: &str) -> String {
     format!("[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
 }
 
-fn settings(directory: &Path, socket: &Path, hosts: &Path, snapshotter: &str) -> Result<String> {
-    let path = |name: &str| directory.join(name).display().to_string();
-    let socket_text = socket.display();
-    let hosts = hosts.display();
+fn settings(installed: &Installed, hosts: Option<&Path>) -> Result<String> {
+    let path = |name: &str| installed.directory.join(name).display().to_string();
+    let socket = installed.socket();
+    let socket = socket.display();
+    let snapshotter = installed.snapshotter;
+    let registry = hosts.map_or_else(String::new, |hosts| {
+        format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"{}\"\n",
+            hosts.display()
+        )
+    });
     let (root, state, cni, opt) = (path("root"), path("state"), path("cni"), path("opt"));
     fs::create_dir_all(&cni)?;
     Ok(format!(
@@ -253,18 +329,16 @@ disabled_plugins = [
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
 ]
 [grpc]
-  address = "{socket_text}"
+  address = "{socket}"
 [ttrpc]
-  address = "{socket_text}.ttrpc"
+  address = "{socket}.ttrpc"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{opt}"
 [plugins."io.containerd.grpc.v1.cri"]
   enable_selinux = false
 [plugins."io.containerd.grpc.v1.cri".containerd]
   snapshotter = "{snapshotter}"
-[plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{hosts}"
-[plugins."io.containerd.grpc.v1.cri".cni]
+{registry}[plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "{cni}"
   conf_dir = "{cni}"
 "#

@@ -57,6 +57,14 @@ pub(crate) trait Watch {
     fn see(&self, event: Event<'_>);
 }
 
+/// For nobody.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+impl Watch for Nobody {
+    fn see(&self, _: Event<'_>) {}
+}
+
 /// For a terminal.
 #[derive(Debug)]
 pub(super) struct Bars {

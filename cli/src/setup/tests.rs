@@ -1,125 +1,321 @@
-use super::*;
+//! Hosts in directories are set up and torn down again, by runs that end and by runs that are cut off
+//! at every step.
 
-fn containerd(certs_dir: &Path, mirror: &str) -> Containerd {
-    Containerd {
-        certs_dir: certs_dir.to_owned(),
-        mirror: mirror_url(mirror).unwrap(),
-        leave_foreign: false,
-    }
-}
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
-#[test]
-fn containerd_is_pointed_at_the_mirror_and_a_second_run_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let certs = dir.path().join("certs.d");
-    let setup = containerd(&certs, "http://127.0.0.1:7420/");
-    assert_eq!(setup.run().unwrap(), Done::Written);
-    let path = certs.join("_default/hosts.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let parsed: toml::Table = text.parse().unwrap();
-    let host = &parsed["host"]["http://127.0.0.1:7420"];
-    let capabilities: Vec<_> = host["capabilities"].as_array().unwrap().iter().collect();
-    assert_eq!(capabilities, [&"pull".into(), &"resolve".into()]);
-    assert!(
-        parsed.get("server").is_none(),
-        "the registry itself comes last"
-    );
-    let written = fs::metadata(&path).unwrap();
-    assert_eq!(written.permissions().mode() & 0o777, 0o644);
+use tempfile::TempDir;
 
-    assert_eq!(setup.run().unwrap(), Done::Unchanged);
-    assert_eq!(fs::metadata(&path).unwrap().ino(), written.ino());
+use super::apply::{ApplyError, Desk};
+use super::host::Host;
+use super::prove::ProofError;
+use super::report::Report;
+use super::runtimes::{Choice, Terms};
+use super::session::{JOURNAL, Session, SetupError, plan_setup, plan_teardown};
 
-    let moved = containerd(&certs, "http://127.0.0.1:7520");
-    assert_eq!(moved.run().unwrap(), Done::Written);
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(text.contains("7520") && !text.contains("7420"), "{text}");
-    let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
-    assert_eq!(files, 1, "nothing half written is left");
-}
+mod cut_off;
+mod fixtures;
 
-#[test]
-fn what_somebody_else_wrote_is_left_as_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("_default/hosts.toml");
-    fs::create_dir(dir.path().join("_default")).unwrap();
-    let theirs = "[host.\"https://proxy.example\"]\n";
-    fs::write(&path, theirs).unwrap();
-    let mut setup = containerd(dir.path(), "http://127.0.0.1:7420");
-    let refused = setup.run().unwrap_err();
-    assert!(matches!(refused, SetupError::Foreign { .. }), "{refused:?}");
-    let text = refused.to_string();
-    assert!(text.contains("[host.\"http://127.0.0.1:7420\"]"), "{text}");
-    setup.leave_foreign = true;
-    assert_eq!(setup.run().unwrap(), Done::LeftAlone);
-    assert_eq!(fs::read_to_string(&path).unwrap(), theirs);
-}
+const MIRROR: &str = "http://127.0.0.1:7420";
 
-#[test]
-fn a_link_is_not_followed() {
-    let dir = tempfile::tempdir().unwrap();
-    let theirs = dir.path().join("theirs");
-    fs::write(&theirs, format!("{OURS}\n")).unwrap();
-    fs::create_dir(dir.path().join("_default")).unwrap();
-    let path = dir.path().join("_default/hosts.toml");
-    std::os::unix::fs::symlink(&theirs, &path).unwrap();
-    let refused = containerd(dir.path(), "http://127.0.0.1:7420").run();
-    assert!(matches!(refused, Err(SetupError::Foreign { .. })));
-    assert!(path.is_symlink());
-}
+/// A host in a directory.
+struct Sandbox(TempDir);
 
-#[test]
-fn only_a_mirror_on_plain_http_without_a_path_is_taken() {
-    assert_eq!(
-        mirror_url("http://[::1]:7420").unwrap(),
-        "http://[::1]:7420"
-    );
-    for bad in [
-        "127.0.0.1:7420",
-        "https://127.0.0.1:7420",
-        "http://127.0.0.1",
-        "http://127.0.0.1:7420/v2",
-        "http://user:secret@127.0.0.1:7420",
-        "http://x\"]\n[host.\"http://y:1",
-    ] {
-        assert!(mirror_url(bad).is_err(), "{bad}");
-    }
-}
+/// All there is in it: the bytes and mode of files, the mode of directories.
+type Snapshot = BTreeMap<PathBuf, (u32, Option<String>)>;
 
-#[test]
-fn a_data_directory_is_made_for_its_owner() {
-    let dir = tempfile::tempdir().unwrap();
-    let directory = dir.path().join("new/darner");
-    let mine = fs::metadata(dir.path()).unwrap();
-    let owner = Owner {
-        user: mine.uid(),
-        group: mine.gid(),
-    };
-    assert_eq!(give(&directory, owner).unwrap(), Done::Unchanged);
-    let made = fs::metadata(&directory).unwrap();
-    assert_eq!(made.permissions().mode() & 0o777, 0o700);
-
-    // Giving away is root's to do.
-    let other = Owner {
-        user: 65532,
-        group: 65532,
-    };
-    match give(&directory, other) {
-        Ok(done) => {
-            assert_eq!(done, Done::Written);
-            let given = fs::metadata(&directory).unwrap();
-            assert_eq!((given.uid(), given.gid()), (65532, 65532));
-            assert_eq!(give(&directory, other).unwrap(), Done::Unchanged);
+impl Sandbox {
+    fn new(files: &[(&str, &str)]) -> Self {
+        // In memory, where writing through to the disk takes no time.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let sandbox = Self(directory.unwrap());
+        fs::create_dir_all(sandbox.path("/var/lib")).unwrap();
+        for (path, text) in files {
+            sandbox.write(path, text);
         }
-        Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        sandbox
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path.trim_start_matches('/'))
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        // Not the mode that a new file would get.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut found = Snapshot::new();
+        let mut directories = vec![self.0.path().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let about = fs::symlink_metadata(&path).unwrap();
+                let bytes = about.is_file().then(|| fs::read_to_string(&path).unwrap());
+                found.insert(path.clone(), (about.permissions().mode(), bytes));
+                if about.is_dir() {
+                    directories.push(path);
+                }
+            }
+        }
+        found
+    }
+
+    fn host(&self) -> Host {
+        Host::new(self.0.path().to_owned())
+    }
+
+    fn session(&self, dry_run: bool) -> Session {
+        Session::new(self.0.path().to_owned(), dry_run)
+    }
+
+    async fn set_up(&self, terms: &Terms) -> Result<Report, SetupError> {
+        self.session(false).set_up(Choice::All, terms, None).await
+    }
+
+    fn tear_down(&self) -> Result<Report, SetupError> {
+        self.session(false).tear_down(Choice::All)
     }
 }
 
-#[test]
-fn an_owner_is_two_numbers() {
-    let (user, group) = (65532, 7);
-    assert_eq!(owner("65532:7").unwrap(), Owner { user, group });
-    for bad in ["65532", "nonroot:nonroot", "-1:0", ":", "1:2:3"] {
-        assert!(owner(bad).is_err(), "{bad}");
+fn terms(registries: &[&str]) -> Terms {
+    Terms {
+        mirror: MIRROR.to_owned(),
+        registries: registries
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect(),
+        adopt: false,
     }
+}
+
+fn every_terms() -> [Terms; 3] {
+    let adopt = Terms {
+        adopt: true,
+        ..terms(&["docker.io", "quay.io"])
+    };
+    [terms(&[]), terms(&["docker.io", "reg.example:5000"]), adopt]
+}
+
+fn json(report: &Report) -> serde_json::Value {
+    serde_json::from_str(&report.json()).unwrap()
+}
+
+#[tokio::test]
+async fn torn_down_every_host_is_byte_for_byte_what_it_was() {
+    let mut changed = 0;
+    for (name, files) in fixtures::HOSTS {
+        for terms in every_terms() {
+            let sandbox = Sandbox::new(files);
+            let before = sandbox.snapshot();
+            let dry = sandbox
+                .session(true)
+                .set_up(Choice::All, &terms, None)
+                .await;
+            assert_eq!(
+                sandbox.snapshot(),
+                before,
+                "{name}: a dry run changes nothing"
+            );
+            let report = match sandbox.set_up(&terms).await {
+                Ok(report) => report,
+                // Such as a foreign host file of a registry that is to be adopted only if asked to.
+                Err(SetupError::Refused(_)) if name.contains("foreign") => {
+                    assert!(dry.is_err(), "{name}");
+                    assert_eq!(sandbox.snapshot(), before, "{name}");
+                    continue;
+                }
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let would = json(&dry.unwrap());
+            let did = json(&report);
+            assert_eq!(would["changes"], did["changes"], "{name}");
+            let up = sandbox.snapshot();
+            assert_ne!(up, before, "{name}");
+            changed += did["changes"].as_array().unwrap().len();
+
+            let again = json(&sandbox.set_up(&terms).await.unwrap());
+            assert_eq!(again["status"], "unchanged", "{name}: {again}");
+            assert_eq!(
+                sandbox.snapshot(),
+                up,
+                "{name}: a second run changes nothing"
+            );
+
+            sandbox.tear_down().unwrap();
+            assert_eq!(sandbox.snapshot(), before, "{name}");
+            let again = json(&sandbox.tear_down().unwrap());
+            assert_eq!(again["status"], "unchanged", "{name}");
+            assert_eq!(sandbox.snapshot(), before, "{name}");
+        }
+    }
+    assert!(changed > 40, "{changed} files");
+}
+
+#[tokio::test]
+async fn each_runtime_is_told_in_its_own_form() {
+    let sandbox = Sandbox::new(fixtures::EVERYTHING);
+    sandbox.set_up(&terms(&[])).await.unwrap();
+    let hosts: toml::Table = sandbox
+        .read("/etc/containerd/certs.d/_default/hosts.toml")
+        .parse()
+        .unwrap();
+    assert!(hosts["host"].get(MIRROR).is_some(), "{hosts}");
+    let config = sandbox.read("/etc/containerd/config.toml");
+    assert!(
+        config.contains("config_path = \"/etc/containerd/certs.d\""),
+        "{config}"
+    );
+    let daemon: serde_json::Value =
+        serde_json::from_str(&sandbox.read("/etc/docker/daemon.json")).unwrap();
+    assert_eq!(
+        daemon["registry-mirrors"],
+        serde_json::json!([MIRROR, "https://theirs.example"])
+    );
+    let drop_in: toml::Table = sandbox
+        .read("/etc/containers/registries.conf.d/50-darner.conf")
+        .parse()
+        .unwrap();
+    let tables = drop_in["registry"].as_array().unwrap();
+    let ghcr = tables
+        .iter()
+        .find(|table| table["prefix"].as_str() == Some("ghcr.io"))
+        .unwrap();
+    assert_eq!(
+        ghcr["mirror"][0]["location"].as_str(),
+        Some("127.0.0.1:7420/ghcr.io")
+    );
+    let theirs = tables
+        .iter()
+        .any(|table| table["prefix"].as_str() == Some("quay.io"));
+    assert!(!theirs, "quay.io has a table of somebody else's");
+    let k3s = sandbox.read("/etc/rancher/k3s/registries.yaml");
+    assert!(k3s.contains("\"*\":") && k3s.contains(MIRROR), "{k3s}");
+}
+
+#[tokio::test]
+async fn what_is_no_longer_wished_is_taken_back() {
+    let sandbox = Sandbox::new(fixtures::EVERYTHING);
+    let before = sandbox.snapshot();
+    sandbox
+        .set_up(&terms(&["docker.io", "ghcr.io"]))
+        .await
+        .unwrap();
+    let place = |name: &str| format!("/etc/containerd/certs.d/{name}/hosts.toml");
+    assert!(sandbox.path(&place("ghcr.io")).exists());
+    sandbox.set_up(&terms(&["docker.io"])).await.unwrap();
+    assert!(!sandbox.path(&place("ghcr.io")).parent().unwrap().exists());
+    assert!(sandbox.path(&place("docker.io")).exists());
+    let moved = Terms {
+        mirror: "http://127.0.0.1:7999".to_owned(),
+        ..terms(&["docker.io"])
+    };
+    sandbox.set_up(&moved).await.unwrap();
+    let text = sandbox.read("/etc/docker/daemon.json");
+    assert!(text.contains("7999") && !text.contains("7420"), "{text}");
+    sandbox.session(false).tear_down(Choice::Docker).unwrap();
+    assert!(!sandbox.read("/etc/docker/daemon.json").contains("7999"));
+    assert!(
+        sandbox.path(&place("docker.io")).exists(),
+        "only Docker's was taken back"
+    );
+    sandbox.tear_down().unwrap();
+    assert_eq!(sandbox.snapshot(), before);
+}
+
+#[tokio::test]
+async fn what_others_change_meanwhile_stays() {
+    let sandbox = Sandbox::new(fixtures::EVERYTHING);
+    sandbox.set_up(&terms(&[])).await.unwrap();
+    let config = "/etc/containerd/config.toml";
+    let edited = format!("{}\n# a later note\n", sandbox.read(config));
+    sandbox.write(config, &edited);
+    let daemon = "/etc/docker/daemon.json";
+    let edited = sandbox
+        .read(daemon)
+        .replace("\"debug\": true", "\"debug\": false");
+    sandbox.write(daemon, &edited);
+    sandbox.tear_down().unwrap();
+    let text = sandbox.read(config);
+    assert!(
+        text.contains("# a later note") && !text.contains("config_path"),
+        "{text}"
+    );
+    let text = sandbox.read(daemon);
+    assert!(
+        text.contains("\"debug\": false") && !text.contains(MIRROR),
+        "{text}"
+    );
+    assert!(text.contains("https://theirs.example"), "{text}");
+    assert!(!sandbox.path(JOURNAL).exists());
+}
+
+#[tokio::test]
+async fn what_cannot_be_edited_is_refused_and_nothing_is_written() {
+    for (path, text, said) in fixtures::REFUSED {
+        let sandbox = Sandbox::new(fixtures::EVERYTHING);
+        sandbox.write(path, text);
+        let before = sandbox.snapshot();
+        let refused = sandbox.set_up(&terms(&[])).await.unwrap_err();
+        let shown = refused.to_string();
+        assert!(
+            shown.contains(path) && shown.contains(said),
+            "{path}: {shown}"
+        );
+        assert_eq!(sandbox.snapshot(), before, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_does_not_answer_takes_all_of_it_back() {
+    let sandbox = Sandbox::new(fixtures::EVERYTHING);
+    let before = sandbox.snapshot();
+    // Nobody listens where a listener has just been.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let terms = Terms {
+        mirror: format!("http://{}", listener.local_addr().unwrap()),
+        ..terms(&[])
+    };
+    drop(listener);
+    let probe = super::prove::Probe::Ping;
+    let failed = sandbox
+        .session(false)
+        .set_up(Choice::All, &terms, Some(&probe))
+        .await;
+    let failed = failed.unwrap_err();
+    assert!(
+        matches!(failed, SetupError::Proof(ProofError::Unreachable { .. })),
+        "{failed}"
+    );
+    assert_eq!(failed.exit_status(), 4);
+    assert_eq!(sandbox.snapshot(), before);
+}
+
+#[tokio::test]
+async fn a_host_without_runtimes_is_told_so() {
+    let sandbox = Sandbox::new(&[]);
+    let before = sandbox.snapshot();
+    let absent = sandbox.set_up(&terms(&[])).await.unwrap_err();
+    assert!(matches!(absent, SetupError::Absent(..)), "{absent}");
+    assert_eq!(sandbox.snapshot(), before);
+}
+
+#[tokio::test]
+async fn one_run_at_a_time() {
+    let sandbox = Sandbox::new(fixtures::EVERYTHING);
+    let desk = Desk::open(sandbox.host(), Path::new(JOURNAL)).unwrap();
+    let busy = sandbox.set_up(&terms(&[])).await.unwrap_err();
+    assert!(busy.to_string().contains("another"), "{busy}");
+    desk.close().unwrap();
+    sandbox.set_up(&terms(&[])).await.unwrap();
 }

@@ -25,6 +25,9 @@ pub(super) fn text(settings: &Settings, bound: &[Bound]) -> String {
 fn runtimes(registry: &str) -> String {
     format!(
         r#"
+To let the runtimes of this host pull through it: sudo darner setup --mirror http://{registry}
+To take that back: sudo darner teardown. By hand:
+
 containerd: /etc/containerd/certs.d/_default/hosts.toml (with config_path = "/etc/containerd/certs.d")
 
   [host."http://{registry}"]

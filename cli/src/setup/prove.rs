@@ -1,0 +1,223 @@
+//! The proof that runtimes will get what they ask for: the mirror is asked as they ask, and an image
+//! is pulled through it, checked as every pull is.
+
+use std::time::Duration;
+
+use darner_proto::name::RegistryName;
+use darner_service::telemetry::with_causes;
+use reqwest::header::{ACCEPT, HeaderMap};
+use reqwest::{Client, Method, StatusCode, Url};
+
+use super::runtimes::Runtime;
+use crate::pull::{self, Choice, Image, PullError, progress};
+
+/// A mirror answers with headers or an error within ten seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Small, public, and for every platform.
+const IMAGE: &str = "docker.io/library/hello-world:latest";
+const HUB: &str = "docker.io";
+const DIGEST: &str = "docker-content-digest";
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.docker.distribution.manifest.v2+json";
+
+/// What the proof consists of.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// The mirror answers.
+    Ping,
+    /// And an image comes through it.
+    Image(Box<Image>),
+}
+
+/// The mirror does not do what runtimes need.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProofError {
+    /// There is nobody, or not in time.
+    #[error(
+        "the mirror at {mirror} does not answer ({why}); start it, name another with --mirror, or set up without asking it with --no-proof"
+    )]
+    Unreachable {
+        /// Where it should be.
+        mirror: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// Something else listens there, or the mirror cannot do it.
+    #[error(
+        "what {who} will ask was answered {status}: {request}; name an image that the mirror can get with --probe, or see the mirror's log"
+    )]
+    Status {
+        /// The runtime.
+        who: String,
+        /// The request.
+        request: String,
+        /// The answer.
+        status: StatusCode,
+    },
+    /// Runtimes would get different images.
+    #[error("{request} was answered with digest {found} where others got {expected}")]
+    Digest {
+        /// The request.
+        request: String,
+        /// The digest of the answer.
+        found: String,
+        /// The digest of the answers before.
+        expected: String,
+    },
+    /// The pull itself.
+    #[error("{image} cannot be pulled through the mirror: {why}")]
+    Pull {
+        /// What was pulled.
+        image: String,
+        /// In full.
+        why: String,
+        /// Of the command.
+        status: u8,
+    },
+    /// The runtime does not take its configuration.
+    #[error("containerd does not take its configuration any more: {0}")]
+    Configuration(String),
+    /// This host.
+    #[error("no pull can be tried: {0}")]
+    Here(String),
+}
+
+impl ProofError {
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Unreachable { .. } => 4,
+            Self::Pull { status, .. } => *status,
+            _ => 1,
+        }
+    }
+}
+
+impl Probe {
+    /// What proves these registries. What a registry has is known of one only.
+    pub(crate) fn fitting(registries: &[RegistryName]) -> Self {
+        let has_hub = registries.iter().any(|name| name.as_str() == HUB);
+        match IMAGE.parse() {
+            Ok(image) if registries.is_empty() || has_hub => Self::Image(Box::new(image)),
+            _ => Self::Ping,
+        }
+    }
+}
+
+/// Asks for all of it; what was shown, for the user.
+pub(crate) async fn prove(
+    mirror: &str,
+    probe: Option<&Probe>,
+    runtimes: &[Runtime],
+) -> Result<Vec<String>, ProofError> {
+    let Some(probe) = probe else {
+        return Ok(Vec::new());
+    };
+    let http = Client::builder().no_proxy().timeout(PATIENCE).build();
+    let asker = Asker {
+        http: http.map_err(|error| ProofError::Here(with_causes(&error)))?,
+        mirror,
+    };
+    asker.ask("a runtime", Method::GET, "/v2/").await?;
+    let mut shown = vec![format!("the mirror at {mirror} answers")];
+    let Probe::Image(image) = probe else {
+        return Ok(shown);
+    };
+    let mut expected: Option<String> = None;
+    for runtime in runtimes {
+        let Some((method, path)) = request(*runtime, image) else {
+            continue;
+        };
+        let headers = asker.ask(&runtime.to_string(), method, &path).await?;
+        let found = headers.get(DIGEST).and_then(|value| value.to_str().ok());
+        let found = found.unwrap_or("of nothing").to_owned();
+        if let Some(expected) = expected
+            .replace(found.clone())
+            .filter(|there| *there != found)
+        {
+            return Err(ProofError::Digest {
+                request: path,
+                found,
+                expected,
+            });
+        }
+        shown.push(format!("{image} is there as {runtime} asks for it"));
+    }
+    shown.push(pull(mirror, image).await?);
+    Ok(shown)
+}
+
+/// The first request of a pull, if the runtime would make it to a mirror at all.
+fn request(runtime: Runtime, image: &Image) -> Option<(Method, String)> {
+    let (registry, repository) = (&image.source.registry, &image.source.repository);
+    let reference = &image.reference;
+    match runtime {
+        Runtime::Containerd | Runtime::K3s => Some((
+            Method::HEAD,
+            format!("/v2/{repository}/manifests/{reference}?ns={registry}"),
+        )),
+        Runtime::Docker => (registry.as_str() == HUB).then(|| {
+            let path = format!("/v2/{repository}/manifests/{reference}");
+            (Method::HEAD, path)
+        }),
+        Runtime::Containers => Some((
+            Method::GET,
+            format!("/v2/{registry}/{repository}/manifests/{reference}"),
+        )),
+    }
+}
+
+async fn pull(mirror: &str, image: &Image) -> Result<String, ProofError> {
+    let here = |why: String| ProofError::Here(why);
+    let directory = tempfile::tempdir().map_err(|error| here(error.to_string()))?;
+    let via: Url = mirror.parse().map_err(|_| here(mirror.to_owned()))?;
+    let request = pull::Request {
+        image,
+        via: &via,
+        output: directory.path(),
+        choice: Choice::Host,
+    };
+    match pull::pull(&request, &progress::Nobody).await {
+        Ok(pulled) => Ok(format!("{image} was pulled, {} bytes", pulled.bytes)),
+        Err(PullError::Unreachable { source, .. }) => Err(ProofError::Unreachable {
+            mirror: mirror.to_owned(),
+            why: with_causes(&source),
+        }),
+        Err(error) => Err(ProofError::Pull {
+            image: image.to_string(),
+            status: error.exit_status(),
+            why: error.in_full(),
+        }),
+    }
+}
+
+struct Asker<'a> {
+    http: Client,
+    mirror: &'a str,
+}
+
+impl Asker<'_> {
+    async fn ask(&self, who: &str, method: Method, path: &str) -> Result<HeaderMap, ProofError> {
+        let request = format!("{method} {path}");
+        let url = format!("{}{path}", self.mirror);
+        let sent = self
+            .http
+            .request(method, url)
+            .header(ACCEPT, MANIFESTS)
+            .send()
+            .await;
+        let answer = sent.map_err(|error| ProofError::Unreachable {
+            mirror: self.mirror.to_owned(),
+            why: with_causes(&error.without_url()),
+        })?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer.headers().clone()),
+            status => Err(ProofError::Status {
+                who: who.to_owned(),
+                request,
+                status,
+            }),
+        }
+    }
+}
