@@ -1,13 +1,14 @@
 //! `darner`: one program for every part of the cluster. Each subcommand has a file of its own; what
 //! the roles do is in their crates, and only put together here.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 4 not reachable, 5 denied, 6 something
-//! would change, 130 interrupted a second time.
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, 4 not
+//! reachable, 5 denied, 6 something would change, 130 interrupted a second time.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cluster;
 mod config;
 mod demo;
 mod doctor;
@@ -33,8 +34,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 4 not reachable, 5 denied, \
-                  6 something would change, 130 interrupted twice."
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 the cluster is not well, \
+                  4 not reachable, 5 denied, 6 something would change, 130 interrupted twice."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -65,6 +66,10 @@ enum Command {
     Teardown(setup::Teardown),
     /// Look at all that has to be right for a mirror on this host
     Doctor(Box<doctor::Doctor>),
+    /// Log in to the manager
+    Login(cluster::Login),
+    #[command(flatten)]
+    Ask(cluster::Ask),
     /// Check settings without starting anything
     Config(config::Config),
 }
@@ -94,6 +99,8 @@ fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
             Command::Verify(args) => verify::run(args).await,
+            Command::Login(login) => login.run().await,
+            Command::Ask(ask) => ask.run().await,
             Command::Config(config) => config.run(),
             Command::Simulate(args) => simulate::run(&args),
             Command::Doctor(args) => doctor::run(*args).await,

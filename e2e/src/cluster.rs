@@ -194,7 +194,7 @@ pub fn manager_settings(scene: &Scene) -> Result<Settings> {
     // A process that is started again has to be found where it was.
     Ok(node(scene, "manager")?
         .set("manager.listen", fixed_port()?)
-        .set("manager.api_listen", "127.0.0.1:0"))
+        .set("manager.api_listen", fixed_port()?))
 }
 
 /// As an operator says who trusts the network.

@@ -17,6 +17,7 @@ pub mod hostile;
 pub mod image;
 pub mod midway;
 pub mod place;
+pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod registry;

@@ -126,6 +126,13 @@ impl Drop for Process {
     }
 }
 
+/// Whether a command that takes no time exits with 0. What it says is not kept.
+pub fn run_quietly(command: &mut Command) -> bool {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+    let status = command.stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
 /// Runs a command to its end without blocking the scene; fails unless it exits with 0.
 pub async fn run(command: Command) -> Result<Output> {
     let described = format!("{command:?}");

@@ -70,16 +70,25 @@ const OWNERS: [(&str, &[&str]); 6] = [
     ),
     ("reqwest", &["mirror/src/upstream"]),
     ("redb", &["mirror/src/store"]),
-    ("sqlx", &["manager/src/database", "manager/src/users"]),
+    (
+        "sqlx",
+        &[
+            "manager/src/database",
+            "manager/src/users",
+            "manager/src/jobs",
+        ],
+    ),
     ("clap", &["cli/src"]),
 ];
 
 /// Parts that decide and do nothing else.
-const PURE: [&str; 4] = [
+const PURE: [&str; 6] = [
     "proto/src",
     "scheduler/src/swarm",
     "mirror/src/task/state",
     "manager/src/membership",
+    "manager/src/jobs/board",
+    "manager/src/jobs/job",
 ];
 
 /// What such a part cannot have: waiting, a clock, the file system, the environment.

@@ -20,12 +20,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::database::Database;
+use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::users::password::Passwords;
 use crate::users::throttle::Throttle;
 
 pub mod access;
 mod body;
+mod jobs;
 mod log;
 mod members;
 mod page;
@@ -51,6 +53,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Api {
     /// Who belongs to the cluster.
     pub members: Members,
+    /// What they are to hold ahead of time.
+    pub jobs: Jobs,
     /// Everything else that is remembered.
     pub database: Database,
     /// How passwords are compared.
@@ -70,6 +74,7 @@ pub struct Api {
     modifiers(&Security),
     tags(
         (name = "cluster", description = "Members and what they are told"),
+        (name = "jobs", description = "Images that are to be on nodes ahead of time"),
         (name = "people", description = "Accounts, sessions, tokens, audit")
     )
 )]
@@ -79,12 +84,14 @@ impl Api {
     /// An API over what the manager keeps.
     pub fn new(
         members: Members,
+        jobs: Jobs,
         database: Database,
         passwords: Passwords,
         shutdown: Shutdown,
     ) -> Self {
         Self {
             members,
+            jobs,
             database,
             passwords,
             throttle: Arc::default(),
@@ -125,6 +132,10 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(members::seeds))
         .routes(routes!(members::schedulers))
         .routes(routes!(members::configuration))
+        .routes(routes!(jobs::list, jobs::create))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
         .routes(routes!(session::setup))
         .routes(routes!(session::log_in, session::log_out))
         .routes(routes!(session::me))

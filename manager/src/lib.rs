@@ -6,12 +6,13 @@
 //! ([`darner_service::directory`]).
 //!
 //! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
-//! what it decides; [`database`] remembers across restarts; [`authority`] issues certificates; [`rpc`] and
-//! [`api`] are the two faces.
+//! what it decides; [`database`] remembers across restarts; [`authority`] issues certificates;
+//! [`jobs`] has members hold images ahead of time; [`rpc`] and [`api`] are the two faces.
 
 pub mod api;
 pub mod authority;
 pub mod database;
+pub mod jobs;
 pub mod members;
 pub mod membership;
 pub mod metrics;

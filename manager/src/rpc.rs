@@ -8,6 +8,7 @@ use std::time::Duration;
 use darner_proto::PROTOCOL;
 use darner_proto::id::{Host, HostId, Role};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
+use darner_proto::preheat::{MAX_ORDERS, Report};
 use darner_proto::wire;
 use darner_proto::wire::authority_server::AuthorityServer;
 use darner_proto::wire::manager_server::{Manager, ManagerServer};
@@ -22,6 +23,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::authority::{self, Authority};
+use crate::jobs::Jobs;
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
 use crate::metrics::ManagerMetrics;
@@ -51,6 +53,7 @@ const MEMBERS: &[PeerRole] = &[
 #[derive(Debug)]
 struct Rpc {
     members: Members,
+    jobs: Jobs,
     watchers: Arc<Semaphore>,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
@@ -60,13 +63,14 @@ struct Rpc {
 pub(crate) async fn serve(
     listener: Listener,
     (identity, authority): (Identity, Option<Authority>),
-    members: Members,
+    (members, jobs): (Members, Jobs),
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
     let rpc_members = members.clone();
     let rpc = Rpc {
         members,
+        jobs,
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         metrics,
         shutdown: shutdown.clone(),
@@ -130,8 +134,18 @@ impl Manager for Rpc {
         let request = request.into_inner();
         let key = key(&request.id, request.role())?;
         caller.require_member(key.role, &key.id)?;
-        let known = self.members.keep_alive(key);
-        Ok(Response::new(wire::KeepAliveReply { known }))
+        let reports = request.reports.into_iter().take(MAX_ORDERS);
+        let reports: Result<Vec<_>, _> = reports.map(Report::try_from).collect();
+        let reports = reports?;
+        let known = self.members.keep_alive(key.clone());
+        let orders = match known {
+            true => self.jobs.heard(&key, reports),
+            false => Vec::new(),
+        };
+        Ok(Response::new(wire::KeepAliveReply {
+            known,
+            orders: orders.iter().map(Into::into).collect(),
+        }))
     }
 
     async fn deregister(

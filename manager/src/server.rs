@@ -17,6 +17,7 @@ use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
+use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
@@ -33,6 +34,7 @@ pub struct Manager {
     members: Members,
     identity: Identity,
     authority: Option<Authority>,
+    jobs: Jobs,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -122,8 +124,10 @@ impl Manager {
         let invited = credentials::invite(&database).await;
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
+        let jobs = Jobs::new(database.clone(), members.clone());
         let served = Api::new(
             members.clone(),
+            jobs.clone(),
             database.clone(),
             passwords,
             shutdown.clone(),
@@ -134,6 +138,7 @@ impl Manager {
             members,
             identity,
             authority,
+            jobs,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -172,6 +177,7 @@ impl Manager {
             members,
             identity,
             authority,
+            jobs,
             served,
             invitation: _,
             keeper,
@@ -182,7 +188,8 @@ impl Manager {
             shutdown,
         } = self;
         let known = (identity.clone(), authority.clone());
-        let serving = rpc::serve(rpc, known, members.clone(), metrics, shutdown.clone());
+        let told = (members.clone(), jobs.clone());
+        let serving = rpc::serve(rpc, known, told, metrics, shutdown.clone());
         if let Some(authority) = authority {
             let following = authority.follow(members.clone(), identity, shutdown.clone());
             shutdown.spawn(following);
@@ -195,6 +202,7 @@ impl Manager {
         });
         shutdown.spawn(api::serve(api, served));
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
+        shutdown.spawn(jobs.run(shutdown.clone()));
         shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
+use darner_proto::piece_map::PieceSigner;
+use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
@@ -15,6 +17,7 @@ use darner_service::identity::signer::{SignerError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
+use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::{Access, NoRandom};
@@ -22,6 +25,7 @@ use crate::bandwidth::Bandwidth;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
+use crate::preheat::Preheat;
 use crate::registry::{self, Registry, RegistryError};
 use crate::resolve::Resolver;
 use crate::store::{Options, Store, StoreError, StoreEvent};
@@ -42,6 +46,8 @@ pub struct Mirror {
     leases: tokio::sync::mpsc::Receiver<darner_proto::scheduler::Lease>,
     store: Store,
     swarm: Swarm,
+    preheat: Preheat,
+    orders: Orders,
     listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
@@ -111,16 +117,8 @@ impl Mirror {
         let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
             .map_err(StartError::Upstream)?
             .limited(bandwidth.clone());
-        let signer = piece_signer(&settings.data_dir, settings.node.id.clone())
-            .map_err(StartError::Identity)?;
-        let signer = Arc::new(signer);
-        let listen = settings.pieces.listen;
-        let listener = Pieces::bind(listen)
-            .await
-            .map_err(|source| StartError::Pieces { listen, source })?;
-        let pieces_address = listener
-            .local_addr()
-            .map_err(|source| StartError::Pieces { listen, source })?;
+        let signer = signer(settings)?;
+        let (listener, pieces_address) = listen_for_peers(settings).await?;
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
@@ -139,6 +137,12 @@ impl Mirror {
             shutdown: shutdown.clone(),
         });
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
+        let preheat = Preheat {
+            resolver: resolver.clone(),
+            tasks: tasks.clone(),
+            store: store.clone(),
+            upstreams: upstreams.clone(),
+        };
         let parts = registry::Parts {
             resolver: resolver.clone(),
             tasks: tasks.clone(),
@@ -169,6 +173,8 @@ impl Mirror {
             leases,
             store,
             swarm,
+            preheat,
+            orders: directory.orders().clone(),
             listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
@@ -192,6 +198,8 @@ impl Mirror {
             leases,
             store,
             swarm,
+            preheat,
+            orders,
             listening,
             part,
             shutdown,
@@ -206,6 +214,7 @@ impl Mirror {
                 () = ending.draining() => {}
             }
         });
+        shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
@@ -217,6 +226,19 @@ impl Mirror {
             store.flush().await;
         });
     }
+}
+
+fn signer(settings: &Settings) -> Result<Arc<PieceSigner>, StartError> {
+    let signer = piece_signer(&settings.data_dir, settings.node.id.clone());
+    signer.map(Arc::new).map_err(StartError::Identity)
+}
+
+async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen = settings.pieces.listen;
+    let failed = |source| StartError::Pieces { listen, source };
+    let listener = Pieces::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {
@@ -248,11 +270,7 @@ async fn open_at(
     }
 }
 
-fn host(
-    settings: &Settings,
-    bound: SocketAddr,
-    signer: &darner_proto::piece_map::PieceSigner,
-) -> Result<Host, StartError> {
+fn host(settings: &Settings, bound: SocketAddr, signer: &PieceSigner) -> Result<Host, StartError> {
     let address = match &settings.pieces.advertise {
         Some(advertise) => advertise.clone(),
         None if bound.ip().is_unspecified() => return Err(StartError::Advertise(bound)),

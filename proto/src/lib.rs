@@ -17,6 +17,7 @@ pub mod name;
 pub mod peer;
 pub mod piece_map;
 pub mod piece_set;
+pub mod preheat;
 pub mod rendezvous;
 pub mod scheduler;
 pub mod trust;

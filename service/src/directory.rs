@@ -30,11 +30,13 @@ use crate::identity::Identity;
 use crate::shutdown::Shutdown;
 
 mod last_good;
+pub mod orders;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use last_good::LastGood;
+use orders::Orders;
 
 /// Who schedules and who seeds.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -94,6 +96,7 @@ pub enum DirectoryError {
 #[derive(Debug, Clone)]
 pub struct Directory {
     published: Arc<watch::Sender<Arc<Membership>>>,
+    orders: Orders,
 }
 
 impl Directory {
@@ -140,6 +143,7 @@ impl Directory {
                 last_good: Arc::new(last_good),
                 identity: identity.clone(),
             },
+            directory.orders.clone(),
         );
         shutdown.spawn(session.run(shutdown.clone()));
         Ok(directory)
@@ -150,8 +154,14 @@ impl Directory {
         self.published.subscribe()
     }
 
+    /// What the manager has this host do; nothing where there is none.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
     fn publishing(membership: Membership) -> Self {
         Self {
+            orders: Orders::default(),
             published: Arc::new(watch::Sender::new(Arc::new(membership))),
         }
     }

@@ -25,6 +25,11 @@ struct Scene {
     _place: Place,
 }
 
+fn api(members: Members, database: Database, passwords: Passwords) -> Api {
+    let jobs = Jobs::new(database.clone(), members.clone());
+    Api::new(members, jobs, database, passwords, Shutdown::default())
+}
+
 /// An answer: its head and its JSON.
 type Told = (Response<()>, Value);
 
@@ -53,7 +58,7 @@ impl Scene {
             tokens.push((role, token.reveal().to_owned()));
         }
         Self {
-            api: Api::new(members, database, passwords, Shutdown::default()),
+            api: api(members, database, passwords),
             tokens,
             _place: place,
         }
@@ -308,7 +313,7 @@ async fn the_first_administrator_is_made_by_a_link_that_works_once() {
         );
         let passwords = Passwords::new().unwrap();
         let scene = Scene {
-            api: Api::new(members, database, passwords, Shutdown::default()),
+            api: api(members, database, passwords),
             tokens: Vec::new(),
             _place: place,
         };

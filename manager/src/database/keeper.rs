@@ -20,6 +20,8 @@ use crate::members::Members;
 const WRITE_PAUSE: Duration = Duration::from_millis(200);
 /// Between tries, when the database fails.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Between looks whether there is room for a log by now.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A database that has not answered for this long is reported, and waited for.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -64,8 +66,12 @@ impl Keeper {
         // What changed before this was called has not been seen.
         changes.mark_changed();
         loop {
+            let pause = match self.database.shortcoming().await {
+                Some(_) => LOOK_AGAIN,
+                None => beat,
+            };
             // Also when nothing changed: hosts were heard.
-            let _ = timeout(beat, changes.changed()).await;
+            let _ = timeout(pause, changes.changed()).await;
             while !self.write(members).await {
                 sleep(RETRY_PAUSE).await;
             }

@@ -88,23 +88,22 @@ pub(super) async fn open(path: &Path) -> Result<(AnyPool, File), DatabaseError> 
 
 /// Connections to the file, with a log if there can be one.
 async fn connect(path: &Path) -> Result<(AnyPool, Journal), sqlx::Error> {
-    let pool = pool(path, PRAGMAS, CONNECTIONS)?;
-    let error = match has_log(&pool).await {
-        Ok(true) => return Ok((pool, Journal::Log)),
+    // By a single connection: a pool tries again, and does not say what was wrong.
+    let error = match has_log(path).await {
+        Ok(true) => return Ok((pool(path, PRAGMAS, CONNECTIONS)?, Journal::Log)),
         Ok(false) => {
             tracing::warn!(
                 path = %path.display(),
                 "this file system has no write-ahead log; the database has a rollback journal"
             );
-            return Ok((pool, Journal::Rollback));
+            return Ok((pool(path, PRAGMAS, CONNECTIONS)?, Journal::Rollback));
         }
         Err(error) => error,
     };
-    pool.close().await;
     if !may_be_full(&error) {
         return Err(error);
     }
-    let alone = self::pool(path, ALONE, 1)?;
+    let alone = pool(path, ALONE, 1)?;
     match look(&alone).await {
         Ok(()) => {
             tracing::warn!(path = %path.display(), %error, "no room for the database's log");
@@ -138,17 +137,26 @@ fn options(options: &SqliteConnectOptions) -> Result<AnyConnectOptions, sqlx::Er
 }
 
 /// Asks for a log, and looks whether the file can be read with it.
-async fn has_log(pool: &AnyPool) -> Result<bool, sqlx::Error> {
-    let journal: String = sqlx::query_scalar("PRAGMA journal_mode = WAL")
-        .fetch_one(pool)
-        .await?;
-    look(pool).await?;
-    Ok(journal == "wal")
+async fn has_log(path: &Path) -> Result<bool, sqlx::Error> {
+    let options = options(&SqliteConnectOptions::new().filename(path))?;
+    let mut connection = options.connect().await?;
+    let asked = async {
+        sqlx::raw_sql(PRAGMAS).execute(&mut connection).await?;
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode = WAL")
+            .fetch_one(&mut connection)
+            .await?;
+        look(&mut connection).await?;
+        Ok::<_, sqlx::Error>(journal == "wal")
+    };
+    let asked = asked.await;
+    let closed = connection.close().await;
+    let has = asked?;
+    closed.map(|()| has)
 }
 
-async fn look(pool: &AnyPool) -> Result<(), sqlx::Error> {
+async fn look(with: impl sqlx::Executor<'_, Database = sqlx::Any>) -> Result<(), sqlx::Error> {
     let sql = "SELECT count(*) FROM sqlite_master";
-    let _: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+    let _: i64 = sqlx::query_scalar(sql).fetch_one(with).await?;
     Ok(())
 }
 

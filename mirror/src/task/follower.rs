@@ -88,6 +88,22 @@ impl Arriving {
         self.shared.geometry.size()
     }
 
+    /// Waits until the store holds all of it.
+    ///
+    /// # Errors
+    /// The download has ended without the content.
+    pub async fn stored(mut self) -> Result<(), TaskError> {
+        loop {
+            self.changes.mark_unchanged();
+            match &self.shared.view().phase {
+                Phase::Stored(_) => return Ok(()),
+                Phase::Failed(ended) => return Err(TaskError::Ended(*ended)),
+                Phase::Arriving | Phase::Verified => {}
+            }
+            let _ = self.changes.changed().await;
+        }
+    }
+
     /// Waits until the first byte of `range` can be given out, or for a slow source until it is
     /// seen to move, and says where it comes from. The caller bounds the wait.
     pub async fn first_source(&mut self, range: Range<u64>) -> Result<ServedFrom, TaskError> {

@@ -108,6 +108,15 @@ impl Shared {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of the verified pieces.
+    pub fn held_bytes(&self) -> u64 {
+        let view = self.view();
+        let pieces = view.held.iter();
+        pieces
+            .map(|index| length(&self.geometry.bytes_of(index)))
+            .sum()
+    }
+
     /// Changes the view and wakes whoever watches.
     pub fn change<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
         let changed = change(&mut self.view());

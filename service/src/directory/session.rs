@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::last_good::LastGood;
+use super::orders::Orders;
 use super::{Membership, membership, successor};
 use crate::identity::{Identity, PeerRole, Protocol};
 use crate::shutdown::Shutdown;
@@ -41,6 +42,9 @@ const MAX_MESSAGE: usize = 6 << 20;
 const KEEP_ALIVE_RANGE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(60));
 
+/// A host that has orders tells this often how far it is: people look on.
+const BUSY_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What is known, and who is told.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -56,6 +60,7 @@ pub(super) struct Session {
     client: ManagerClient<Channel>,
     host: Host,
     known: Known,
+    orders: Orders,
 }
 
 /// Logs a state once, not at every try.
@@ -63,7 +68,7 @@ pub(super) struct Session {
 struct Trouble(Option<String>);
 
 impl Session {
-    pub(super) fn new(endpoint: &Endpoint, host: Host, known: Known) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, host: Host, known: Known, orders: Orders) -> Self {
         let channel = endpoint
             .clone()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -77,6 +82,7 @@ impl Session {
             client: ManagerClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             host,
             known,
+            orders,
         }
     }
 
@@ -86,10 +92,11 @@ impl Session {
             client,
             host,
             mut known,
+            orders,
         } = self;
         let going_on = async {
             tokio::join!(
-                be_present(client.clone(), &host),
+                be_present(client.clone(), &host, &orders),
                 known.follow(client.clone(), &host),
             )
         };
@@ -102,7 +109,7 @@ impl Session {
 }
 
 /// Registers, keeps alive, and registers again when either fails.
-async fn be_present(mut client: ManagerClient<Channel>, host: &Host) {
+async fn be_present(mut client: ManagerClient<Channel>, host: &Host, orders: &Orders) {
     let mut trouble = Trouble::default();
     let mut waits = waits();
     loop {
@@ -110,7 +117,7 @@ async fn be_present(mut client: ManagerClient<Channel>, host: &Host) {
             Ok(interval) => {
                 tracing::info!(host = %host.id, role = %host.role, "registered with the manager");
                 trouble.over();
-                if keep_alive(&mut client, host, interval).await {
+                if keep_alive(&mut client, host, interval, orders).await {
                     waits = self::waits();
                 }
             }
@@ -131,16 +138,29 @@ async fn register(client: &mut ManagerClient<Channel>, host: &Host) -> Result<Du
 }
 
 /// Until the manager is away or does not know the host any more. Says whether any was answered.
-async fn keep_alive(client: &mut ManagerClient<Channel>, host: &Host, interval: Duration) -> bool {
+async fn keep_alive(
+    client: &mut ManagerClient<Channel>,
+    host: &Host,
+    interval: Duration,
+    orders: &Orders,
+) -> bool {
     let mut any = false;
     loop {
-        sleep(interval).await;
+        sleep(match orders.any() {
+            true => interval.min(BUSY_INTERVAL),
+            false => interval,
+        })
+        .await;
         let request = wire::KeepAliveRequest {
             id: host.id.to_string(),
             role: wire::Role::from(host.role).into(),
+            reports: orders.reports(),
         };
         match answered(client.keep_alive(request)).await {
-            Ok(reply) if reply.get_ref().known => any = true,
+            Ok(reply) if reply.get_ref().known => {
+                any = true;
+                orders.give(reply.into_inner().orders);
+            }
             Ok(_) => {
                 tracing::info!(host = %host.id, "the manager does not know this host any more");
                 return any;

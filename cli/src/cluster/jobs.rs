@@ -1,0 +1,215 @@
+//! `darner preheat` and `darner job`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientError};
+use super::people::{print, segment};
+use super::table::{self, string};
+use super::{Common, Output};
+
+/// Between looks at a job.
+const LOOK: Duration = Duration::from_millis(500);
+/// A manager that is away is waited for, so many looks in a row: it may be restarted.
+const MISSED_LOOKS: u32 = 120;
+
+/// Have nodes hold images before anybody pulls them.
+#[derive(Debug, Args)]
+pub(crate) struct Preheat {
+    #[command(flatten)]
+    common: Common,
+    /// Images by their full names, such as docker.io/library/debian:12
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Of an image for several platforms, this: os/architecture[/variant]
+    ///
+    /// Without it each node gets what a runtime on it would pull.
+    #[arg(long)]
+    platform: Option<String>,
+    /// Which nodes: seeds, nodes (seeds and mirrors), or a label of mirrors as KEY=VALUE
+    #[arg(long, default_value = "nodes")]
+    to: String,
+    /// Wait until it has ended; exit status 1 unless all of it is done
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Jobs.
+#[derive(Debug, Args)]
+pub(crate) struct OfJobs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// See all jobs, the latest first
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// See how far a job is on each node
+    Show {
+        #[command(flatten)]
+        common: Common,
+        id: String,
+    },
+    /// Wait until a job has ended; exit status 1 unless all of it is done
+    Wait {
+        #[command(flatten)]
+        common: Common,
+        id: String,
+    },
+    /// Call a job off; what nodes hold they keep
+    Cancel {
+        #[command(flatten)]
+        common: Common,
+        id: String,
+    },
+    /// Begin again with what failed or was called off
+    Retry {
+        #[command(flatten)]
+        common: Common,
+        id: String,
+    },
+}
+
+impl Preheat {
+    pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
+        let client = self.common.client()?;
+        let mut body = json!({ "images": self.images, "to": self.to });
+        if let Some(platform) = &self.platform {
+            body["platform"] = json!(platform);
+        }
+        let request = client.request(Method::POST, "/api/v1/jobs").json(&body);
+        let job = client.json(request).await?;
+        let id = string(&job, "id");
+        match self.wait {
+            true => wait(&self.common, &client, &id).await,
+            false => {
+                match self.common.output {
+                    Output::Json => table::print_json(&job),
+                    Output::Table => table::print(&[("JOB", |job| string(job, "id"))], &[job]),
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+impl OfJobs {
+    pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
+        match self.what {
+            What::List { common } => {
+                let jobs = common.client()?.list("/api/v1/jobs").await?;
+                let columns: &[table::Column] = &[
+                    ("JOB", |job| string(job, "id")),
+                    ("STATE", |job| string(job, "phase")),
+                    ("TO", |job| string(job, "to")),
+                    ("DONE", |job| format!("{}/{}", job["done"], job["items"])),
+                    ("IMAGES", images),
+                ];
+                print(&common, columns, jobs);
+            }
+            What::Show { common, id } => {
+                let job = get(&common.client()?, &id).await?;
+                show(&common, &job);
+            }
+            What::Wait { common, id } => {
+                let client = common.client()?;
+                return wait(&common, &client, &id).await;
+            }
+            What::Cancel { common, id } => change(&common, &id, "cancel").await?,
+            What::Retry { common, id } => change(&common, &id, "retry").await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn get(client: &Client, id: &str) -> Result<Value, ClientError> {
+    client.get(&format!("/api/v1/jobs/{}", segment(id)?)).await
+}
+
+async fn change(common: &Common, id: &str, verb: &str) -> Result<(), ClientError> {
+    let client = common.client()?;
+    let path = format!("/api/v1/jobs/{}/{verb}", segment(id)?);
+    client.send(client.request(Method::POST, &path)).await?;
+    Ok(())
+}
+
+/// Looks at the job until it has ended, whatever becomes of the manager meanwhile.
+async fn wait(common: &Common, client: &Client, id: &str) -> Result<ExitCode, ClientError> {
+    let bar = ProgressBar::new(0);
+    let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    let mut missed = 0;
+    let job = loop {
+        match get(client, id).await {
+            Ok(job) => {
+                missed = 0;
+                progress(&bar, &job);
+                if job["phase"] != "running" {
+                    break job;
+                }
+            }
+            Err(error) if error.is_passing() && missed < MISSED_LOOKS => missed += 1,
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(LOOK).await;
+    };
+    bar.finish_and_clear();
+    show(common, &job);
+    Ok(match job["phase"] == "done" {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn progress(bar: &ProgressBar, job: &Value) {
+    let items = job["items"].as_array().map_or(&[][..], Vec::as_slice);
+    let sum = |key: &str| items.iter().filter_map(|item| item[key].as_u64()).sum();
+    let done = items.iter().filter(|item| item["state"] == "done").count();
+    bar.set_length(sum("total_bytes"));
+    bar.set_position(sum("bytes"));
+    bar.set_message(format!("{done}/{} done", items.len()));
+}
+
+fn show(common: &Common, job: &Value) {
+    if let Output::Json = common.output {
+        return table::print_json(job);
+    }
+    let items = job["items"].as_array().cloned().unwrap_or_default();
+    let with_names = items.into_iter().map(|mut item| {
+        let named = item["image"]
+            .as_u64()
+            .and_then(|at| usize::try_from(at).ok());
+        item["name"] = named.map_or(Value::Null, |at| job["images"][at].clone());
+        item
+    });
+    let columns: &[table::Column] = &[
+        ("NODE", |item| string(item, "node")),
+        ("STATE", |item| string(item, "state")),
+        ("BYTES", |item| {
+            format!("{}/{}", item["bytes"], item["total_bytes"])
+        }),
+        ("BLOBS", |item| {
+            format!("{}/{}", item["blobs"], item["total_blobs"])
+        }),
+        ("IMAGE", |item| string(item, "name")),
+        ("WHY", |item| string(item, "why")),
+    ];
+    table::print(columns, &with_names.collect::<Vec<_>>());
+}
+
+fn images(job: &Value) -> String {
+    let images = job["images"].as_array().into_iter().flatten();
+    let images = images.filter_map(Value::as_str);
+    images.collect::<Vec<_>>().join(" ")
+}

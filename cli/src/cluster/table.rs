@@ -1,0 +1,74 @@
+//! Tables for people: columns as wide as what is in them, and nothing but text.
+
+use std::io::{self, Write as _};
+
+use serde_json::Value;
+
+/// A column: its title, and where its value is in an item.
+pub(super) type Column = (&'static str, fn(&Value) -> String);
+
+/// Writes `items` to standard output. That nobody may read it to the end is no reason to fail.
+pub(super) fn print(columns: &[Column], items: &[Value]) {
+    let _ = io::stdout()
+        .lock()
+        .write_all(text(columns, items).as_bytes());
+}
+
+/// Writes JSON to standard output.
+pub(super) fn print_json(value: &Value) {
+    let _ = writeln!(io::stdout().lock(), "{value:#}");
+}
+
+fn text(columns: &[Column], items: &[Value]) -> String {
+    let head = columns.iter().map(|(title, _)| (*title).to_owned());
+    let mut rows: Vec<Vec<String>> = vec![head.collect()];
+    rows.extend(items.iter().map(|item| {
+        let cells = columns.iter().map(|(_, cell)| plain(&cell(item)));
+        cells.collect()
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let padded: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// What a member calls itself is not to move a terminal's cursor.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// The text at `key`, or nothing.
+pub(super) fn string(item: &Value, key: &str) -> String {
+    match &item[key] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let columns: [Column; 2] = [
+            ("ID", |item| string(item, "id")),
+            ("ROLE", |item| string(item, "role")),
+        ];
+        let items = [
+            serde_json::json!({ "id": "a-long-name", "role": "seed" }),
+            serde_json::json!({ "id": "b\u{1b}[2J", "role": null }),
+        ];
+        let expected = "ID           ROLE\na-long-name  seed\nb\u{fffd}[2J\n";
+        assert_eq!(text(&columns, &items), expected);
+    }
+}

@@ -1,0 +1,207 @@
+//! Images are on nodes before anybody pulls them.
+
+use std::io::Write as _;
+use std::process::{Child, Output, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use darner_e2e::client::SOURCE;
+use darner_e2e::cluster::{Cluster, seeds};
+use darner_e2e::darner;
+use darner_e2e::image::Image;
+use darner_e2e::scene::{self, Scene};
+use darner_e2e::upstream::{NAME, Upstream};
+use darner_e2e::wait;
+use serde_json::Value;
+
+/// Slow enough to be seen on its way.
+const SLOW: u64 = 2 << 20;
+
+fn start(scene: &Scene, arguments: &[&str], input: &str) -> Result<Child> {
+    let mut command = darner::command()?;
+    command.args(arguments);
+    command.arg("--login-file").arg(scene.path("login.json"));
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    // It may end without reading.
+    let _ = stdin.write_all(input.as_bytes());
+    Ok(child)
+}
+
+fn ask(scene: &Scene, arguments: &[&str], input: &str) -> Result<Output> {
+    Ok(start(scene, arguments, input)?.wait_with_output()?)
+}
+
+/// What a command that succeeds writes as JSON.
+fn told(scene: &Scene, arguments: &[&str]) -> Result<Value> {
+    let output = ask(scene, &[arguments, &["-o", "json"]].concat(), "")?;
+    ensure!(output.status.success(), "{arguments:?}: {output:?}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+async fn cluster(scene: &Scene, upstream: &Upstream) -> Result<Cluster> {
+    let cluster = Cluster::start(scene, upstream, seeds(2).mirrors(3)).await?;
+    let output = cluster.manager.output();
+    let link = output.lines().find_map(|line| {
+        let (_, link) = line.split_once("darner login --setup '")?;
+        link.strip_suffix('\'')
+    });
+    let link = link.context("no link was printed")?;
+    let made = ask(
+        scene,
+        &["login", "--setup", link],
+        "correct horse battery\n",
+    )?;
+    ensure!(made.status.success(), "{made:?}");
+    let members = async || {
+        let nodes = told(scene, &["nodes"]).ok()?;
+        (nodes.as_array()?.len() == 6).then_some(())
+    };
+    wait::until("every node to be a member", members).await?;
+    Ok(cluster)
+}
+
+fn name(image: &Image) -> String {
+    format!("{NAME}/{}:{}", image.repository, image.tag)
+}
+
+fn begin(scene: &Scene, image: &str) -> Result<String> {
+    let job = told(scene, &["preheat", image])?;
+    Ok(job["id"].as_str().context("no id")?.to_owned())
+}
+
+/// Looks at a job until `seen` likes it. Nothing may ever become less.
+async fn until(
+    scene: &Scene,
+    id: &str,
+    what: &str,
+    seen: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    let mut most = 0;
+    let job = wait::until(what, async || {
+        let job = told(scene, &["job", "show", id]).ok()?;
+        let bytes = sum(&job, "bytes");
+        assert!(bytes >= most, "{most} bytes, then {bytes}");
+        most = bytes;
+        seen(&job).then_some(job)
+    });
+    job.await
+}
+
+fn sum(job: &Value, key: &str) -> u64 {
+    let items = job["items"].as_array().into_iter().flatten();
+    items.filter_map(|item| item[key].as_u64()).sum()
+}
+
+/// Pulls through every mirror. Upstream is asked for nothing but what tags mean.
+async fn pull_without_upstream(
+    cluster: &Cluster,
+    upstream: &Upstream,
+    image: &Image,
+) -> Result<()> {
+    let before = upstream.ledger().blob_bytes(image);
+    let asked = |upstream: &Upstream| {
+        let blobs = image.blobs.iter();
+        let asked = blobs.map(|blob| upstream.ledger().of_blob(&blob.digest).len());
+        asked.sum::<usize>()
+    };
+    let requests = asked(upstream);
+    for client in cluster.clients()? {
+        for blob in &image.blobs {
+            let answer = client.range(&image.blob_path(blob), "0-0").await?;
+            ensure!(answer.headers[SOURCE] == "store", "{}", answer.describe());
+        }
+    }
+    cluster.pull_everywhere(image).await?;
+    ensure!(upstream.ledger().blob_bytes(image) == before);
+    ensure!(asked(upstream) == requests, "upstream was asked for blobs");
+    Ok(())
+}
+
+#[test]
+fn an_image_is_on_every_node_and_upstream_was_read_once() {
+    scene::run("preheat", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let cluster = cluster(scene, &upstream).await?;
+        let image = &upstream.images.middle;
+        let name = name(image);
+        upstream.throttle(Some(SLOW));
+        let id = begin(scene, &name)?;
+        let whole = 5 * image.bytes();
+        until(scene, &id, "progress", |job| {
+            (1..whole).contains(&sum(job, "bytes")) && job["phase"] == "running"
+        })
+        .await?;
+        upstream.throttle(None);
+        let waited = told(scene, &["job", "wait", &id])?;
+        ensure!(waited["phase"] == "done", "{waited}");
+        ensure!(sum(&waited, "bytes") == whole, "{waited}");
+        upstream.read_once(image)?;
+        pull_without_upstream(&cluster, &upstream, image).await?;
+
+        let again = told(scene, &["preheat", &name, "--wait"])?;
+        ensure!(again["phase"] == "done", "{again}");
+        upstream.read_once(image)?;
+
+        let missing = format!("{NAME}/no/such:image");
+        let failed = ask(scene, &["preheat", &missing, "--wait", "-o", "json"], "")?;
+        ensure!(failed.status.code() == Some(1), "{failed:?}");
+        let job: Value = serde_json::from_slice(&failed.stdout)?;
+        ensure!(job["phase"] == "failed", "{job}");
+        for item in job["items"].as_array().context("no items")? {
+            ensure!(item["why"] == "upstream has no such image", "{item}");
+        }
+        let nobody = ask(scene, &["preheat", "r.test/A", "--wait"], "")?;
+        ensure!(nobody.status.code() == Some(1), "{nobody:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_manager_that_was_killed_finishes_its_jobs() {
+    scene::run("preheat_manager", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let mut cluster = cluster(scene, &upstream).await?;
+        let image = &upstream.images.middle;
+        upstream.throttle(Some(SLOW));
+        let id = begin(scene, &name(image))?;
+        until(scene, &id, "progress", |job| sum(job, "bytes") > 0).await?;
+        cluster.manager.kill()?;
+        upstream.throttle(None);
+        cluster.manager.restart().await?;
+        let waited = told(scene, &["job", "wait", &id])?;
+        ensure!(waited["phase"] == "done", "{waited}");
+        let attempts = waited["items"].as_array().into_iter().flatten();
+        let mut attempts = attempts.map(|item| item["attempt"].as_u64());
+        ensure!(attempts.all(|attempt| attempt == Some(1)), "{waited}");
+        upstream.read_once(image)?;
+        pull_without_upstream(&cluster, &upstream, image).await
+    });
+}
+
+#[test]
+fn a_job_is_called_off_and_taken_up_again() {
+    scene::run("preheat_cancel", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let cluster = cluster(scene, &upstream).await?;
+        let image = &upstream.images.middle;
+        upstream.throttle(Some(SLOW));
+        let id = begin(scene, &name(image))?;
+        until(scene, &id, "progress", |job| sum(job, "bytes") > 0).await?;
+        let cancelled = ask(scene, &["job", "cancel", &id], "")?;
+        ensure!(cancelled.status.success(), "{cancelled:?}");
+        let job = told(scene, &["job", "show", &id])?;
+        ensure!(job["phase"] == "cancelled", "{job}");
+        let waited = ask(scene, &["job", "wait", &id], "")?;
+        ensure!(waited.status.code() == Some(1), "{waited:?}");
+
+        upstream.throttle(None);
+        let retried = ask(scene, &["job", "retry", &id], "")?;
+        ensure!(retried.status.success(), "{retried:?}");
+        let waited = told(scene, &["job", "wait", &id])?;
+        ensure!(waited["phase"] == "done", "{waited}");
+        upstream.read_once(image)?;
+        pull_without_upstream(&cluster, &upstream, image).await
+    });
+}

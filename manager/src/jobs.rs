@@ -1,0 +1,398 @@
+//! Jobs: images that are to be on nodes ahead of time.
+//!
+//! [`job`] is what is remembered, [`board`] decides, [`kept`] is the database. This gives the board
+//! the clock and the members, and hands out its orders in the answers to keep-alives
+//! ([`crate::rpc`]). Everything about a running job happens in memory; what changed is written within
+//! a second. A manager that starts takes up what it finds, and several over one database tell each
+//! other by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use darner_proto::id::{Host, Role};
+use darner_proto::preheat::{Image, Order, Platform, Report};
+use darner_service::shutdown::Shutdown;
+use darner_service::telemetry::with_causes;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::database::{Database, DatabaseError};
+use crate::members::Members;
+use crate::membership::MemberKey;
+use crate::random;
+
+pub mod board;
+pub mod job;
+mod kept;
+#[cfg(test)]
+mod tests;
+
+use board::{Action, Board, Event};
+use job::{Item, Job, Summary};
+use kept::Audited;
+
+/// Between looks at the database and at the members.
+const TICK: Duration = Duration::from_secs(1);
+/// Jobs that have not ended; more are refused.
+pub const MAX_RUNNING: usize = 64;
+/// Images of one job.
+pub const MAX_IMAGES: usize = 32;
+/// Images on nodes of one job: its document is a few megabytes then.
+pub const MAX_ITEMS: usize = 20_000;
+/// Tries to write a job that another manager writes, too.
+const WRITES: usize = 5;
+
+/// The jobs. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    board: Mutex<Board>,
+    /// Jobs to be written.
+    changed: Mutex<BTreeSet<String>>,
+    database: Database,
+    members: Members,
+}
+
+/// Which nodes images are to be on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum To {
+    /// Every seed.
+    Seeds,
+    /// Every seed and every mirror.
+    Nodes,
+    /// Every seed, and the mirrors with this label.
+    Label(String, String),
+}
+
+/// A job to be begun.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The images.
+    pub images: Vec<Image>,
+    /// Of an index, this platform.
+    pub platform: Option<Platform>,
+    /// Where to.
+    pub to: To,
+}
+
+/// A job is not begun, or not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Nothing can be remembered.
+    #[error("the database fails")]
+    Database(#[from] DatabaseError),
+    /// No node is meant.
+    #[error("to: there is no such node in the cluster")]
+    Nobody,
+    /// Too much at once.
+    #[error("{what}: there are {count}, more than {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// At most.
+        most: usize,
+    },
+    /// There is no such job.
+    #[error("there is no such job")]
+    Absent,
+    /// Another manager is at it.
+    #[error("another manager is changing this job: try again")]
+    Busy,
+}
+
+impl Jobs {
+    /// Nothing is known until [`Jobs::run`] has looked.
+    pub fn new(database: Database, members: Members) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                board: Mutex::default(),
+                changed: Mutex::default(),
+                database,
+                members,
+            }),
+        }
+    }
+
+    /// A node lives, and this came of its orders. Says what it is to do now.
+    pub fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
+        if key.role == Role::Scheduler {
+            return Vec::new();
+        }
+        let node = key.id.to_string();
+        self.apply(Event::Heard { node, reports })
+    }
+
+    /// Begins a job.
+    ///
+    /// # Errors
+    /// It asks for too much or is for nobody, or the database fails.
+    pub async fn create(&self, wanted: Wanted, by: &str) -> Result<Job, JobError> {
+        within("images", wanted.images.len(), MAX_IMAGES)?;
+        within(
+            "jobs under way",
+            lock(&self.shared.board).count() + 1,
+            MAX_RUNNING,
+        )?;
+        let nodes = self.nodes(&wanted.to);
+        if nodes.is_empty() || wanted.images.is_empty() {
+            return Err(JobError::Nobody);
+        }
+        within(
+            "images on nodes",
+            nodes.len() * wanted.images.len(),
+            MAX_ITEMS,
+        )?;
+        let created_ms = now();
+        let images: Vec<_> = wanted.images.iter().map(ToString::to_string).collect();
+        let of_image = |image| {
+            let nodes = nodes.iter();
+            nodes.map(move |(node, seed)| Item::new(image, node.clone(), *seed))
+        };
+        let job = Job {
+            id: format!("{created_ms:011x}{}", random::hexadecimal::<4>()),
+            created_ms,
+            by: by.to_owned(),
+            items: (0..).take(images.len()).flat_map(of_image).collect(),
+            images,
+            platform: wanted.platform.map(|platform| platform.to_string()),
+            to: wanted.to.to_string(),
+        };
+        let audited = Audited {
+            actor: by,
+            action: "job.create",
+        };
+        kept::create(&self.shared.database, &job, audited).await?;
+        self.apply(Event::Take(job.clone()));
+        Ok(job)
+    }
+
+    /// Calls a job off.
+    ///
+    /// # Errors
+    /// There is none, or the database fails.
+    pub async fn cancel(&self, id: &str, by: &str) -> Result<Job, JobError> {
+        self.change(id, by, "job.cancel", Job::cancel).await
+    }
+
+    /// Begins again with what failed or was called off.
+    ///
+    /// # Errors
+    /// There is none, or the database fails.
+    pub async fn retry(&self, id: &str, by: &str) -> Result<Job, JobError> {
+        self.change(id, by, "job.retry", Job::retry).await
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn get(&self, id: &str) -> Result<Option<Job>, DatabaseError> {
+        let mut found = kept::get(&self.shared.database, id).await?;
+        if let (Some(found), Some(known)) = (&mut found, lock(&self.shared.board).get(id)) {
+            found.merge(known);
+        }
+        Ok(found)
+    }
+
+    /// Jobs at a glance, the latest first: those before `before` where it is given.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn list(
+        &self,
+        before: Option<&str>,
+        most: i64,
+    ) -> Result<Vec<Summary>, DatabaseError> {
+        kept::list(&self.shared.database, before, most).await
+    }
+
+    /// Keeps board and database in step until the process drains, and once more then.
+    pub async fn run(self, shutdown: Shutdown) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = false;
+        let mut failing = false;
+        loop {
+            let draining = tokio::select! {
+                _ = ticks.tick() => false,
+                () = shutdown.draining() => true,
+            };
+            let step = self.step(&mut looked).await;
+            if let (Err(error), false) = (&step, failing) {
+                let error = with_causes(error);
+                tracing::error!(error, "jobs are not kept; going on from memory");
+            }
+            failing = step.is_err();
+            if draining {
+                return;
+            }
+        }
+    }
+
+    /// Reads what others changed, looks who is there, and writes what has changed here.
+    async fn step(&self, looked: &mut bool) -> Result<(), DatabaseError> {
+        let database = &self.shared.database;
+        if !*looked || database.is_shared() {
+            let mut jobs = kept::running(database).await?;
+            let found: BTreeSet<_> = jobs.iter().map(|job| job.id.clone()).collect();
+            let known = lock(&self.shared.board).ids();
+            for id in known.iter().filter(|id| !found.contains(*id)) {
+                jobs.extend(kept::get(database, id).await?);
+            }
+            for job in jobs {
+                let (id, ended) = (job.id.clone(), job.is_ended());
+                self.apply(Event::Take(job));
+                if ended {
+                    lock(&self.shared.board).forget_ended(&id);
+                }
+            }
+            *looked = true;
+        }
+        let present = self.nodes(&To::Nodes).into_iter().map(|(id, _)| id);
+        let present = present.collect();
+        self.apply(Event::Tick { present });
+        self.write().await
+    }
+
+    async fn write(&self) -> Result<(), DatabaseError> {
+        let changed = std::mem::take(&mut *lock(&self.shared.changed));
+        let mut ended = Ok(());
+        for id in changed {
+            let known = lock(&self.shared.board).get(&id).cloned();
+            let Some(known) = known else {
+                continue;
+            };
+            match kept::write(&self.shared.database, &id, Some(&known), None).await {
+                Ok(Some(job)) => {
+                    let ended = job.is_ended();
+                    self.apply(Event::Take(job));
+                    if ended {
+                        lock(&self.shared.board).forget_ended(&id);
+                    }
+                }
+                Ok(None) => {
+                    lock(&self.shared.changed).insert(id);
+                }
+                Err(error) => {
+                    lock(&self.shared.changed).insert(id);
+                    ended = Err(error);
+                }
+            }
+        }
+        ended
+    }
+
+    async fn change(
+        &self,
+        id: &str,
+        actor: &str,
+        action: &'static str,
+        change: fn(&mut Job),
+    ) -> Result<Job, JobError> {
+        let database = &self.shared.database;
+        for _ in 0..WRITES {
+            let known = lock(&self.shared.board).get(id).cloned();
+            let audited = Audited { actor, action };
+            let change = Some((audited, change));
+            if let Some(job) = kept::write(database, id, known.as_ref(), change).await? {
+                self.apply(Event::Take(job.clone()));
+                return Ok(job);
+            }
+            if kept::get(database, id).await?.is_none() {
+                return Err(JobError::Absent);
+            }
+        }
+        Err(JobError::Busy)
+    }
+
+    /// The nodes that are meant now: names, and whether each is a seed.
+    fn nodes(&self, to: &To) -> Vec<(String, bool)> {
+        self.shared.members.look(|members| {
+            let roles = [Role::Mirror, Role::Seed].into_iter();
+            let hosts = roles.flat_map(|role| members.of_role(role, None));
+            let meant = hosts
+                .map(|record| &record.host)
+                .filter(|host| to.means(host));
+            // The same name in two roles is one node here.
+            let meant = meant.map(|host| (host.id.to_string(), host.role == Role::Seed));
+            meant.collect::<BTreeMap<_, _>>().into_iter().collect()
+        })
+    }
+
+    /// The orders for the node that was heard, if one was.
+    fn apply(&self, event: Event) -> Vec<Order> {
+        let actions = lock(&self.shared.board).apply(now(), event);
+        let mut orders = Vec::new();
+        for action in actions {
+            match action {
+                Action::Order(given) => orders = given,
+                Action::Store(id) => {
+                    lock(&self.shared.changed).insert(id);
+                }
+            }
+        }
+        orders
+    }
+}
+
+impl To {
+    fn means(&self, host: &Host) -> bool {
+        match self {
+            _ if host.role == Role::Seed => true,
+            Self::Seeds => false,
+            Self::Nodes => true,
+            Self::Label(key, value) => host.labels.get(key) == Some(value),
+        }
+    }
+}
+
+impl std::str::FromStr for To {
+    type Err = darner_proto::invalid::Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.split_once('=')) {
+            ("seeds", _) => Ok(Self::Seeds),
+            ("nodes", _) => Ok(Self::Nodes),
+            (_, Some((key, value))) if !key.is_empty() && text.len() <= MAX_TO => {
+                Ok(Self::Label(key.to_owned(), value.to_owned()))
+            }
+            _ => Err(Self::Err::new("to", "is not seeds, nodes or KEY=VALUE")),
+        }
+    }
+}
+
+/// A label is no longer than this, key and value.
+const MAX_TO: usize = 512;
+
+impl std::fmt::Display for To {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Seeds => f.write_str("seeds"),
+            Self::Nodes => f.write_str("nodes"),
+            Self::Label(key, value) => write!(f, "{key}={value}"),
+        }
+    }
+}
+
+fn within(what: &'static str, count: usize, most: usize) -> Result<(), JobError> {
+    match count <= most {
+        true => Ok(()),
+        false => Err(JobError::TooMany { what, count, most }),
+    }
+}
+
+/// Unix time in ms.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

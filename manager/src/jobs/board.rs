@@ -1,0 +1,264 @@
+//! What is to be done next for the jobs that have not ended, decided without clock, network or disk.
+//!
+//! A node is given orders when it is heard, so nothing is sent to anybody. For each image the seeds
+//! come first: they read upstream, once for all, and the other nodes get it from them and from one
+//! another. An order stands until the node has said how it ended, whatever is restarted meanwhile;
+//! it is the same order then, and what the node holds already is held.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use darner_proto::preheat::{MAX_ORDERS, Order, OrderId, Outcome, Report};
+
+use super::job::{Item, Job, State};
+
+/// Nodes of one job that are at it at once, of those which are not seeds: enough to fill every
+/// seed's slots, few enough that the pulls of a cluster's pods get through.
+pub const AT_ONCE: usize = 64;
+/// A node that is out of the cluster for this long is not waited for: longer than it takes to
+/// restart one.
+pub const ABSENT_MS: u64 = 30_000;
+/// From a failed attempt to the next; twice as long after that.
+pub const PAUSE_MS: u64 = 1000;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// This is a job, or another copy of one.
+    Take(Job),
+    /// A node lives, and tells of its orders.
+    Heard {
+        /// Its name.
+        node: String,
+        /// What came of them.
+        reports: Vec<Report>,
+    },
+    /// Time passed, and these nodes are in the cluster.
+    Tick {
+        /// By name.
+        present: BTreeSet<String>,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The node that was heard is to carry these out, and no others.
+    Order(Vec<Order>),
+    /// The job has changed: remember it.
+    Store(String),
+}
+
+/// The jobs that have not ended, or of which that is not yet remembered.
+#[derive(Debug, Default)]
+pub struct Board {
+    jobs: BTreeMap<String, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    job: Job,
+    /// When each node was last in the cluster.
+    seen_ms: BTreeMap<String, u64>,
+}
+
+impl Board {
+    /// Takes note of an event at `now` (unix time in ms), and says what follows.
+    pub fn apply(&mut self, now: u64, event: Event) -> Vec<Action> {
+        let mut changed = BTreeSet::new();
+        let mut actions = Vec::new();
+        match event {
+            Event::Take(job) => self.take(now, job),
+            Event::Heard { node, reports } => {
+                for report in reports {
+                    self.report(now, &node, report, &mut changed);
+                }
+                let orders = self.orders(now, &node, &mut changed);
+                actions.push(Action::Order(orders));
+            }
+            Event::Tick { present } => self.miss(now, &present, &mut changed),
+        }
+        actions.extend(changed.into_iter().map(Action::Store));
+        actions
+    }
+
+    /// A job as it is known here.
+    pub fn get(&self, id: &str) -> Option<&Job> {
+        self.jobs.get(id).map(|known| &known.job)
+    }
+
+    /// Every job's id.
+    pub fn ids(&self) -> Vec<String> {
+        self.jobs.keys().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// A job that has ended is remembered as such: it needs no place here.
+    pub fn forget_ended(&mut self, id: &str) {
+        if self.get(id).is_some_and(Job::is_ended) {
+            self.jobs.remove(id);
+        }
+    }
+
+    fn take(&mut self, now: u64, job: Job) {
+        if let Some(known) = self.jobs.get_mut(&job.id) {
+            known.job.merge(&job);
+        } else if !job.is_ended() {
+            let nodes = job.items.iter().map(|item| (item.node.clone(), now));
+            let seen_ms = nodes.collect();
+            self.jobs.insert(job.id.clone(), Known { job, seen_ms });
+        }
+    }
+
+    fn report(&mut self, now: u64, node: &str, report: Report, changed: &mut BTreeSet<String>) {
+        let Some(known) = self.jobs.get_mut(&report.id.job) else {
+            return;
+        };
+        let items = &mut known.job.items;
+        let Some(item) = items.iter_mut().find(|item| {
+            item.node == node && item.image == report.id.image && item.attempt == report.id.attempt
+        }) else {
+            return;
+        };
+        let before = item.clone();
+        if item.state != State::Running {
+            return;
+        }
+        // What is held stays held while the attempt lasts.
+        item.held = item.held.max(report.progress.into());
+        match report.outcome {
+            Outcome::Running => {}
+            Outcome::Done => item.state = State::Done,
+            Outcome::Failed { why, for_good } => fail(now, item, why, for_good),
+        }
+        if *item != before {
+            changed.insert(report.id.job);
+        }
+        known.settle();
+    }
+
+    /// What `node` is to do: what it is at, and what it may begin.
+    fn orders(&mut self, now: u64, node: &str, changed: &mut BTreeSet<String>) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for (id, known) in &mut self.jobs {
+            known.seen_ms.insert(node.to_owned(), now);
+            if known.begin(now, node, MAX_ORDERS.saturating_sub(orders.len())) {
+                changed.insert(id.clone());
+            }
+            let job = &known.job;
+            let running = job
+                .items
+                .iter()
+                .filter(|item| item.node == node && item.state == State::Running);
+            orders.extend(running.filter_map(|item| order(job, item)));
+        }
+        orders.truncate(MAX_ORDERS);
+        orders
+    }
+
+    fn miss(&mut self, now: u64, present: &BTreeSet<String>, changed: &mut BTreeSet<String>) {
+        for (id, known) in &mut self.jobs {
+            let Known { job, seen_ms } = known;
+            for item in job.items.iter_mut().filter(|item| !item.state.is_ended()) {
+                let seen = seen_ms.entry(item.node.clone()).or_insert(now);
+                if present.contains(&item.node) {
+                    *seen = now;
+                } else if now.saturating_sub(*seen) >= ABSENT_MS {
+                    item.state = State::Failed {
+                        why: "the node has left the cluster".to_owned(),
+                        for_good: false,
+                    };
+                    changed.insert(id.clone());
+                }
+            }
+            known.settle();
+        }
+    }
+}
+
+impl Known {
+    /// Begins items of `node`, so many that `room` of its orders are running. Says whether any.
+    fn begin(&mut self, now: u64, node: &str, room: usize) -> bool {
+        let running = |item: &&Item| item.state == State::Running;
+        let busy = self.job.items.iter().filter(running);
+        let busy = busy.filter(|item| !item.seed).count();
+        let own = self.job.items.iter().filter(running);
+        let own = own.filter(|item| item.node == node).count();
+        let mut room = room.saturating_sub(own);
+        let mut places = AT_ONCE.saturating_sub(busy);
+        let seeding: BTreeSet<u32> = {
+            let items = self.job.items.iter();
+            let open = items.filter(|item| item.seed && !item.state.is_ended());
+            open.map(|item| item.image).collect()
+        };
+        let mut begun = false;
+        for item in self.job.items.iter_mut().filter(|item| item.node == node) {
+            let due =
+                matches!(item.state, State::Waiting { not_before_ms, .. } if not_before_ms <= now);
+            let turn = item.seed || (places > 0 && !seeding.contains(&item.image));
+            if due && turn && room > 0 {
+                item.state = State::Running;
+                room -= 1;
+                places = places.saturating_sub(usize::from(!item.seed));
+                begun = true;
+            }
+        }
+        begun
+    }
+
+    /// What no seed can ever get, the other nodes need not ask for.
+    fn settle(&mut self) {
+        let mut hopeless: BTreeMap<u32, Option<String>> = BTreeMap::new();
+        for item in self.job.items.iter().filter(|item| item.seed) {
+            let why = match &item.state {
+                State::Failed {
+                    why,
+                    for_good: true,
+                } => Some(why.clone()),
+                _ => None,
+            };
+            let known = hopeless.entry(item.image).or_insert_with(|| why.clone());
+            if why.is_none() {
+                *known = None;
+            }
+        }
+        for item in self.job.items.iter_mut().filter(|item| !item.seed) {
+            let why = hopeless.get(&item.image).cloned().flatten();
+            if let (State::Waiting { .. }, Some(why)) = (&item.state, why) {
+                item.state = State::Failed {
+                    why,
+                    for_good: true,
+                };
+            }
+        }
+    }
+}
+
+fn fail(now: u64, item: &mut Item, why: String, for_good: bool) {
+    if for_good || item.attempt >= item.last_attempt {
+        item.state = State::Failed { why, for_good };
+        return;
+    }
+    let left = item.last_attempt - item.attempt;
+    item.attempt += 1;
+    item.state = State::Waiting {
+        not_before_ms: now + if left > 1 { PAUSE_MS } else { 2 * PAUSE_MS },
+        why: Some(why),
+    };
+}
+
+fn order(job: &Job, item: &Item) -> Option<Order> {
+    let (image, platform) = job.wanted(item.image)?;
+    Some(Order {
+        id: OrderId {
+            job: job.id.clone(),
+            image: item.image,
+            attempt: item.attempt,
+        },
+        image,
+        platform,
+    })
+}

@@ -1,0 +1,306 @@
+//! What the board decides, and jobs over each kind of database.
+
+use std::collections::BTreeSet;
+
+use darner_proto::id::Host;
+use darner_proto::preheat::{OrderId, Outcome, Progress};
+use proptest::prelude::*;
+
+use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS};
+use super::job::{ATTEMPTS, Phase, State};
+use super::*;
+use crate::database::testing::Place;
+use crate::membership::{Snapshot, Timing};
+use crate::metrics::ManagerMetrics;
+use crate::users::audit;
+
+fn job(nodes: &[(&str, bool)]) -> Job {
+    let item = |(node, seed): &(&str, bool)| Item::new(0, (*node).to_owned(), *seed);
+    Job {
+        id: "1a".to_owned(),
+        created_ms: 1,
+        by: "ann".to_owned(),
+        images: vec!["r.test/a:b".to_owned()],
+        platform: None,
+        to: "nodes".to_owned(),
+        items: nodes.iter().map(item).collect(),
+    }
+}
+
+fn board(job: Job) -> Board {
+    let mut board = Board::default();
+    board.apply(0, Event::Take(job));
+    board
+}
+
+fn heard(board: &mut Board, now: u64, node: &str, reports: Vec<Report>) -> Vec<OrderId> {
+    let node = node.to_owned();
+    let actions = board.apply(now, Event::Heard { node, reports });
+    let orders = actions.into_iter().find_map(|action| match action {
+        Action::Order(orders) => Some(orders),
+        Action::Store(_) => None,
+    });
+    orders.unwrap().into_iter().map(|order| order.id).collect()
+}
+
+fn report(id: &OrderId, bytes: u64, outcome: Outcome) -> Report {
+    let progress = Progress {
+        bytes,
+        total_bytes: 10,
+        blobs: 0,
+        total_blobs: 1,
+    };
+    Report {
+        id: id.clone(),
+        progress,
+        outcome,
+    }
+}
+
+fn failed(id: &OrderId, for_good: bool) -> Report {
+    let why = "it rains".to_owned();
+    report(id, 0, Outcome::Failed { why, for_good })
+}
+
+fn state(board: &Board, index: usize) -> State {
+    board.get("1a").unwrap().items[index].state.clone()
+}
+
+#[test]
+fn seeds_come_first_and_an_order_stands_until_it_has_ended() {
+    let mut board = board(job(&[("seed", true), ("mirror", false)]));
+    assert_eq!(heard(&mut board, 0, "mirror", vec![]), []);
+    let given = heard(&mut board, 0, "seed", vec![]);
+    assert_eq!(heard(&mut board, 1, "seed", vec![]), given);
+    let running = report(&given[0], 4, Outcome::Running);
+    assert_eq!(heard(&mut board, 2, "seed", vec![running]), given);
+    let less = report(&given[0], 3, Outcome::Running);
+    heard(&mut board, 3, "seed", vec![less]);
+    assert_eq!(board.get("1a").unwrap().items[0].held.bytes, 4);
+    assert_eq!(heard(&mut board, 4, "mirror", vec![]), []);
+    let done = report(&given[0], 10, Outcome::Done);
+    assert_eq!(heard(&mut board, 5, "seed", vec![done]), []);
+    let given = heard(&mut board, 6, "mirror", vec![]);
+    let done = report(&given[0], 10, Outcome::Done);
+    heard(&mut board, 7, "mirror", vec![done]);
+    assert_eq!(board.get("1a").unwrap().phase(), Phase::Done);
+    board.forget_ended("1a");
+    assert_eq!(board.count(), 0);
+}
+
+#[test]
+fn a_failure_is_tried_again_a_few_times_and_then_told() {
+    let mut board = board(job(&[("mirror", false)]));
+    let mut now = 0;
+    for attempt in 1..=ATTEMPTS {
+        let given = heard(&mut board, now, "mirror", vec![]);
+        assert_eq!(given[0].attempt, attempt);
+        assert_eq!(
+            heard(&mut board, now, "mirror", vec![failed(&given[0], false)]),
+            []
+        );
+        // What is heard of an attempt that is over counts for nothing.
+        let late = report(&given[0], 10, Outcome::Done);
+        assert_eq!(heard(&mut board, now, "mirror", vec![late]), []);
+        now += 2 * PAUSE_MS;
+    }
+    let State::Failed { why, .. } = state(&board, 0) else {
+        panic!("{:?}", state(&board, 0));
+    };
+    assert_eq!(why, "it rains");
+    let mut again = board.get("1a").unwrap().clone();
+    again.retry();
+    board.apply(now, Event::Take(again));
+    let given = heard(&mut board, now, "mirror", vec![]);
+    assert_eq!(given[0].attempt, ATTEMPTS + 1);
+}
+
+#[test]
+fn what_no_seed_can_get_nobody_is_asked_for() {
+    let mut board = board(job(&[("a", true), ("b", true), ("mirror", false)]));
+    let given = heard(&mut board, 0, "a", vec![]);
+    heard(&mut board, 0, "a", vec![failed(&given[0], true)]);
+    assert!(!state(&board, 2).is_ended(), "the other seed may have it");
+    let given = heard(&mut board, 0, "b", vec![]);
+    heard(&mut board, 0, "b", vec![failed(&given[0], true)]);
+    let expected = State::Failed {
+        why: "it rains".to_owned(),
+        for_good: true,
+    };
+    assert_eq!(state(&board, 2), expected);
+    assert_eq!(board.get("1a").unwrap().phase(), Phase::Failed);
+}
+
+#[test]
+fn a_node_that_stays_away_is_not_waited_for() {
+    let mut board = board(job(&[("seed", true), ("mirror", false)]));
+    heard(&mut board, 0, "seed", vec![]);
+    let present = BTreeSet::from(["mirror".to_owned()]);
+    let tick = |board: &mut Board, now| {
+        let present = present.clone();
+        board.apply(now, Event::Tick { present })
+    };
+    assert_eq!(tick(&mut board, ABSENT_MS - 1), []);
+    assert_eq!(
+        tick(&mut board, ABSENT_MS),
+        [Action::Store("1a".to_owned())]
+    );
+    assert!(state(&board, 0).is_ended());
+    assert_eq!(heard(&mut board, ABSENT_MS, "mirror", vec![]).len(), 1);
+}
+
+#[test]
+fn so_many_nodes_are_at_it_at_once() {
+    let names: Vec<_> = (0..AT_ONCE + 1).map(|n| format!("m{n:03}")).collect();
+    let nodes: Vec<_> = names.iter().map(|name| (name.as_str(), false)).collect();
+    let mut board = board(job(&nodes));
+    for name in &names[..AT_ONCE] {
+        assert_eq!(heard(&mut board, 0, name, vec![]).len(), 1);
+    }
+    assert_eq!(heard(&mut board, 0, &names[AT_ONCE], vec![]), []);
+    let id = OrderId {
+        job: "1a".to_owned(),
+        image: 0,
+        attempt: 1,
+    };
+    let done = report(&id, 10, Outcome::Done);
+    heard(&mut board, 0, &names[0], vec![done]);
+    assert_eq!(heard(&mut board, 0, &names[AT_ONCE], vec![]).len(), 1);
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let states = prop_oneof![
+        Just(State::Running),
+        Just(State::Done),
+        Just(State::Cancelled),
+        Just(State::Waiting {
+            not_before_ms: 0,
+            why: None
+        }),
+    ];
+    (1u32..4, 0u64..4, states).prop_map(|(attempt, bytes, state)| {
+        let mut item = Item::new(0, "n".to_owned(), false);
+        item.attempt = attempt;
+        item.held.bytes = bytes;
+        item.state = state;
+        item
+    })
+}
+
+proptest! {
+    /// So it does not matter which manager hears what first.
+    #[test]
+    fn copies_of_a_job_merge_in_any_order(items in prop::collection::vec(item(), 3)) {
+        let copies: Vec<_> = items.into_iter().map(|item| Job { items: vec![item], ..job(&[]) }).collect();
+        let merged = |order: [usize; 3]| {
+            let mut all = copies[order[0]].clone();
+            all.merge(&copies[order[1]]);
+            all.merge(&copies[order[2]]);
+            all
+        };
+        let one = merged([0, 1, 2]);
+        prop_assert_eq!(&merged([2, 1, 0]), &one);
+        prop_assert_eq!(&merged([1, 2, 0]), &one);
+        prop_assert!(!one.clone().merge(&one));
+    }
+}
+
+fn members() -> Members {
+    let metrics = ManagerMetrics::default();
+    let members = Members::new(Snapshot::default(), false, Timing::default(), metrics);
+    for (id, role, zone) in [
+        ("seed", Role::Seed, "a"),
+        ("m1", Role::Mirror, "a"),
+        ("m2", Role::Mirror, "b"),
+        ("scheduler", Role::Scheduler, "a"),
+    ] {
+        let host = Host {
+            id: id.parse().unwrap(),
+            address: "10.0.0.1:7421".into(),
+            role,
+            labels: [("zone".to_owned(), zone.to_owned())].into(),
+            signing_key: None,
+            upload_slots: 16,
+        };
+        members.register(host).unwrap();
+    }
+    members
+}
+
+fn wanted(to: &str) -> Wanted {
+    Wanted {
+        images: vec!["r.test/a:b".parse().unwrap()],
+        platform: None,
+        to: to.parse().unwrap(),
+    }
+}
+
+fn key(role: Role, id: &str) -> MemberKey {
+    let id = id.parse().unwrap();
+    MemberKey { role, id }
+}
+
+#[tokio::test]
+async fn another_manager_takes_a_job_up_and_both_hear_of_its_end() {
+    for place in Place::each() {
+        let database = place.open().await;
+        let one = Jobs::new(database.clone(), members());
+        let job = one.create(wanted("zone=a"), "ann").await.unwrap();
+        let nodes: Vec<_> = job.items.iter().map(|item| item.node.as_str()).collect();
+        assert_eq!(nodes, ["m1", "seed"]);
+        let given = one.heard(&key(Role::Seed, "seed"), vec![]);
+        let done = report(&given[0].id, 10, Outcome::Done);
+        one.heard(&key(Role::Seed, "seed"), vec![done]);
+        one.step(&mut true).await.unwrap();
+
+        let other = Jobs::new(database.clone(), members());
+        other.step(&mut false).await.unwrap();
+        let given = other.heard(&key(Role::Mirror, "m1"), vec![]);
+        assert_eq!(given.len(), 1, "the seed is done");
+        let done = report(&given[0].id, 10, Outcome::Done);
+        other.heard(&key(Role::Mirror, "m1"), vec![done]);
+        other.step(&mut true).await.unwrap();
+        let job = one.get(&job.id).await.unwrap().unwrap();
+        assert_eq!(job.phase(), Phase::Done);
+        if database.is_shared() {
+            one.step(&mut true).await.unwrap();
+            assert_eq!(lock(&one.shared.board).count(), 0, "it heard of the end");
+        }
+        assert_eq!(lock(&other.shared.board).count(), 0);
+        let listed = one.list(None, 10).await.unwrap();
+        assert_eq!((listed[0].done, listed[0].items), (2, 2));
+    }
+}
+
+#[tokio::test]
+async fn cancel_and_retry_are_remembered_and_audited() {
+    for place in Place::each() {
+        let database = place.open().await;
+        let jobs = Jobs::new(database.clone(), members());
+        let job = jobs.create(wanted("seeds"), "ann").await.unwrap();
+        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).len(), 1);
+        let job = jobs.cancel(&job.id, "bob").await.unwrap();
+        assert_eq!(job.phase(), Phase::Cancelled);
+        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]), []);
+        jobs.step(&mut true).await.unwrap();
+        let job = jobs.retry(&job.id, "bob").await.unwrap();
+        assert_eq!(job.phase(), Phase::Running);
+        let given = jobs.heard(&key(Role::Seed, "seed"), vec![]);
+        assert_eq!(given[0].id.attempt, 2);
+        let lines = audit::read(&database, None, 10).await.unwrap();
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|line| (line.actor.as_str(), line.action.as_str()))
+            .collect();
+        let expected = [
+            ("bob", "job.retry"),
+            ("bob", "job.cancel"),
+            ("ann", "job.create"),
+        ];
+        assert_eq!(lines, expected);
+        let absent = jobs.cancel("none", "bob").await;
+        assert!(matches!(absent, Err(JobError::Absent)));
+        let nobody = jobs.create(wanted("zone=z"), "ann").await;
+        assert_eq!(nobody.unwrap().items.len(), 1, "seeds are always meant");
+    }
+}

@@ -1,0 +1,66 @@
+//! What the manager orders of this host, and what the host tells of it: the link between the
+//! keep-alives that carry both and whoever carries the orders out.
+
+use std::sync::Arc;
+
+use darner_proto::preheat::{MAX_ORDERS, Order, Report};
+use darner_proto::wire;
+use tokio::sync::watch;
+
+/// Both are levels: all orders as of the last answer, and the last word about each. Clones share
+/// them.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    given: Arc<watch::Sender<Arc<Vec<Order>>>>,
+    told: Arc<watch::Sender<Vec<Report>>>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self {
+            given: Arc::new(watch::Sender::new(Arc::default())),
+            told: Arc::new(watch::Sender::new(Vec::new())),
+        }
+    }
+}
+
+impl Orders {
+    /// Every order of this host, now and from now on.
+    pub fn watch(&self) -> watch::Receiver<Arc<Vec<Order>>> {
+        self.given.subscribe()
+    }
+
+    /// What came of all of them so far: told with the next keep-alive.
+    pub fn tell(&self, reports: Vec<Report>) {
+        self.told.send_replace(reports);
+    }
+
+    pub(super) fn reports(&self) -> Vec<wire::OrderReport> {
+        self.told.borrow().iter().map(Into::into).collect()
+    }
+
+    /// Whether there is anything to do.
+    pub(super) fn any(&self) -> bool {
+        !self.given.borrow().is_empty()
+    }
+
+    /// An order that makes no sense is not one: a later manager may know others.
+    pub(super) fn give(&self, orders: Vec<wire::Order>) {
+        let orders = orders.into_iter().take(MAX_ORDERS);
+        let orders = orders.filter_map(|order| match Order::try_from(order) {
+            Ok(order) => Some(order),
+            Err(error) => {
+                tracing::warn!(%error, "an order of the manager's is not understood");
+                None
+            }
+        });
+        let orders: Vec<_> = orders.collect();
+        self.given.send_if_modified(|given| {
+            let changed = **given != orders;
+            if changed {
+                *given = Arc::new(orders);
+            }
+            changed
+        });
+    }
+}
