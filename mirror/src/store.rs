@@ -56,13 +56,26 @@ pub use span::{MAX_SPAN, Span};
 pub struct Options {
     path: PathBuf,
     capacity: Option<u64>,
+    reserve: Option<u64>,
 }
 
 impl Options {
     /// A store in the directory `path`, which may take `capacity` bytes. By default that is half of
     /// what is free on its disk (what it takes itself counted as free), and at most 100 GiB.
     pub fn new(path: PathBuf, capacity: Option<u64>) -> Self {
-        Self { path, capacity }
+        Self {
+            path,
+            capacity,
+            reserve: None,
+        }
+    }
+
+    /// Leaves so many bytes of the disk free, however large it is: a test of what a store of
+    /// hollow files does is not about the disk it runs on.
+    #[cfg(test)]
+    fn leaving(mut self, reserve: u64) -> Self {
+        self.reserve = Some(reserve);
+        self
     }
 }
 

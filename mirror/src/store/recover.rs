@@ -72,7 +72,9 @@ pub(super) fn recover(
     let space =
         space.map_err(|error| StoreError::io("measure the disk of", layout.root(), error))?;
     let used = ledger.totals().bytes;
-    ledger.limit(Limits::new(options.capacity, space, used));
+    let mut limits = Limits::new(options.capacity, space, used);
+    limits.reserve = options.reserve.unwrap_or(limits.reserve);
+    ledger.limit(limits);
     Ok(Recovered { ledger, changes })
 }
 
