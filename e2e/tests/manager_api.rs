@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::mirror_settings;
+use darner_e2e::cluster::join_mirror;
 use darner_e2e::darner::{self, Darner, Settings};
 use darner_e2e::postgres::Postgres;
 use darner_e2e::scene::{self, Scene};
@@ -184,9 +184,7 @@ fn several_managers_share_a_database_and_go_on_without_it() {
         let (mut one, other) = (start("one").await?, start("other").await?);
         set_up(scene, &one)?;
         let token = token(scene)?;
-        let settings =
-            mirror_settings(scene, &upstream, "node")?.set("manager.address", one.url("manager")?);
-        let mirror = Darner::start(scene, "node", "mirror", &settings).await?;
+        let mirror = join_mirror(scene, &upstream, &one, "node").await?;
         let client = Client::new(&mirror, NAME)?;
         client.pull(&upstream.images.tiny).await?;
         // Heard by the one, known to the other, with the same accounts.
