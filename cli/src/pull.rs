@@ -31,6 +31,7 @@ pub(crate) mod progress;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use client::MANIFEST_TYPES;
 pub(crate) use error::PullError;
 pub(crate) use image::Image;
 pub(crate) use platform::Platform;
@@ -98,24 +99,18 @@ pub(crate) struct Pulled {
     pub(crate) fetched: u64,
 }
 
+/// What becomes of blobs.
+#[derive(Debug, Clone, Copy)]
+enum Blobs {
+    Kept,
+    Checked,
+}
+
 /// Reads all of what `request` says through the mirror, checks every byte, and keeps nothing but the
 /// manifests, in its output directory.
 pub(crate) async fn check(request: &Request<'_>, watch: &impl Watch) -> Result<Pulled, PullError> {
-    let client = Client::new(request.via, &request.image.source)?;
-    let layout = Layout::open(request.output).await?;
-    let content = manifests::fetch(&client, &layout, request, watch).await?;
-    let Content { top, blobs } = &content;
-    watch.see(Event::Planned { blobs });
-    let fetched = stream::iter(blobs)
-        .map(|blob| blob::check(&client, blob, watch))
-        .buffer_unordered(BLOBS_AT_ONCE)
-        .try_fold(0, async |sum, bytes| Ok(sum + bytes))
-        .await?;
-    Ok(Pulled {
-        digest: top.digest,
-        bytes: blobs.iter().map(|blob: &Blob| blob.size).sum(),
-        fetched,
-    })
+    let (_, _, pulled) = bring(request, Blobs::Checked, watch).await?;
+    Ok(pulled)
 }
 
 /// Pulls, and says how that went.
@@ -151,22 +146,35 @@ pub(crate) async fn run(args: Args) -> ExitCode {
 /// Pulls what `request` says and tells `watch` of it. The layout names the image only once all of
 /// it is there.
 pub(crate) async fn pull(request: &Request<'_>, watch: &impl Watch) -> Result<Pulled, PullError> {
+    let (layout, content, pulled) = bring(request, Blobs::Kept, watch).await?;
+    layout.name(&content.top, request.image).await?;
+    watch.see(Event::Done { pulled: &pulled });
+    Ok(pulled)
+}
+
+async fn bring(
+    request: &Request<'_>,
+    blobs_are: Blobs,
+    watch: &impl Watch,
+) -> Result<(Layout, Content, Pulled), PullError> {
     let client = Client::new(request.via, &request.image.source)?;
     let layout = Layout::open(request.output).await?;
     let content = manifests::fetch(&client, &layout, request, watch).await?;
     let Content { top, blobs } = &content;
     watch.see(Event::Planned { blobs });
+    let one = async |blob| match blobs_are {
+        Blobs::Kept => blob::fetch(&client, &layout, blob, watch).await,
+        Blobs::Checked => blob::check(&client, blob, watch).await,
+    };
     let fetched = stream::iter(blobs)
-        .map(|blob| blob::fetch(&client, &layout, blob, watch))
+        .map(one)
         .buffer_unordered(BLOBS_AT_ONCE)
         .try_fold(0, async |sum, bytes| Ok(sum + bytes))
         .await?;
-    layout.name(top, request.image).await?;
     let pulled = Pulled {
         digest: top.digest,
         bytes: blobs.iter().map(|blob: &Blob| blob.size).sum(),
         fetched,
     };
-    watch.see(Event::Done { pulled: &pulled });
-    Ok(pulled)
+    Ok((layout, content, pulled))
 }

@@ -16,6 +16,7 @@ pub mod guest;
 pub mod hostile;
 pub mod image;
 pub mod midway;
+pub mod operator;
 pub mod place;
 pub mod postgres;
 pub mod process;

@@ -4,18 +4,17 @@
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
 use darner_e2e::cluster::join_mirror;
 use darner_e2e::darner::{self, Darner, Settings};
+use darner_e2e::operator::{PASSWORD, ask, set_up, setup_link};
 use darner_e2e::postgres::Postgres;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::wait;
-
-const PASSWORD: &str = "correct horse battery\n";
 
 fn settings(scene: &Scene, name: &str) -> Settings {
     Settings::new(&scene.path(format!("data-{name}")))
@@ -24,44 +23,8 @@ fn settings(scene: &Scene, name: &str) -> Settings {
         .set("manager.api_listen", "127.0.0.1:0")
 }
 
-/// Runs `darner` with `input`, and the login file of `scene`.
-fn ask(scene: &Scene, arguments: &[&str], input: &str) -> Result<Output> {
-    let mut command = darner::command()?;
-    command.args(arguments);
-    command.arg("--login-file").arg(scene.path("login.json"));
-    command.stdin(Stdio::piped());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let mut stdin = child.stdin.take().context("no standard input")?;
-    // It may end without reading.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    Ok(child.wait_with_output()?)
-}
-
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
-}
-
-fn setup_link(manager: &Darner) -> Result<String> {
-    let output = manager.output();
-    let link = output.lines().find_map(|line| {
-        let (_, link) = line.split_once("darner login --setup '")?;
-        link.strip_suffix('\'')
-    });
-    link.map(str::to_owned).context("no link was printed")
-}
-
-/// Makes the first administrator, and keeps its token in the login file.
-fn set_up(scene: &Scene, manager: &Darner) -> Result<()> {
-    let link = setup_link(manager)?;
-    let made = ask(
-        scene,
-        &["login", "--user", "ann", "--setup", &link],
-        PASSWORD,
-    )?;
-    ensure!(made.status.success(), "{made:?}");
-    Ok(())
 }
 
 fn token(scene: &Scene) -> Result<String> {

@@ -1,13 +1,10 @@
 //! Images are on nodes before anybody pulls them.
 
-use std::io::Write as _;
-use std::process::{Child, Output, Stdio};
-
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::SOURCE;
 use darner_e2e::cluster::{Cluster, seeds};
-use darner_e2e::darner;
 use darner_e2e::image::Image;
+use darner_e2e::operator::{self, ask, told};
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::wait;
@@ -16,44 +13,9 @@ use serde_json::Value;
 /// Slow enough to be seen on its way.
 const SLOW: u64 = 2 << 20;
 
-fn start(scene: &Scene, arguments: &[&str], input: &str) -> Result<Child> {
-    let mut command = darner::command()?;
-    command.args(arguments);
-    command.arg("--login-file").arg(scene.path("login.json"));
-    command.stdin(Stdio::piped());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let mut stdin = child.stdin.take().context("no standard input")?;
-    // It may end without reading.
-    let _ = stdin.write_all(input.as_bytes());
-    Ok(child)
-}
-
-fn ask(scene: &Scene, arguments: &[&str], input: &str) -> Result<Output> {
-    Ok(start(scene, arguments, input)?.wait_with_output()?)
-}
-
-/// What a command that succeeds writes as JSON.
-fn told(scene: &Scene, arguments: &[&str]) -> Result<Value> {
-    let output = ask(scene, &[arguments, &["-o", "json"]].concat(), "")?;
-    ensure!(output.status.success(), "{arguments:?}: {output:?}");
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
 async fn cluster(scene: &Scene, upstream: &Upstream) -> Result<Cluster> {
     let cluster = Cluster::start(scene, upstream, seeds(2).mirrors(3)).await?;
-    let output = cluster.manager.output();
-    let link = output.lines().find_map(|line| {
-        let (_, link) = line.split_once("darner login --setup '")?;
-        link.strip_suffix('\'')
-    });
-    let link = link.context("no link was printed")?;
-    let made = ask(
-        scene,
-        &["login", "--setup", link],
-        "correct horse battery\n",
-    )?;
-    ensure!(made.status.success(), "{made:?}");
+    operator::set_up(scene, &cluster.manager)?;
     let members = async || {
         let nodes = told(scene, &["nodes"]).ok()?;
         (nodes.as_array()?.len() == 6).then_some(())

@@ -25,7 +25,7 @@ const MAX_REFUSAL: usize = 16 << 10;
 /// More of a refusal's words is not shown.
 const MAX_DETAIL: usize = 300;
 /// Every form that an image can have.
-const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
+pub(crate) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.docker.distribution.manifest.v2+json";

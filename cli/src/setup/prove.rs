@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT, HeaderMap};
 use reqwest::{Client, Method, StatusCode, Url};
 
 use super::runtimes::Runtime;
-use crate::pull::{self, Choice, Image, PullError, progress};
+use crate::pull::{self, Choice, Image, MANIFEST_TYPES, PullError, progress};
 
 /// A mirror answers with headers or an error within ten seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -17,10 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const IMAGE: &str = "docker.io/library/hello-world:latest";
 const HUB: &str = "docker.io";
 const DIGEST: &str = "docker-content-digest";
-const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
-     application/vnd.oci.image.manifest.v1+json, \
-     application/vnd.docker.distribution.manifest.list.v2+json, \
-     application/vnd.docker.distribution.manifest.v2+json";
 
 /// What the proof consists of.
 #[derive(Debug)]
@@ -229,7 +225,7 @@ impl<'a> Asker<'a> {
         let sent = self
             .http
             .request(method, url)
-            .header(ACCEPT, MANIFESTS)
+            .header(ACCEPT, MANIFEST_TYPES)
             .send()
             .await;
         let answer = sent.map_err(|error| ProofError::Unreachable {

@@ -17,6 +17,7 @@
 //! reads a second time, it is told of what comes anyway (*also*), which its nodes can fetch.
 
 mod holdings;
+mod leases;
 mod rates;
 
 use std::collections::btree_map::Entry;
@@ -34,8 +35,6 @@ use darner_proto::scheduler::{
 use holdings::Holdings;
 use rates::Rates;
 
-/// Leases for tasks that are just beginning. A node begins as many at once as its disk bears.
-const MAX_BEGINNING: usize = 1024;
 /// Nodes tell a scheduler that comes back what they hold spread over so many turns, two seconds: as
 /// long as it waits before it grants a lease. What it needs earlier it asks for.
 const PATIENCE: u32 = 20;
@@ -345,44 +344,6 @@ impl Sessions {
         registration.is_some_and(|one| one.scheduler.as_ref() == Some(scheduler))
     }
 
-    fn lease(&mut self, scheduler: HostId, lease: Lease, out: &mut Vec<Output>) {
-        let claim = LeaseClaim {
-            lease: lease.lease,
-            ranges: lease.ranges.clone(),
-        };
-        let Some(registration) = self.tasks.get_mut(&lease.task) else {
-            // An invitation is no claim.
-            if !claim.ranges.is_empty() && self.beginning.len() < MAX_BEGINNING {
-                self.beginning.insert(lease.task, (scheduler, claim));
-            }
-            return out.push(Output::Begin(lease));
-        };
-        if claim.ranges.is_empty() {
-            return;
-        }
-        if registration.scheduler.as_ref() == Some(&scheduler) {
-            registration.join.lease = Some(claim);
-            out.push(Output::Notify(lease.task, TaskEvent::Lease(lease)));
-        } else {
-            registration.attend_also(scheduler, claim, out);
-        }
-    }
-
-    fn revoked(&mut self, scheduler: &HostId, task: TaskId, lease: u64, out: &mut Vec<Output>) {
-        let Some(registration) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        if registration.scheduler.as_ref() != Some(scheduler) {
-            // It is still told of what comes.
-            return;
-        }
-        let claim = registration.join.lease.as_ref();
-        if claim.is_some_and(|claim| claim.lease == lease) {
-            registration.join.lease = None;
-        }
-        out.push(Output::Notify(task, TaskEvent::LeaseRevoked(lease)));
-    }
-
     fn join(&mut self, join: Join, out: &mut Vec<Output>) {
         let task = join.task;
         let first = rendezvous::order(&task, &self.connected, |id| id)
@@ -439,29 +400,6 @@ impl Sessions {
             let message = NodeMessage::Leave { task, outcome };
             out.push(Output::Send(scheduler, message));
         }
-    }
-
-    /// A lease can come back for a task that could not even begin: then its owner is told.
-    fn lease_return(
-        &mut self,
-        task: TaskId,
-        lease: u64,
-        reason: ReturnReason,
-        out: &mut Vec<Output>,
-    ) {
-        let returned = NodeMessage::LeaseReturn {
-            task,
-            lease,
-            reason,
-        };
-        let scheduler = match self.tasks.get_mut(&task) {
-            Some(registration) => {
-                registration.join.lease = None;
-                registration.scheduler.clone()
-            }
-            None => self.beginning.remove(&task).map(|(scheduler, _)| scheduler),
-        };
-        out.extend(scheduler.map(|scheduler| Output::Send(scheduler, returned)));
     }
 
     fn find(&mut self, request: u64, key: Digest, out: &mut Vec<Output>) {
