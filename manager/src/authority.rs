@@ -107,8 +107,8 @@ impl Authority {
             }),
         };
         authority.seal().await?;
-        if authority.shared.issues && authority.state().await?.signing().is_none() {
-            authority.rotate().await?;
+        if authority.shared.issues {
+            authority.sign_with_new(When::NobodySigns).await?;
         }
         Ok(authority)
     }
@@ -173,22 +173,30 @@ impl Authority {
         if !self.shared.issues {
             return Err(Refusal::NotIssuing.into());
         }
+        self.sign_with_new(When::Asked).await
+    }
+
+    /// Whether there is need of a new authority is looked at in the state that is replaced: of several
+    /// managers that start over one new database, the first one's counts.
+    async fn sign_with_new(&self, when: When) -> Result<(), AuthorityError> {
         let lifetime = self.shared.lifetime;
-        // A change may be tried again; what another has made since then is led up to as well.
-        let first = self.state().await?.signing().is_none();
-        self.change(|state| {
-            if first && state.signing().is_some() {
-                return Ok(());
+        let made = self.change(|state| {
+            if when == When::NobodySigns && state.signing().is_some() {
+                return Ok(None);
             }
             let now = unix_now();
             let mut new = issue::authority(state.authorities.len() + 1, now)?;
             if let Some(old) = state.signing() {
                 new.cross = Some(issue::cross(&new, old)?);
             }
-            tracing::info!(name = new.name, "a new authority signs");
-            Ok(state.rotate(now, lifetime, new)?)
-        })
-        .await
+            let name = new.name.clone();
+            state.rotate(now, lifetime, new)?;
+            Ok(Some(name))
+        });
+        if let Some(name) = made.await? {
+            tracing::info!(name, "a new authority signs");
+        }
+        Ok(())
     }
 
     /// Whose certificates count.
@@ -392,6 +400,13 @@ pub(crate) async fn identity(
     };
     let identity = identity.map_err(StartError::Identity)?;
     Ok((identity, Some(authority)))
+}
+
+/// When a new authority is to sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    NobodySigns,
+    Asked,
 }
 
 /// Issues to one part of this process.

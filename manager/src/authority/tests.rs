@@ -280,6 +280,17 @@ async fn two_managers_over_one_database_are_one_authority() {
 }
 
 #[tokio::test]
+async fn however_many_managers_start_at_once_the_first_ones_authority_signs() {
+    for place in Place::each() {
+        let authority = opened(&place).await;
+        let first = authority.trust().await.unwrap();
+        // One that looked when nobody signed, and comes to it when somebody does.
+        authority.sign_with_new(When::NobodySigns).await.unwrap();
+        assert_eq!(authority.trust().await.unwrap(), first);
+    }
+}
+
+#[tokio::test]
 async fn a_sealed_signing_key_is_of_use_with_its_seal_only() {
     let directory = tempfile::tempdir().unwrap();
     let seal = |name: &str, digits: &str| {
