@@ -9,7 +9,6 @@ use std::sync::Arc;
 use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
-use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
@@ -22,6 +21,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::{Access, NoRandom};
 use crate::bandwidth::Bandwidth;
+use crate::figures::Counted;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -47,7 +47,7 @@ pub struct Mirror {
     store: Store,
     swarm: Swarm,
     preheat: Preheat,
-    orders: Orders,
+    counted: Counted,
     listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
@@ -174,7 +174,7 @@ impl Mirror {
             store,
             swarm,
             preheat,
-            orders: directory.orders().clone(),
+            counted: Counted::new(metrics, directory.orders()),
             listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
@@ -199,7 +199,7 @@ impl Mirror {
             store,
             swarm,
             preheat,
-            orders,
+            counted,
             listening,
             part,
             shutdown,
@@ -214,7 +214,8 @@ impl Mirror {
                 () = ending.draining() => {}
             }
         });
-        shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
+        shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
+        shutdown.spawn(counted.tell(shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
