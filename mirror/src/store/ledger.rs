@@ -180,6 +180,21 @@ impl Ledger {
         self.blobs.keys().copied().collect()
     }
 
+    /// The first `count` blobs whose digests come after `after`, in order.
+    pub(super) fn following(&self, after: Option<&Digest>, count: usize) -> Vec<Digest> {
+        let mut first = BTreeSet::new();
+        for digest in self.blobs.keys() {
+            if after.is_some_and(|after| digest <= after) {
+                continue;
+            }
+            first.insert(*digest);
+            if first.len() > count {
+                first.pop_last();
+            }
+        }
+        first.into_iter().collect()
+    }
+
     /// Takes up a blob that the index knows from before.
     pub(super) fn load(&mut self, digest: Digest, record: BlobRecord) {
         self.used += footprint(record.size);
@@ -269,6 +284,16 @@ impl Ledger {
 
     pub(super) fn partial(&mut self, digest: &Digest) -> Option<&mut Unfinished> {
         self.partials.get_mut(digest)
+    }
+
+    /// Whether somebody works on a download.
+    pub(super) fn is_busy(&self) -> bool {
+        let busy = |unfinished: &Unfinished| match &unfinished.phase {
+            Phase::Idle => false,
+            Phase::Beginning => true,
+            Phase::Live(shared) => shared.strong_count() > 0,
+        };
+        self.partials.values().any(busy)
     }
 
     /// Every download that somebody works on.
