@@ -71,8 +71,15 @@ impl Inner {
         let begun = Instant::now();
         let layout = Layout::open(&options.path)?;
         let damaged = damaged_name(&layout.quarantine());
-        let (index, loaded) = Index::open(&layout.index(), &damaged)?;
-        let recovered = recover::recover(&layout, &loaded, options)?;
+        // Both take long where there is much.
+        let (found, opened) = std::thread::scope(|scope| {
+            let scan = scope.spawn(|| layout.scan_blobs());
+            let opened = Index::open(&layout.index(), &damaged);
+            (scan.join(), opened)
+        });
+        let found = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (index, loaded) = opened?;
+        let recovered = recover::recover(&layout, &loaded, found, options)?;
         let metrics = StoreMetrics::new(metrics);
         let limits = recovered.ledger.limits();
         metrics.capacity(limits.capacity);

@@ -195,11 +195,25 @@ impl Ledger {
         first.into_iter().collect()
     }
 
-    /// Takes up a blob that the index knows from before.
-    pub(super) fn load(&mut self, digest: Digest, record: BlobRecord) {
-        self.used += footprint(record.size);
-        self.last_stamp = self.last_stamp.max(record.last_use);
-        self.enter(digest, record, Weak::new());
+    /// Takes up the blobs that the index knows from before, each of them once.
+    pub(super) fn load(&mut self, blobs: Vec<(Digest, BlobRecord)>) {
+        self.blobs.reserve(blobs.len());
+        let mut by_use = Vec::with_capacity(blobs.len());
+        for (digest, record) in blobs {
+            let BlobRecord { size, last_use } = record;
+            self.used += footprint(size);
+            self.last_stamp = self.last_stamp.max(last_use);
+            by_use.push((last_use, digest));
+            let open = Weak::new();
+            let blob = Blob {
+                size,
+                last_use,
+                open,
+            };
+            self.blobs.insert(digest, blob);
+        }
+        // At once: one by one takes several times as long.
+        self.by_use.append(&mut by_use.into_iter().collect());
     }
 
     /// A blob whose room was granted is in its place. Gives back the room when it was there already.
