@@ -12,12 +12,12 @@
 
 mod admission;
 mod blobs;
-mod keep;
+pub(crate) mod keep;
 mod link;
 mod metrics;
 mod outgoing;
 mod private;
-mod range;
+pub(crate) mod range;
 mod referrers;
 mod refusal;
 mod relay;
@@ -40,6 +40,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
 use crate::access::Access;
+use crate::files::FileFront;
 use crate::listen::{self, ListenMetrics};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
@@ -67,6 +68,8 @@ pub struct Parts {
     pub access: Option<Access>,
     /// What is kept is signed with.
     pub signer: Arc<PieceSigner>,
+    /// What is no image.
+    pub files: FileFront,
 }
 
 /// The front end, listening.
@@ -109,6 +112,7 @@ impl Registry {
             upstreams,
             access,
             signer,
+            files,
         } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
@@ -128,6 +132,7 @@ impl Registry {
             metrics: RegistryMetrics::new(metrics),
             access,
             keeping: Keeping::new(signer),
+            files,
             confined: address.ip().is_loopback(),
             not_public: moka::future::Cache::builder()
                 .max_capacity(NOT_PUBLIC)

@@ -22,6 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::{Access, NoRandom};
 use crate::bandwidth::Bandwidth;
+use crate::files::{self, FileFront};
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -116,6 +117,8 @@ impl Mirror {
         let bandwidth = Bandwidth::new(&settings.limits, metrics);
         let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
             .map_err(StartError::Upstream)?
+            .routed(&settings.routes)
+            .map_err(StartError::Upstream)?
             .limited(bandwidth.clone());
         let signer = signer(settings)?;
         let (listener, pieces_address) = listen_for_peers(settings).await?;
@@ -136,17 +139,34 @@ impl Mirror {
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
         });
-        let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
+        let resolver = Resolver::new(
+            store.clone(),
+            upstreams.clone(),
+            swarm.clone(),
+            peers.clone(),
+        );
         let preheat = Preheat {
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             store: store.clone(),
             upstreams: upstreams.clone(),
         };
+        let files = FileFront::new(
+            files::Parts {
+                tasks: tasks.clone(),
+                files: upstreams.files().clone(),
+                store: store.clone(),
+                swarm: swarm.clone(),
+                peers,
+                signer: signer.clone(),
+            },
+            metrics,
+        );
         let parts = registry::Parts {
+            files: files.clone(),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
-            upstreams,
+            upstreams: upstreams.clone(),
             access: access(settings).await?,
             signer: signer.clone(),
         };
@@ -157,6 +177,7 @@ impl Mirror {
             store: store.clone(),
             tasks: tasks.clone(),
             resolver,
+            files: upstreams.files().clone(),
             signer,
             role: settings.mirror.role,
             desk: Desk::open(settings.pieces.upload_slots, shutdown),

@@ -9,6 +9,7 @@
 //! Non-goals: transport, retries, decisions. Everything here is pure.
 
 pub mod digest;
+pub mod file;
 pub mod geometry;
 pub mod id;
 pub mod invalid;

@@ -230,7 +230,7 @@ fn identity(settings: &settings::Upstream) -> Result<Option<Identity>, Fault> {
     Identity::from_pem(&pem).map(Some).map_err(Fault::Client)
 }
 
-fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {
+pub(super) fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {
     let roots = Certificate::from_pem_bundle(pem).map_err(Fault::Client)?;
     if roots.is_empty() {
         return Err(Fault::Setup("its ca_file holds no certificate"));

@@ -31,7 +31,7 @@ pub(super) fn task(pieces: u64) -> Task {
         me,
         held,
         geometry,
-        vec![source("a")],
+        vec![source("a").into()],
     )
 }
 
