@@ -120,22 +120,6 @@ fn a_signed_file_leaves_its_server_once() {
     });
 }
 
-/// What a reader got: a whole version, or an error.
-async fn whole_or_error(node: &Darner, url: &str, versions: [Digest; 2]) -> Result<Option<Digest>> {
-    let answer = asked(node, url)?.send().await?;
-    if !answer.status().is_success() {
-        return Ok(None);
-    }
-    let told = answer.content_length();
-    let Ok(bytes) = answer.bytes().await else {
-        return Ok(None);
-    };
-    ensure!(told == Some(bytes.len() as u64), "the length is another");
-    let found = Digest::sha256(&bytes);
-    ensure!(versions.contains(&found), "a mixture of both versions");
-    Ok(Some(found))
-}
-
 /// The file at `path` changes while a cluster reads it.
 fn changed(name: &str, path: &str) {
     scene::run(name, async |scene| {

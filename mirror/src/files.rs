@@ -17,8 +17,6 @@ mod held;
 pub mod local;
 mod metrics;
 mod passing;
-#[cfg(test)]
-mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +25,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use darner_proto::digest::Digest;
 use darner_proto::file::{Located, Supply, Validator};
-use darner_proto::piece_map::PieceSigner;
 use darner_service::metrics::Metrics;
 use darner_service::settings::RouteTo;
 use futures_util::StreamExt as _;
@@ -36,8 +33,7 @@ use url::Url;
 
 use crate::listen::Outlet;
 use crate::registry::range::{Wanted, wanted};
-use crate::store::{Span, Store};
-use crate::swarm::{Peers, Swarm};
+use crate::store::Span;
 use crate::task::{Reading, ServedFrom, Tasks};
 use crate::upstream::files::{FileHead, Files, shows_credentials};
 use metrics::{FileMetrics, Outcome};
@@ -55,27 +51,10 @@ const DESCRIPTION: [HeaderName; 7] = [
     header::EXPIRES,
 ];
 
-/// What files are answered from.
-#[derive(Debug, Clone)]
-pub struct Parts {
-    /// How content gets here.
-    pub tasks: Tasks,
-    /// The hosts of files.
-    pub files: Files,
-    /// What is held here.
-    pub store: Store,
-    /// Who else holds it.
-    pub swarm: Swarm,
-    /// How to ask them.
-    pub peers: Peers,
-    /// What is put here is signed with.
-    pub signer: Arc<PieceSigner>,
-}
-
 /// Answers requests for files. Clones share it.
 #[derive(Debug, Clone)]
 pub struct FileFront {
-    parts: Parts,
+    tasks: Tasks,
     metrics: FileMetrics,
 }
 
@@ -127,17 +106,17 @@ impl Refusal {
 }
 
 impl FileFront {
-    /// Answers from these.
-    pub fn new(parts: Parts, metrics: &Metrics) -> Self {
+    /// Answers from what `tasks` bring here.
+    pub fn new(tasks: &Tasks, metrics: &Metrics) -> Self {
         Self {
-            parts,
+            tasks: tasks.clone(),
             metrics: FileMetrics::new(metrics),
         }
     }
 
-    /// Which hosts may be asked.
+    /// The hosts of files.
     pub(crate) fn hosts(&self) -> &Files {
-        &self.parts.files
+        self.tasks.parts().upstreams.files()
     }
 
     /// Answers with what is at a URL: by the route for it, or as `otherwise` says where there is
@@ -167,26 +146,28 @@ impl FileFront {
         body: Option<Body>,
         outlet: &Outlet,
     ) -> Result<Response<Body>, Refusal> {
-        let checked = self.parts.files.check(asked.url);
+        let checked = self.hosts().check(asked.url);
         checked.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, error.to_string()))?;
-        let to = self.parts.files.route(asked.url).unwrap_or(otherwise);
+        let to = self.hosts().route(asked.url).unwrap_or(otherwise);
         let reads = matches!(*asked.method, Method::GET | Method::HEAD) && body.is_none();
         let one_callers = shows_credentials(asked.url, asked.headers);
         if to == RouteTo::Refuse {
             let message = "its host is not one that may be asked; give it a [[route]]";
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
-        if to == RouteTo::Swarm && reads && !one_callers {
-            if let Some(version) = self.version(asked).await? {
-                return self.shared(asked, version, outlet).await;
-            }
+        if to == RouteTo::Swarm
+            && reads
+            && !one_callers
+            && let Some(version) = self.version(asked).await?
+        {
+            return self.shared(asked, version, outlet).await;
         }
         self.pass(asked, body).await
     }
 
     /// The version that the host has for this caller; `None` when there is none to share.
     async fn version(&self, asked: &Asked<'_>) -> Result<Option<Version>, Refusal> {
-        let head = timeout_at(asked.deadline, self.parts.files.head(asked.url)).await;
+        let head = timeout_at(asked.deadline, self.hosts().head(asked.url)).await;
         let head = match head {
             Ok(Ok(head)) => head,
             Ok(Err(error)) => return Err(Refusal::new(StatusCode::BAD_GATEWAY, error.to_string())),
@@ -203,7 +184,7 @@ impl FileFront {
         if head.status != StatusCode::OK || !head.shared {
             return None;
         }
-        let canonical = self.parts.files.canonical(asked.url);
+        let canonical = self.hosts().canonical(asked.url);
         // Whoever knows the digest may have what is known by it. What is at a URL that may be a
         // secret is not known so.
         let open = canonical.query().is_none() && canonical.as_str() == without_fragment(asked.url);
@@ -282,7 +263,7 @@ impl FileFront {
         sources: Vec<Supply>,
         range: Range<u64>,
     ) -> Option<(ServedFrom, Spans)> {
-        match self.parts.tasks.open_from(key, size, sources).await {
+        match self.tasks.open_from(key, size, sources).await {
             Ok(Reading::Stored(content)) if content.size() == size => {
                 Some((ServedFrom::Store, content.spans(range).boxed()))
             }

@@ -22,7 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::{Access, NoRandom};
 use crate::bandwidth::Bandwidth;
-use crate::files::{self, FileFront};
+use crate::files::FileFront;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -134,57 +134,30 @@ impl Mirror {
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
-            bandwidth: bandwidth.clone(),
+            bandwidth,
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
         });
-        let resolver = Resolver::new(
-            store.clone(),
-            upstreams.clone(),
-            swarm.clone(),
-            peers.clone(),
-        );
+        let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
         let preheat = Preheat {
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             store: store.clone(),
             upstreams: upstreams.clone(),
         };
-        let files = FileFront::new(
-            files::Parts {
-                tasks: tasks.clone(),
-                files: upstreams.files().clone(),
-                store: store.clone(),
-                swarm: swarm.clone(),
-                peers,
-                signer: signer.clone(),
-            },
-            metrics,
-        );
         let parts = registry::Parts {
-            files: files.clone(),
+            files: FileFront::new(&tasks, metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
-            upstreams: upstreams.clone(),
+            upstreams,
             access: access(settings).await?,
-            signer: signer.clone(),
+            signer,
         };
         let registry = Registry::bind(&settings.registry, metrics, shutdown, parts)
             .await
             .map_err(StartError::Registry)?;
-        let serving = Serving {
-            store: store.clone(),
-            tasks: tasks.clone(),
-            resolver,
-            files: upstreams.files().clone(),
-            signer,
-            role: settings.mirror.role,
-            desk: Desk::open(settings.pieces.upload_slots, shutdown),
-            bandwidth,
-            metrics: pieces_metrics,
-            shutdown: shutdown.clone(),
-        };
+        let serving = serving(settings, &tasks, resolver, pieces_metrics);
         let pieces = Pieces::new(listener, identity, serving);
         Ok(Self {
             registry,
@@ -260,6 +233,28 @@ async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAdd
     let listener = Pieces::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+/// What other peers are served from.
+fn serving(
+    settings: &Settings,
+    tasks: &Tasks,
+    resolver: Resolver,
+    metrics: PiecesMetrics,
+) -> Serving {
+    let parts = tasks.parts();
+    Serving {
+        store: parts.store.clone(),
+        tasks: tasks.clone(),
+        resolver,
+        files: parts.upstreams.files().clone(),
+        signer: parts.signer.clone(),
+        role: settings.mirror.role,
+        desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
+        bandwidth: parts.bandwidth.clone(),
+        metrics,
+        shutdown: parts.shutdown.clone(),
+    }
 }
 
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {

@@ -155,6 +155,11 @@ impl Tasks {
         }
     }
 
+    /// What downloads run on.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
     /// Brings the content here, or finds it here. One download per digest however many call.
     pub async fn open(
         &self,

@@ -51,9 +51,9 @@ pub(crate) enum GetError {
     #[error("the file's digest is {found}, not {expected}; nothing of it was kept")]
     WrongBytes {
         /// What was wanted.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What came.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// Two runs would write the same file.
     #[error("{} is being written by another process; wait for it, or give another file with -o", .0.display())]

@@ -163,6 +163,7 @@ impl Partial {
         {
             let _ = std::fs::remove_file(&self.from);
             let _ = std::fs::remove_file(&self.path);
+            let (expected, found) = (Box::new(expected), Box::new(found));
             return Err(GetError::WrongBytes { expected, found });
         }
         let synced = self.file.sync_all();

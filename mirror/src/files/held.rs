@@ -78,17 +78,17 @@ impl FileFront {
 
     /// The size of what is known by `digest`, by the word of who holds it.
     async fn size_of(&self, digest: &Digest) -> Option<u64> {
-        if let Some(size) = self.parts.store.size_of(digest) {
+        if let Some(size) = self.tasks.parts().store.size_of(digest) {
             return Some(size);
         }
-        if let Some(running) = self.parts.tasks.running(digest) {
+        if let Some(running) = self.tasks.running(digest) {
             return Some(running.geometry.size());
         }
-        let me = &self.parts.swarm.me().id;
-        let holders = self.parts.swarm.find(digest).await;
+        let me = &self.tasks.parts().swarm.me().id;
+        let holders = self.tasks.parts().swarm.find(digest).await;
         let others = holders.iter().filter(|host| host.id != *me);
         for host in others.take(HOLDERS_ASKED) {
-            match self.parts.peers.size(host, digest).await {
+            match self.tasks.parts().peers.size(host, digest).await {
                 Ok(size) => return Some(size),
                 Err(error) => {
                     tracing::debug!(%digest, host = %host.id, %error, "a holder does not tell the size");
@@ -109,7 +109,7 @@ impl FileFront {
             let message = "files of more than 64 GiB are not taken";
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
-        if self.parts.store.size_of(&digest) != Some(size) {
+        if self.tasks.parts().store.size_of(&digest) != Some(size) {
             self.take_in(digest, size, body).await?;
         }
         let mut response = Response::new(Body::from(format!("{digest}\n")));
@@ -118,7 +118,7 @@ impl FileFront {
     }
 
     async fn take_in(&self, digest: Digest, size: u64, body: Body) -> Result<(), Refusal> {
-        let store = &self.parts.store;
+        let store = &self.tasks.parts().store;
         let kept = |error: StoreError| match error {
             StoreError::Mismatch { .. } => {
                 let message = format!("what was sent does not have the digest {digest}");
@@ -132,7 +132,7 @@ impl FileFront {
         if size == 0 {
             return store.put(&digest, bytes::Bytes::new()).await.map_err(kept);
         }
-        let writing = Keeping::new(self.parts.signer.clone());
+        let writing = Keeping::new(self.tasks.parts().signer.clone());
         let mut writing = writing.write(store, &digest, size).await.map_err(kept)?;
         let mut chunks = body.into_data_stream();
         let mut came = 0u64;

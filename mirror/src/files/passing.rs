@@ -39,8 +39,7 @@ impl FileFront {
             chunks.map_err(std::io::Error::other).boxed()
         });
         let passed = self
-            .parts
-            .files
+            .hosts()
             .pass(asked.method.clone(), asked.url, headers, body);
         // How long a client takes to send its body is its own business.
         let passed = match has_body {

@@ -469,4 +469,6 @@ fn place_of(me: &HostId) -> u64 {
 #[cfg(test)]
 mod schedules;
 #[cfg(test)]
+mod supplies;
+#[cfg(test)]
 mod tests;
