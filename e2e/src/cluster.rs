@@ -102,11 +102,15 @@ impl Joining<'_> {
     }
 
     async fn mirror(&self, upstream: &Upstream, role: &str, name: String) -> Result<Darner> {
-        let mut settings = mirror_settings(self.scene, upstream, &name)?.set("mirror.role", role);
+        let mut settings = mirror_settings(self.scene, upstream, &name)?;
         if let Some(web) = self.web {
             settings = settings.route(&web.host());
         }
-        let settings = self.member(settings, role)?;
+        self.mirror_with(settings, role, name).await
+    }
+
+    async fn mirror_with(&self, settings: Settings, role: &str, name: String) -> Result<Darner> {
+        let settings = self.member(settings.set("mirror.role", role), role)?;
         Darner::start(self.scene, &name, "mirror", &settings).await
     }
 }
@@ -229,6 +233,24 @@ pub async fn join_mirror(
         web: None,
     };
     joining.mirror(upstream, "mirror", name.to_owned()).await
+}
+
+/// As [`join_mirror`], with settings of its own beside [`mirror_settings`].
+pub async fn join_mirror_with(
+    scene: &Scene,
+    manager: &Darner,
+    settings: Settings,
+    name: &str,
+) -> Result<Darner> {
+    let joining = Joining {
+        scene,
+        manager,
+        plain: false,
+        web: None,
+    };
+    joining
+        .mirror_with(settings, "mirror", name.to_owned())
+        .await
 }
 
 /// Settings of the manager of a scene.

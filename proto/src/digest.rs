@@ -9,6 +9,8 @@ use sha2::Digest as _;
 
 use crate::invalid::Invalid;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// What content is known by. Of digests of content only sha256 and sha512 exist: the OCI image
 /// specification registers no weaker one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,10 +65,10 @@ impl Digest {
     /// # Errors
     /// Neither of them.
     pub fn parse_key(text: &str) -> Result<Self, Invalid> {
-        match text.strip_prefix("file:") {
-            Some(hex) => Ok(Self::File(parse_hex(hex)?)),
-            None => text.parse(),
-        }
+        let (algorithm, hex) = text
+            .split_once(':')
+            .ok_or_else(|| Invalid::new("digest", "has no algorithm"))?;
+        Self::from_hex(algorithm, hex)
     }
 
     /// The raw hash.
@@ -80,10 +82,29 @@ impl Digest {
 
     /// The hash in lower-case hex: the file's name in an OCI layout.
     pub fn hex(&self) -> String {
-        self.hash()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let digit = |value: u8| char::from(HEX[usize::from(value)]);
+        let mut hex = String::with_capacity(2 * self.hash().len());
+        for byte in self.hash() {
+            hex.push(digit(byte >> 4));
+            hex.push(digit(byte & 0xf));
+        }
+        hex
+    }
+
+    /// The inverse of [`Digest::algorithm`] and [`Digest::hex`].
+    ///
+    /// # Errors
+    /// Another algorithm, or not lower-case hex of its length.
+    pub fn from_hex(algorithm: &str, hex: &str) -> Result<Self, Invalid> {
+        match algorithm {
+            "sha256" => Ok(Self::Sha256(parse_hex(hex)?)),
+            "sha512" => Ok(Self::Sha512(parse_hex(hex)?)),
+            "file" => Ok(Self::File(parse_hex(hex)?)),
+            _ => Err(Invalid::new(
+                "digest",
+                "algorithm is neither sha256 nor sha512",
+            )),
+        }
     }
 
     /// A hasher of this digest's algorithm; for a file, of sha256.
@@ -148,16 +169,10 @@ impl FromStr for Digest {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (algorithm, hex) = text
-            .split_once(':')
-            .ok_or_else(|| Invalid::new("digest", "has no algorithm"))?;
-        match algorithm {
-            "sha256" => Ok(Self::Sha256(parse_hex(hex)?)),
-            "sha512" => Ok(Self::Sha512(parse_hex(hex)?)),
-            _ => Err(Invalid::new(
-                "digest",
-                "algorithm is neither sha256 nor sha512",
-            )),
+        let parsed = Self::parse_key(text)?;
+        match parsed.is_of_content() {
+            true => Ok(parsed),
+            false => Err(Invalid::new("digest", "is the key of a file")),
         }
     }
 }

@@ -43,18 +43,21 @@ pub(super) enum Table {
     Tags,
     /// Repository and digest to what it is there.
     Links,
+    /// What the store notes of its own work.
+    State,
 }
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 impl Table {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Blobs,
         Self::PieceMaps,
         Self::Contents,
         Self::Repositories,
         Self::Tags,
         Self::Links,
+        Self::State,
     ];
 
     fn definition(self) -> Definition {
@@ -65,6 +68,7 @@ impl Table {
             Self::Repositories => "repositories",
             Self::Tags => "tags",
             Self::Links => "links",
+            Self::State => "state",
         })
     }
 }

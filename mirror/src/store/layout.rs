@@ -147,7 +147,7 @@ impl Layout {
                 if entry.file_type().map_err(failed)?.is_file()
                     && let Some(name) = entry.file_name().to_str()
                 {
-                    found.extend(Digest::parse_key(&format!("{algorithm}:{name}")).ok());
+                    found.extend(Digest::from_hex(algorithm, name).ok());
                 }
             }
         }

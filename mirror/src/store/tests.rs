@@ -3,10 +3,10 @@ mod crash;
 mod eviction;
 mod files;
 mod partials;
+mod scrub;
 mod size;
 
 use std::convert::Infallible;
-use std::path::Path;
 
 use darner_proto::piece_map::{self, PieceSigner};
 use tempfile::TempDir;
