@@ -104,7 +104,9 @@ impl Joining<'_> {
     async fn mirror(&self, upstream: &Upstream, role: &str, name: String) -> Result<Darner> {
         let mut settings = mirror_settings(self.scene, upstream, &name)?;
         if let Some(web) = self.web {
-            settings = settings.route(&web.host());
+            settings = settings
+                .route(&web.host())
+                .set("proxy.listen", "127.0.0.1:0");
         }
         self.mirror_with(settings, role, name).await
     }

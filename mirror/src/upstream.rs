@@ -50,6 +50,7 @@ use darner_proto::name::{Reference, RegistryName, RepositoryName};
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
+use url::Url;
 
 use crate::bandwidth::Bandwidth;
 use ask::{Asker, Patience};
@@ -203,8 +204,14 @@ impl Upstreams {
     }
 
     /// The same, with these routes for what is no registry.
+    ///
+    /// The hosts of registries, and of their token services, have routes of their own after these:
+    /// what is asked of them goes there straight.
     pub fn routed(self, routes: &[settings::Route]) -> Result<Self, UpstreamError> {
-        let files = Files::new(routes, self.metrics.of_files(), &self.shutdown)?;
+        let registries = self.by_name.values();
+        let own = registries.flat_map(|inner| inner.registry.asker.wire.routes());
+        let routes: Vec<_> = routes.iter().cloned().chain(own).collect();
+        let files = Files::new(&routes, self.metrics.of_files(), &self.shutdown)?;
         let files = files.limited(self.bandwidth.clone());
         Ok(Self { files, ..self })
     }
@@ -214,9 +221,23 @@ impl Upstreams {
         &self.files
     }
 
-    /// The names of all.
-    pub fn names(&self) -> impl Iterator<Item = &RegistryName> {
-        self.by_name.keys()
+    /// Where a URL leads whose host is what clients call a registry that the operator has put
+    /// elsewhere, at `http://`.
+    pub fn own_url(&self, url: &Url) -> Option<Url> {
+        let host = url.host_str()?;
+        let called = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let inner = self.by_name.get(&called.parse::<RegistryName>().ok()?)?;
+        inner.registry.asker.wire.origin.moved(url)
+    }
+
+    /// The registry whose own host a URL leads to, at no path of its own there.
+    pub fn registry_at(&self, url: &Url) -> Option<RegistryName> {
+        let is_at = |inner: &&Arc<Inner>| inner.registry.asker.wire.origin.is_whole(url);
+        let found = self.by_name.values().find(is_at);
+        found.map(|inner| inner.name.clone())
     }
 
     /// The same, with limits on how fast the bodies of blobs come.

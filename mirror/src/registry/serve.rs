@@ -1,5 +1,6 @@
 //! One request from its first line to the headers of its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -95,7 +96,7 @@ pub(super) enum Verdict {
     Relay,
 }
 
-impl listen::Front for Front {
+impl listen::Front for Arc<Front> {
     type Body = Outgoing;
 
     const NAME: &'static str = "registry";
@@ -133,7 +134,7 @@ impl Front {
         response.map(|body| Outgoing::new(body, None, metrics, place))
     }
 
-    async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
+    pub(super) async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
         let started = Instant::now();
         let deadline = started + self.first_byte_timeout;
         let asked = request::check_method(&parts.method, &parts.headers)

@@ -199,3 +199,82 @@ fn another_nodes_word_on_a_file_must_fit_its_task() {
     let inside = Url::parse("http://169.254.169.254/a").unwrap();
     assert!(!files.vet(&digest, 10, &located(&inside, TAG)));
 }
+
+/// Forms of addresses that lead to this machine, its network, or nowhere anybody should be led.
+const INSIDE: [&str; 40] = [
+    "127.0.0.1",
+    "127.1",
+    "127.0.1",
+    "127.255.255.254",
+    "2130706433",
+    "0x7f000001",
+    "0x7f.0.0.1",
+    "0x7f.1",
+    "0177.0.0.1",
+    "017700000001",
+    "127.0.0.1.",
+    "１２７.0.0.1",
+    "127。0。0。1",
+    "%31%32%37.0.0.1",
+    "0.0.0.0",
+    "0",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "0xc0.0xa8.1.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "0xa9fea9fe",
+    "2852039166",
+    "169.254.43518",
+    "192.0.0.192",
+    "224.0.0.1",
+    "255.255.255.255",
+    "[::1]",
+    "[::]",
+    "[0:0:0:0:0:0:0:1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[::ffff:169.254.169.254]",
+    "[64:ff9b::7f00:1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[fe80::1]",
+    "[fd00:ec2::254]",
+    "localhost",
+    "LOCALHOST.",
+];
+
+#[tokio::test]
+async fn none_of_forty_forms_of_an_address_leads_inside() {
+    let everything = Route {
+        host: RouteHost {
+            name: "*".to_owned(),
+            port: None,
+        },
+        ..route("x:80", false)
+    };
+    let clients = [files(&[]), files(&[everything])];
+    for host in INSIDE {
+        for port in [80, 443] {
+            let text = format!("http://{host}:{port}/");
+            // What cannot be parsed is never asked.
+            let Ok(url) = Url::parse(&text) else { continue };
+            for files in &clients {
+                assert!(files.addresses(&url).await.is_err(), "{text}");
+                assert!(files.head(&url).await.is_err(), "{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_forty_forms_are_asked_at_no_other_port_either() {
+    let files = files(&[]);
+    for host in INSIDE {
+        for port in [22, 2375, 6443, 10250] {
+            if let Ok(url) = Url::parse(&format!("http://{host}:{port}/")) {
+                assert!(files.check(&url).is_err(), "{url}");
+            }
+        }
+    }
+}
