@@ -48,6 +48,8 @@ const OWNERS: [(&str, &[&str]); 6] = [
         &[
             "mirror/src/registry",
             "mirror/src/pieces",
+            "mirror/src/files",
+            "mirror/src/proxy",
             "manager/src/api",
             "service/src/admin",
             "service/src/listener",
