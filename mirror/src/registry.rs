@@ -12,7 +12,6 @@
 
 mod admission;
 mod blobs;
-mod keep;
 mod link;
 mod metrics;
 mod outgoing;
@@ -30,23 +29,20 @@ mod through;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use darner_proto::piece_map::PieceSigner;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
-use crate::access::Access;
 use crate::listen::{self, ListenMetrics};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
-use keep::Keeping;
 use metrics::RegistryMetrics;
+pub use private::Private;
 use serve::Front;
 
 /// That a repository is not public is remembered for this long, for callers who show credentials.
@@ -63,10 +59,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// The registries themselves.
     pub upstreams: Upstreams,
-    /// Who may read what is not public; without it that passes through.
-    pub access: Option<Access>,
-    /// What is kept is signed with.
-    pub signer: Arc<PieceSigner>,
+    /// What serves what is not public; without it that passes through.
+    pub private: Option<Private>,
 }
 
 /// The front end, listening.
@@ -107,8 +101,7 @@ impl Registry {
             resolver,
             tasks,
             upstreams,
-            access,
-            signer,
+            private,
         } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
@@ -126,8 +119,7 @@ impl Registry {
             first_byte_timeout: settings.first_byte_timeout,
             admission: Admission::new(settings.max_requests),
             metrics: RegistryMetrics::new(metrics),
-            access,
-            keeping: Keeping::new(signer),
+            private,
             confined: address.ip().is_loopback(),
             not_public: moka::future::Cache::builder()
                 .max_capacity(NOT_PUBLIC)

@@ -20,12 +20,13 @@ use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::access::{Access, NoRandom};
+use crate::access::NoRandom;
 use crate::bandwidth::Bandwidth;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
+use crate::private::Private;
 use crate::registry::{self, Registry, RegistryError};
 use crate::resolve::Resolver;
 use crate::store::{Options, Store, StoreError, StoreEvent};
@@ -45,6 +46,7 @@ pub struct Mirror {
     tasks: Tasks,
     leases: tokio::sync::mpsc::Receiver<darner_proto::scheduler::Lease>,
     store: Store,
+    private: Option<Private>,
     swarm: Swarm,
     preheat: Preheat,
     orders: Orders,
@@ -114,28 +116,29 @@ impl Mirror {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
         let bandwidth = Bandwidth::new(&settings.limits, metrics);
-        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
-            .map_err(StartError::Upstream)?
-            .limited(bandwidth.clone());
+        let upstreams = upstreams(settings, metrics, shutdown)?.limited(bandwidth.clone());
         let signer = signer(settings)?;
         let (listener, pieces_address) = listen_for_peers(settings).await?;
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
-        let inventory = inventory(&store, pieces_metrics.clone());
-        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, &identity, shutdown);
+        let held = inventory(&store, pieces_metrics.clone());
+        let (swarm, leases) = Swarm::start(me, directory.watch(), held, &identity, shutdown);
         let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
-        let tasks = Tasks::new(Parts {
+        let downloads = Parts {
             store: store.clone(),
             upstreams: upstreams.clone(),
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
             bandwidth: bandwidth.clone(),
+            wallet: None,
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
-        });
+        };
+        let private = Private::open(settings, &identity, &downloads).await?;
+        let tasks = Tasks::new(downloads);
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
         let preheat = Preheat {
             resolver: resolver.clone(),
@@ -147,12 +150,9 @@ impl Mirror {
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,
-            access: access(settings).await?,
-            signer: signer.clone(),
+            private: private.as_ref().map(Private::for_clients),
         };
-        let registry = Registry::bind(&settings.registry, metrics, shutdown, parts)
-            .await
-            .map_err(StartError::Registry)?;
+        let registry = listen_for_clients(settings, metrics, shutdown, parts).await?;
         let serving = Serving {
             store: store.clone(),
             tasks: tasks.clone(),
@@ -164,7 +164,8 @@ impl Mirror {
             metrics: pieces_metrics,
             shutdown: shutdown.clone(),
         };
-        let pieces = Pieces::new(listener, identity, serving);
+        let for_nodes = Private::for_nodes(private.as_ref(), &serving)?;
+        let pieces = Pieces::new(listener, identity, serving, for_nodes);
         Ok(Self {
             registry,
             pieces,
@@ -172,6 +173,7 @@ impl Mirror {
             tasks,
             leases,
             store,
+            private,
             swarm,
             preheat,
             orders: directory.orders().clone(),
@@ -197,6 +199,7 @@ impl Mirror {
             tasks,
             leases,
             store,
+            private,
             swarm,
             preheat,
             orders,
@@ -224,13 +227,34 @@ impl Mirror {
             tasks.idle().await;
             swarm.stop();
             store.flush().await;
+            if let Some(private) = private {
+                private.close().await;
+            }
         });
     }
+}
+
+fn upstreams(
+    settings: &Settings,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Result<Upstreams, StartError> {
+    Upstreams::new(&settings.upstreams, metrics, shutdown).map_err(StartError::Upstream)
 }
 
 fn signer(settings: &Settings) -> Result<Arc<PieceSigner>, StartError> {
     let signer = piece_signer(&settings.data_dir, settings.node.id.clone());
     signer.map(Arc::new).map_err(StartError::Identity)
+}
+
+async fn listen_for_clients(
+    settings: &Settings,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+    parts: registry::Parts,
+) -> Result<Registry, StartError> {
+    let registry = Registry::bind(&settings.registry, metrics, shutdown, parts).await;
+    registry.map_err(StartError::Registry)
 }
 
 async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -246,18 +270,7 @@ async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, Sta
     open_at(path, settings.store.capacity, metrics.clone()).await
 }
 
-/// Private content has a store of its own. What that counts is not the store's metrics.
-async fn access(settings: &Settings) -> Result<Option<Access>, StartError> {
-    if settings.store.private_capacity == 0 {
-        return Ok(None);
-    }
-    let path = settings.data_dir.join("private");
-    let capacity = Some(settings.store.private_capacity);
-    let store = open_at(path, capacity, Metrics::default()).await?;
-    Access::new(store).map(Some).map_err(StartError::Access)
-}
-
-async fn open_at(
+pub(crate) async fn open_at(
     path: PathBuf,
     capacity: Option<u64>,
     metrics: Metrics,

@@ -19,8 +19,8 @@ use darner_proto::piece_set::PieceSet;
 use tokio::sync::watch;
 
 use super::desk::Watch;
-use super::uploads::Holding;
-use super::{Refusal, Serving};
+use super::uploads::{Child, Holding};
+use super::{Refusal, Serving, child};
 use crate::store::Content;
 use crate::swarm::peers::encode_frame;
 use crate::task::Reading;
@@ -38,21 +38,47 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let task: Digest = task.parse()?;
-    if let Some(content) = serving.store.get(&task) {
-        return Ok(Response::new(Body::from(
-            everything(&serving, &content).await?,
-        )));
+    let query = query.unwrap_or_default();
+    let found = public(&serving, &task, &query);
+    follow_or_begin(&serving, &task, child(&headers), found).await
+}
+
+/// A seed that is asked for what it does not have gets it, provided anyone may read it.
+async fn public(serving: &Serving, task: &Digest, query: &str) -> Result<(u64, Source), Refusal> {
+    let (size, source) = parse_query(query)?;
+    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
+        return Err(Refusal::NotHeld);
+    };
+    if found.size != size {
+        return Err(Invalid::new("size", "is not the content's").into());
     }
-    let running = match serving.tasks.running(&task) {
+    Ok((size, source))
+}
+
+/// What there is of `task`. A seed that has nothing begins with it, once `found` says how long it is
+/// and where it can be read.
+pub(super) async fn follow_or_begin(
+    serving: &Serving,
+    task: &Digest,
+    child: Child,
+    found: impl Future<Output = Result<(u64, Source), Refusal>>,
+) -> Result<Response, Refusal> {
+    if let Some(content) = serving.store.get(task) {
+        let frames = everything(serving, &content).await?;
+        return Ok(Response::new(Body::from(frames)));
+    }
+    let running = match serving.tasks.running(task) {
         Some(running) => running,
-        None => begin(&serving, &task, &query.unwrap_or_default()).await?,
+        None if serving.role != Role::Seed => return Err(Refusal::NotHeld),
+        None => {
+            let (size, source) = found.await?;
+            begin(serving, task, size, &source).await?
+        }
     };
     let held = running.view().held.clone();
     let growing = Growing {
-        watch: serving
-            .desk
-            .watch(super::child(&headers), holding(&serving, &running, &held)),
-        serving,
+        watch: serving.desk.watch(child, holding(serving, &running, &held)),
+        serving: serving.clone(),
         changes: running.watch(),
         told: PieceSet::empty(running.geometry.pieces()),
         shared: running,
@@ -66,19 +92,13 @@ pub(super) async fn follow(
     Ok(Response::new(Body::from_stream(frames)))
 }
 
-/// A seed that is asked for what it does not have gets it, provided anyone may read it.
-async fn begin(serving: &Serving, task: &Digest, query: &str) -> Result<Arc<Shared>, Refusal> {
-    if serving.role != Role::Seed {
-        return Err(Refusal::NotHeld);
-    }
-    let (size, source) = parse_query(query)?;
-    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
-        return Err(Refusal::NotHeld);
-    };
-    if found.size != size {
-        return Err(Invalid::new("size", "is not the content's").into());
-    }
-    match serving.tasks.open(task, size, &source).await {
+async fn begin(
+    serving: &Serving,
+    task: &Digest,
+    size: u64,
+    source: &Source,
+) -> Result<Arc<Shared>, Refusal> {
+    match serving.tasks.open(task, size, source).await {
         Ok(Reading::Arriving(_)) => serving.tasks.running(task).ok_or(Refusal::NotHeld),
         _ => Err(Refusal::NotHeld),
     }
