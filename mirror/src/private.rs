@@ -15,7 +15,7 @@ use crate::access::wallet::Wallet;
 use crate::access::{Access, is_basic};
 use crate::pieces::{self, Serving};
 use crate::registry;
-use crate::server::{StartError, open_at};
+use crate::server::{StartError, open_at, options};
 use crate::swarm::{Peers, Seeds};
 use crate::task::{Parts, Tasks};
 
@@ -42,7 +42,7 @@ impl Private {
         let path = settings.data_dir.join("private");
         let capacity = Some(settings.store.private_capacity);
         // What it counts is not the store's metrics.
-        let store = open_at(path, capacity, Metrics::default()).await?;
+        let store = open_at(options(settings, path, capacity), Metrics::default()).await?;
         let access = Access::new(store.clone()).map_err(StartError::Access)?;
         let wallet = access.wallet().clone();
         let seeds = seeds(identity, public, wallet.clone());

@@ -28,8 +28,9 @@ use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::private::Private;
 use crate::registry::{self, Registry, RegistryError};
+use crate::repair::Repair;
 use crate::resolve::Resolver;
-use crate::store::{Options, Store, StoreError, StoreEvent};
+use crate::store::{Options, Schedule, Store, StoreError, StoreEvent};
 use crate::swarm::sessions::Input;
 use crate::swarm::{Inventory, PeerError, Peers, Swarm};
 use crate::task::buffers::Buffers;
@@ -49,6 +50,7 @@ pub struct Mirror {
     private: Option<Private>,
     swarm: Swarm,
     preheat: Preheat,
+    repair: Repair,
     orders: Orders,
     listening: ListenMetrics,
     part: Part,
@@ -140,12 +142,8 @@ impl Mirror {
         let private = Private::open(settings, &identity, &downloads).await?;
         let tasks = Tasks::new(downloads);
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
-        let preheat = Preheat {
-            resolver: resolver.clone(),
-            tasks: tasks.clone(),
-            store: store.clone(),
-            upstreams: upstreams.clone(),
-        };
+        let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
+        let preheat = preheat(&resolver, &tasks, &store, &upstreams);
         let parts = registry::Parts {
             resolver: resolver.clone(),
             tasks: tasks.clone(),
@@ -165,10 +163,9 @@ impl Mirror {
             shutdown: shutdown.clone(),
         };
         let for_nodes = Private::for_nodes(private.as_ref(), &serving)?;
-        let pieces = Pieces::new(listener, identity, serving, for_nodes);
         Ok(Self {
             registry,
-            pieces,
+            pieces: Pieces::new(listener, identity, serving, for_nodes),
             pieces_address,
             tasks,
             leases,
@@ -176,6 +173,7 @@ impl Mirror {
             private,
             swarm,
             preheat,
+            repair,
             orders: directory.orders().clone(),
             listening: ListenMetrics::new(metrics),
             part,
@@ -202,6 +200,7 @@ impl Mirror {
             private,
             swarm,
             preheat,
+            repair,
             orders,
             listening,
             part,
@@ -217,6 +216,7 @@ impl Mirror {
                 () = ending.draining() => {}
             }
         });
+        shutdown.spawn(repair.run(shutdown.clone()));
         shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
@@ -231,6 +231,15 @@ impl Mirror {
                 private.close().await;
             }
         });
+    }
+}
+
+fn preheat(resolver: &Resolver, tasks: &Tasks, store: &Store, upstreams: &Upstreams) -> Preheat {
+    Preheat {
+        resolver: resolver.clone(),
+        tasks: tasks.clone(),
+        store: store.clone(),
+        upstreams: upstreams.clone(),
     }
 }
 
@@ -267,15 +276,24 @@ async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAdd
 
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {
     let path = settings.data_dir.join("store");
-    open_at(path, settings.store.capacity, metrics.clone()).await
+    let options = options(settings, path, settings.store.capacity);
+    open_at(options, metrics.clone()).await
 }
 
-pub(crate) async fn open_at(
-    path: PathBuf,
-    capacity: Option<u64>,
-    metrics: Metrics,
-) -> Result<Store, StartError> {
-    let options = Options::new(path.clone(), capacity);
+pub(crate) fn options(settings: &Settings, path: PathBuf, capacity: Option<u64>) -> Options {
+    let options = Options::new(path, capacity);
+    let every = settings.store.scrub_every;
+    if every.is_zero() {
+        return options;
+    }
+    options.scrubbed(Schedule {
+        every,
+        share: settings.store.scrub_share,
+    })
+}
+
+pub(crate) async fn open_at(options: Options, metrics: Metrics) -> Result<Store, StartError> {
+    let path = options.path().to_owned();
     let opened = tokio::task::spawn_blocking(move || Store::open(options, &metrics)).await;
     match opened {
         Ok(opened) => opened.map_err(|source| StartError::Store { path, source }),
@@ -351,6 +369,8 @@ async fn announce(store: &Store, swarm: &Swarm, shutdown: &Shutdown) {
         match event {
             Ok(StoreEvent::Held(digest)) => swarm.tell(Input::Held(vec![digest])).await,
             Ok(StoreEvent::Withdrawn(digest)) => swarm.tell(Input::Withdrawn(vec![digest])).await,
+            // It was withdrawn just before.
+            Ok(StoreEvent::Damaged(..)) => {}
             // What was missed is told again in full.
             Err(RecvError::Lagged(_)) => swarm.tell(Input::Held(store.keys())).await,
             Err(RecvError::Closed) => break,

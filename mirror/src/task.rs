@@ -10,6 +10,7 @@ mod driver;
 mod fetch;
 pub mod follower;
 pub mod metrics;
+mod precedence;
 mod read;
 pub mod shared;
 pub mod state;
@@ -39,6 +40,7 @@ use buffers::Buffers;
 use driver::{Beginning, Context};
 pub use follower::Arriving;
 use metrics::TaskMetrics;
+use precedence::Precedence;
 pub use shared::Ended;
 use shared::{Phase, Shared};
 use state::Event;
@@ -134,6 +136,7 @@ struct Inner {
     live: Mutex<HashMap<Digest, Arc<OnceCell<Live>>>>,
     next_reader: AtomicU64,
     tracker: TaskTracker,
+    precedence: Precedence,
 }
 
 /// A download under way.
@@ -154,6 +157,7 @@ impl Tasks {
                 live: Mutex::default(),
                 next_reader: AtomicU64::new(1),
                 tracker: TaskTracker::new(),
+                precedence: Precedence::default(),
             }),
         }
     }
@@ -377,6 +381,7 @@ impl Tasks {
             signers: Arc::default(),
             vouched: Arc::default(),
             metrics: parts.metrics.clone(),
+            precedence: self.inner.precedence.clone(),
             shutdown: parts.shutdown.clone(),
         };
         (live, context, incoming, stopped)
