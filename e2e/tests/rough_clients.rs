@@ -40,6 +40,13 @@ struct Malformed {
     allowed: &'static [u16],
 }
 
+/// By the specification's grammar.
+fn is_tag(text: &str) -> bool {
+    let first = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let fits = |byte: u8| first(&byte) || matches!(byte, b'.' | b'-');
+    text.as_bytes().first().is_some_and(first) && text.len() <= 128 && text.bytes().all(fits)
+}
+
 fn malformed() -> Vec<Malformed> {
     let digest = format!("sha256:{HEX}");
     // None of these can be part of a name, wherever in it they are.
@@ -90,6 +97,9 @@ fn malformed() -> Vec<Malformed> {
         "a%2f",
         "a%3fb",
         "a%23b",
+        "a^b",
+        "a{b",
+        "a}b",
     ];
     let places: [(&str, fn(&str) -> String); 6] = [
         ("alone", |part| part.to_owned()),
@@ -133,11 +143,13 @@ fn malformed() -> Vec<Malformed> {
         }
         let title = format!("reference/{place}/{part}");
         let allowed = &[400, 404];
-        add(
-            format!("{title}/tag"),
-            format!("/v2/a/manifests/{name}?ns={NAME}"),
-            allowed,
-        );
+        if !is_tag(&name) {
+            add(
+                format!("{title}/tag"),
+                format!("/v2/a/manifests/{name}?ns={NAME}"),
+                allowed,
+            );
+        }
         add(
             format!("{title}/blob"),
             format!("/v2/a/blobs/{name}?ns={NAME}"),
@@ -178,7 +190,7 @@ fn five_thousand_malformed_requests_have_the_right_status_and_cost_nothing() {
     scene::run("rough_malformed", async |scene| {
         let (upstream, mut up, address) = start(scene).await?;
         let all = malformed();
-        ensure!(all.len() >= 4900, "{}", all.len());
+        ensure!(all.len() >= 5000, "{}", all.len());
         let send = async |case: &Malformed| {
             let answer = raw::request(address, "GET", &case.target, "").await;
             let answer = answer.with_context(|| case.name.clone())?;
