@@ -137,7 +137,7 @@ impl Guest {
 
     /// What `port` answers to a request: status and body.
     pub async fn ask(&self, port: &Port, request: Request<Bytes>) -> Result<(u16, Bytes)> {
-        let mut connector = self.connector(port.protocol.clone());
+        let mut connector = self.connector(port.protocol);
         let stream = connector.call(port.url("https").parse()?).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
         let driving = self.shutdown.spawn(connection);
