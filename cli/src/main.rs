@@ -84,6 +84,8 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     // What waits would otherwise hold a third more memory: pages of 2 MiB, mostly unused.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    // Credentials of callers are in its memory: no core of it is written, and only root looks in.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // The only other way to have one is somebody else's having been first, and there is nobody.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -14,6 +14,7 @@
 //! into the cluster, and those whose digest a caller gives, are known by their digest, as blobs are.
 
 mod held;
+mod keep;
 pub mod local;
 mod metrics;
 mod passing;

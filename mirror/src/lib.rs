@@ -8,7 +8,8 @@
 //! other peers. [`listen`] is what both listeners stand on, [`bandwidth`] what all transfers share.
 //! [`files`] answers for what is no image, from the same tasks, and [`proxy`] is how other programs
 //! ask for either. [`preheat`] brings images here before anybody asks, [`repair`] what a disk has lost,
-//! `figures` tells the manager what was counted, [`server`] puts the parts together.
+//! `figures` tells the manager what was counted, [`server`] puts the parts together, `private` those for
+//! what is not public.
 
 pub mod access;
 pub mod bandwidth;
@@ -17,6 +18,7 @@ pub mod files;
 pub mod listen;
 pub mod pieces;
 pub mod preheat;
+mod private;
 pub mod proxy;
 pub mod registry;
 pub mod repair;

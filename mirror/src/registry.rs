@@ -12,7 +12,6 @@
 
 mod admission;
 mod blobs;
-pub(crate) mod keep;
 mod link;
 mod metrics;
 mod outgoing;
@@ -36,21 +35,19 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::request::Parts as Head;
-use darner_proto::piece_map::PieceSigner;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
-use crate::access::Access;
 use crate::files::FileFront;
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
-use keep::Keeping;
 use metrics::RegistryMetrics;
+pub use private::Private;
 use serve::Front;
 
 /// That a repository is not public is remembered for this long, for callers who show credentials.
@@ -67,10 +64,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// The registries themselves.
     pub upstreams: Upstreams,
-    /// Who may read what is not public; without it that passes through.
-    pub access: Option<Access>,
-    /// What is kept is signed with.
-    pub signer: Arc<PieceSigner>,
+    /// What serves what is not public; without it that passes through.
+    pub private: Option<Private>,
     /// What is no image.
     pub files: FileFront,
 }
@@ -124,8 +119,7 @@ impl Registry {
             resolver,
             tasks,
             upstreams,
-            access,
-            signer,
+            private,
             files,
         } = parts;
         let listen = settings.listen;
@@ -144,8 +138,7 @@ impl Registry {
             first_byte_timeout: settings.first_byte_timeout,
             admission: Admission::new(settings.max_requests),
             metrics: RegistryMetrics::new(metrics),
-            access,
-            keeping: Keeping::new(signer),
+            private,
             files,
             confined: address.ip().is_loopback(),
             not_public: moka::future::Cache::builder()

@@ -31,6 +31,7 @@ use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::access::wallet::Wallet;
 use crate::bandwidth::Bandwidth;
 use crate::store::{Content, Partial, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
@@ -119,6 +120,9 @@ pub struct Parts {
     pub buffers: Buffers,
     /// How fast pieces may come.
     pub bandwidth: Bandwidth,
+    /// For what is not public: what upstream is read with in callers' names. Without it everything
+    /// is read in the operator's.
+    pub wallet: Option<Wallet>,
     /// What this node's statements about pieces are signed with.
     pub signer: Arc<PieceSigner>,
     /// What is counted.
@@ -398,6 +402,7 @@ impl Tasks {
             peers: parts.peers.clone(),
             buffers: parts.buffers.clone(),
             bandwidth: parts.bandwidth.clone(),
+            wallet: parts.wallet.clone(),
             signer: parts.signer.clone(),
             signers: Arc::default(),
             vouched: Arc::default(),

@@ -50,6 +50,7 @@ use darner_proto::name::{Reference, RegistryName, RepositoryName};
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
+use http::HeaderValue;
 use url::Url;
 
 use crate::bandwidth::Bandwidth;
@@ -87,6 +88,13 @@ pub struct Upstreams {
 pub struct Upstream {
     inner: Arc<Inner>,
     bandwidth: Bandwidth,
+}
+
+/// One registry, in a caller's name.
+#[derive(Debug)]
+pub struct AsCaller {
+    upstream: Upstream,
+    shown: HeaderValue,
 }
 
 struct Inner {
@@ -369,19 +377,32 @@ impl Upstream {
         let mut turns = Turns::new(&self.inner);
         let opened = loop {
             let endpoint = turns.next();
-            let opened = endpoint.blob(repository, digest, &range, size).await;
+            let opened = match endpoint.ask_blob(repository, digest, &range, size) {
+                Ok(ask) => endpoint.blob(&ask, &range, size).await,
+                Err(fault) => Err(fault),
+            };
             if let Some(settled) = turns.settle(endpoint, opened) {
                 break settled;
             }
         };
-        let (ranged, range, answer) = opened.map_err(|fault| self.inner.blame(fault))?;
+        let opened = opened.map_err(|fault| self.inner.blame(fault))?;
+        Ok(self.body(opened))
+    }
+
+    /// The registry, read in the name of whoever showed `shown`.
+    pub fn as_caller(&self, shown: HeaderValue) -> AsCaller {
+        let upstream = self.clone();
+        AsCaller { upstream, shown }
+    }
+
+    fn body(&self, (ranged, range, answer): (bool, Range<u64>, ask::Answer)) -> BlobBody {
         let body = answer.body.with_length(range.end - range.start);
         let inner = self.inner.clone();
-        Ok(BlobBody {
+        BlobBody {
             ranged,
             range,
             stream: body.into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
-        })
+        }
     }
 
     /// Passes a client's own request on, in the client's name. Redirects are followed without its
@@ -397,6 +418,31 @@ impl Upstream {
                 .body
                 .into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
         })
+    }
+}
+
+impl AsCaller {
+    /// Reads `range` of a blob of `size` bytes from the registry itself, on the caller's credential.
+    /// Redirects are followed without it.
+    pub async fn blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+        size: u64,
+    ) -> Result<BlobBody, UpstreamError> {
+        let Inner { registry, .. } = &*self.upstream.inner;
+        let mut shown = self.shown.clone();
+        shown.set_sensitive(true);
+        let opened = match registry.ask_blob(repository, digest, &range, size) {
+            Ok(ask) => {
+                let ask = ask.in_the_name_of(shown);
+                registry.blob(&ask, &range, size).await
+            }
+            Err(fault) => Err(fault),
+        };
+        let opened = opened.map_err(|fault| self.upstream.inner.blame(fault))?;
+        Ok(self.upstream.body(opened))
     }
 }
 

@@ -240,8 +240,8 @@ pub struct Store {
     /// Bytes of content kept at most. Default: half of what is free on the file system at start,
     /// at most 100 GiB.
     pub capacity: Option<u64>,
-    /// Bytes of private content kept at most, apart from the rest and never sent to other nodes;
-    /// 0 keeps none. Default 10 GiB.
+    /// Bytes of private content kept at most, apart from the rest; other nodes are sent it by seeds
+    /// alone, each by its own proof of the right to it; 0 keeps none. Default 10 GiB.
     pub private_capacity: u64,
     /// Everything kept is read again and compared with its digest this often; what a disk has lost
     /// is set aside and had again from other nodes. 0 never does. Default 7 days.

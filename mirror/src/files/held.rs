@@ -9,10 +9,10 @@ use darner_proto::geometry::MAX_SIZE;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::keep::Writing;
 use super::metrics::Outcome;
 use super::{FileFront, Refusal, SOURCE, insert, outside, part_of};
 use crate::listen::Outlet;
-use crate::registry::keep::Keeping;
 use crate::registry::range::{Wanted, wanted};
 use crate::store::StoreError;
 
@@ -132,8 +132,9 @@ impl FileFront {
         if size == 0 {
             return store.put(&digest, bytes::Bytes::new()).await.map_err(kept);
         }
-        let writing = Keeping::new(self.tasks.parts().signer.clone());
-        let mut writing = writing.write(store, &digest, size).await.map_err(kept)?;
+        let signer = self.tasks.parts().signer.clone();
+        let writing = Writing::begin(store, signer, digest, size).await;
+        let mut writing = writing.map_err(kept)?;
         let mut chunks = body.into_data_stream();
         let mut came = 0u64;
         loop {

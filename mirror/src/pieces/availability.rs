@@ -20,8 +20,8 @@ use darner_proto::piece_set::PieceSet;
 use tokio::sync::watch;
 
 use super::desk::Watch;
-use super::uploads::Holding;
-use super::{Refusal, Serving};
+use super::uploads::{Child, Holding};
+use super::{Refusal, Serving, child};
 use crate::store::Content;
 use crate::swarm::peers::encode_frame;
 use crate::task::Reading;
@@ -39,30 +39,75 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let task = Digest::parse_key(&task)?;
-    if let Some(content) = serving.store.get(&task) {
-        return Ok(Response::new(Body::from(
-            everything(&serving, &content).await?,
-        )));
-    }
     let query = query.unwrap_or_default();
-    let file = located(&headers)?.map(Arc::new);
-    let running = match (serving.tasks.running(&task), file) {
-        (Some(running), None) => running,
-        (Some(running), Some(file)) => {
-            if serving.files.vet(&task, running.geometry.size(), &file) {
-                serving.tasks.supply(&task, Supply::File(file)).await;
-            }
-            running
+    let child = child(&headers);
+    let Some(file) = located(&headers)?.map(Arc::new) else {
+        let found = public(&serving, &task, &query);
+        return follow_or_begin(&serving, &task, child, found).await;
+    };
+    if let Some(running) = serving.tasks.running(&task)
+        && serving.files.vet(&task, running.geometry.size(), &file)
+    {
+        serving
+            .tasks
+            .supply(&task, Supply::File(file.clone()))
+            .await;
+    }
+    let found = async { vetted(&serving, &task, &query, file) };
+    follow_or_begin(&serving, &task, child, found).await
+}
+
+/// A seed that is asked for what it does not have gets it, provided anyone may read it.
+async fn public(serving: &Serving, task: &Digest, query: &str) -> Result<(u64, Supply), Refusal> {
+    let (size, source) = parse_query(query)?;
+    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
+        return Err(Refusal::NotHeld);
+    };
+    if found.size != size {
+        return Err(Invalid::new("size", "is not the content's").into());
+    }
+    Ok((size, source.into()))
+}
+
+/// A seed that is told where a file lies gets it, if its own routes let it.
+fn vetted(
+    serving: &Serving,
+    task: &Digest,
+    query: &str,
+    file: Arc<Located>,
+) -> Result<(u64, Supply), Refusal> {
+    let size = parse_size(query)?;
+    if !serving.files.vet(task, size, &file) {
+        tracing::warn!(%task, %file, "another node's file is not read here: the routes of the two differ, or refuse it");
+        return Err(Refusal::NotHeld);
+    }
+    Ok((size, Supply::File(file)))
+}
+
+/// What there is of `task`. A seed that has nothing begins with it, once `found` says how long it is
+/// and where it can be read.
+pub(super) async fn follow_or_begin(
+    serving: &Serving,
+    task: &Digest,
+    child: Child,
+    found: impl Future<Output = Result<(u64, Supply), Refusal>>,
+) -> Result<Response, Refusal> {
+    if let Some(content) = serving.store.get(task) {
+        let frames = everything(serving, &content).await?;
+        return Ok(Response::new(Body::from(frames)));
+    }
+    let running = match serving.tasks.running(task) {
+        Some(running) => running,
+        None if serving.role != Role::Seed => return Err(Refusal::NotHeld),
+        None => {
+            let (size, supply) = found.await?;
+            begin(serving, task, size, supply).await?
         }
-        (None, Some(file)) => begin_file(&serving, &task, &query, file).await?,
-        (None, None) => begin(&serving, &task, &query).await?,
     };
     let held = running.view().held.clone();
     let growing = Growing {
-        watch: serving
-            .desk
-            .watch(super::child(&headers), holding(&serving, &running, &held)),
-        serving,
+        watch: serving.desk.watch(child, holding(serving, &running, &held)),
+        serving: serving.clone(),
         changes: running.watch(),
         told: PieceSet::empty(running.geometry.pieces()),
         shared: running,
@@ -76,41 +121,13 @@ pub(super) async fn follow(
     Ok(Response::new(Body::from_stream(frames)))
 }
 
-/// A seed that is asked for what it does not have gets it, provided anyone may read it.
-async fn begin(serving: &Serving, task: &Digest, query: &str) -> Result<Arc<Shared>, Refusal> {
-    if serving.role != Role::Seed {
-        return Err(Refusal::NotHeld);
-    }
-    let (size, source) = parse_query(query)?;
-    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
-        return Err(Refusal::NotHeld);
-    };
-    if found.size != size {
-        return Err(Invalid::new("size", "is not the content's").into());
-    }
-    match serving.tasks.open(task, size, &source).await {
-        Ok(Reading::Arriving(_)) => serving.tasks.running(task).ok_or(Refusal::NotHeld),
-        _ => Err(Refusal::NotHeld),
-    }
-}
-
-/// A seed that is told where a file lies gets it, if its own routes let it.
-async fn begin_file(
+async fn begin(
     serving: &Serving,
     task: &Digest,
-    query: &str,
-    file: Arc<Located>,
+    size: u64,
+    supply: Supply,
 ) -> Result<Arc<Shared>, Refusal> {
-    if serving.role != Role::Seed {
-        return Err(Refusal::NotHeld);
-    }
-    let size = parse_size(query)?;
-    if !serving.files.vet(task, size, &file) {
-        tracing::warn!(%task, %file, "another node's file is not read here: the routes of the two differ, or refuse it");
-        return Err(Refusal::NotHeld);
-    }
-    let sources = vec![Supply::File(file)];
-    match serving.tasks.open_from(task, size, sources).await {
+    match serving.tasks.open_from(task, size, vec![supply]).await {
         Ok(Reading::Arriving(_)) => serving.tasks.running(task).ok_or(Refusal::NotHeld),
         _ => Err(Refusal::NotHeld),
     }

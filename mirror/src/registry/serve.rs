@@ -15,12 +15,11 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
-use super::keep::Keeping;
 use super::metrics::{Kind, RegistryMetrics, Trouble};
 use super::outgoing::Outgoing;
+use super::private::Private;
 use super::refusal::{Code, Refusal};
 use super::request::{self, Asked, Object, Question, Registries};
-use crate::access::Access;
 use crate::files::{FileFront, Refusal as FileRefusal, local};
 use crate::listen::{self, Outlet};
 use crate::resolve::{Answer, Found, Resolver};
@@ -46,8 +45,7 @@ pub(super) struct Front {
     pub(super) admission: Admission,
     pub(super) metrics: RegistryMetrics,
     /// Without it, what is not public passes through and is not kept.
-    pub(super) access: Option<Access>,
-    pub(super) keeping: Keeping,
+    pub(super) private: Option<Private>,
     pub(super) files: FileFront,
     /// What is sent between clients and this process stays on this machine.
     pub(super) confined: bool,

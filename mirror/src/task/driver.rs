@@ -21,6 +21,7 @@ use super::precedence::Precedence;
 use super::shared::{Ended, Phase, Shared};
 use super::state::{Action, Event, Task};
 use super::{ServedFrom, fetch, read};
+use crate::access::wallet::Wallet;
 use crate::bandwidth::Bandwidth;
 use crate::store::{Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
@@ -44,6 +45,7 @@ pub(super) struct Context {
     pub(super) peers: Peers,
     pub(super) buffers: Buffers,
     pub(super) bandwidth: Bandwidth,
+    pub(super) wallet: Option<Wallet>,
     pub(super) signer: Arc<PieceSigner>,
     pub(super) signers: Arc<RwLock<TrustedSigners>>,
     pub(super) vouched: Arc<Mutex<HashMap<u32, Arc<PieceRun>>>>,

@@ -40,6 +40,7 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
                 tracing::warn!(task = %reader.context.shared.task, %source, error = %with_causes(&error), "upstream cannot be read");
                 Err(reason_of(&error))
             }
+            Err(ReadError::NoCredential) => Err(ReturnReason::Refused),
             Err(ReadError::Barren) => {
                 tracing::warn!(task = %reader.context.shared.task, %source, "upstream breaks off again and again");
                 Err(ReturnReason::Unavailable)
@@ -59,6 +60,8 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
 
 enum ReadError {
     Upstream(UpstreamError),
+    /// Nobody has shown what opens it of late.
+    NoCredential,
     /// It breaks off again and again without a byte.
     Barren,
     Store,
@@ -118,8 +121,7 @@ impl Reader {
 
     /// Reads until the connection ends; says what broke it.
     async fn one_connection(&mut self, source: &Supply) -> Result<String, ReadError> {
-        let opened = open(&self.context, source, self.offset..self.end).await;
-        let body = opened.map_err(ReadError::Upstream)?;
+        let body = self.open(source).await?;
         if !self.begun || !body.ranged {
             self.begun = true;
             self.context
@@ -147,6 +149,36 @@ impl Reader {
             self.take(chunk).await?;
         }
         Ok("end of the body".to_owned())
+    }
+
+    /// What is left of the read, from upstream: in the operator's name, or for what is not public in
+    /// the name of a caller whose credential upstream has just accepted.
+    async fn open(&self, source: &Supply) -> Result<BlobBody, ReadError> {
+        let Context {
+            upstreams,
+            shared,
+            wallet,
+            ..
+        } = &self.context;
+        let (range, size) = (self.offset..self.end, shared.geometry.size());
+        let opened = match source {
+            Supply::File(located) => upstreams.files().read(located, range, size).await,
+            Supply::Repository(source) => {
+                let upstream = upstreams.get(&source.registry);
+                let upstream = upstream
+                    .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
+                let (repository, digest) = (&source.repository, &shared.task);
+                match wallet {
+                    None => upstream.blob(repository, digest, range, size).await,
+                    Some(wallet) => {
+                        let shown = wallet.get(source).ok_or(ReadError::NoCredential)?;
+                        let caller = upstream.as_caller(shown);
+                        caller.blob(repository, digest, range, size).await
+                    }
+                }
+            }
+        };
+        opened.map_err(ReadError::Upstream)
     }
 
     /// Tells how much has come, now and then.
@@ -204,26 +236,6 @@ impl Reader {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(ReadError::Store),
         }
-    }
-}
-
-/// Begins to read `range` at `source`.
-async fn open(
-    context: &Context,
-    source: &Supply,
-    range: Range<u64>,
-) -> Result<BlobBody, UpstreamError> {
-    let (upstreams, shared) = (&context.upstreams, &context.shared);
-    let size = shared.geometry.size();
-    match source {
-        Supply::Repository(source) => {
-            let upstream = upstreams.get(&source.registry);
-            let upstream = upstream.ok_or_else(|| UpstreamError::unknown(&source.registry))?;
-            upstream
-                .blob(&source.repository, &shared.task, range, size)
-                .await
-        }
-        Supply::File(located) => upstreams.files().read(located, range, size).await,
     }
 }
 
