@@ -83,6 +83,8 @@ pub struct Task {
     ranged: Option<bool>,
     ranged_told: bool,
     cursors: BTreeMap<u64, u32>,
+    /// Downloads under way on this node, this one included.
+    beside: u32,
     alone: Option<Alone>,
     last_progress: Duration,
     last_report: Duration,
@@ -141,6 +143,7 @@ impl Task {
             ranged: None,
             ranged_told: false,
             cursors: BTreeMap::new(),
+            beside: 1,
             alone: None,
             last_progress: now,
             last_report: Duration::ZERO,
@@ -228,6 +231,7 @@ impl Task {
                     None => self.cursors.remove(&reader),
                 };
             }
+            Event::Beside { downloads } => self.beside = downloads,
             Event::Tick => self.tick(now, &mut out),
         }
         self.advance(now, &mut out);

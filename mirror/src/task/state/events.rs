@@ -96,6 +96,11 @@ pub enum Event {
         /// The piece it needs next; `None` when it is done.
         piece: Option<u32>,
     },
+    /// So many downloads are under way on this node, this one included.
+    Beside {
+        /// How many.
+        downloads: u32,
+    },
     /// Time has passed.
     Tick,
 }
