@@ -232,7 +232,13 @@ impl Uploads {
 
     /// When [`Event::Tick`] is due, if nothing else happens.
     pub fn next(&self) -> Option<Duration> {
-        self.waiting.iter().map(|one| self.due(one)).min()
+        // Who asked first has waited longest; what is one child's alone may come before that.
+        let first = self.waiting.front()?.asked_at + PATIENCE;
+        if self.tasks.values().all(Spread::is_open_to_all) {
+            return Some(first);
+        }
+        let due = self.waiting.iter().map(|one| self.due(one));
+        Some(due.fold(first, Duration::min))
     }
 
     /// What `child` is not to be told of yet: pieces that another child is getting, and will pass
@@ -305,7 +311,10 @@ impl Uploads {
     /// What is known of the spread of a content, brought up to date.
     fn spread(&mut self, now: Duration, holding: &Holding<'_>) -> &mut Spread {
         if !self.tasks.contains_key(&holding.task) && self.tasks.len() >= MAX_TASKS {
-            let idlest = self.tasks.iter().min_by_key(|(_, spread)| spread.used_at());
+            // There are fewer requests than tasks.
+            let waits = |task: &TaskId| self.waiting.iter().any(|one| one.task == *task);
+            let idle = self.tasks.iter().filter(|(task, _)| !waits(task));
+            let idlest = idle.min_by_key(|(_, spread)| spread.used_at());
             if let Some(idlest) = idlest.map(|(task, _)| *task) {
                 self.tasks.remove(&idlest);
             }
@@ -367,7 +376,7 @@ impl Uploads {
             Some(spread) => spread
                 .frees_at(one.child, &one.want, one.asked_at)
                 .map_or(patience, |frees| frees.min(patience)),
-            // Its spread was forgotten meanwhile.
+            // That of a task for which requests wait is not forgotten.
             None => one.asked_at,
         }
     }

@@ -74,6 +74,8 @@ pub struct Task {
     place: u64,
     /// How long a piece takes to come.
     piece_time: Option<Duration>,
+    /// No parent is busy after this.
+    busy_until: Duration,
     /// Pieces asked for at a second parent because they were late.
     hedges: u32,
     lead: Lead,
@@ -136,6 +138,7 @@ impl Task {
             next_number: 0,
             place,
             piece_time: None,
+            busy_until: Duration::ZERO,
             hedges: 0,
             lead: Lead::new(pieces),
             newest_lease: OWN_AUTHORITY,
@@ -156,6 +159,9 @@ impl Task {
 
     /// When [`Event::Tick`] is of use, should nothing else happen: a parent is no longer busy.
     pub fn wake_at(&self) -> Option<Duration> {
+        if self.busy_until <= self.looked_at {
+            return None;
+        }
         let busy = self.links.values().map(|link| link.busy_until);
         busy.filter(|until| *until > self.looked_at).min()
     }

@@ -41,9 +41,11 @@ impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
         let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
-        // Nearly always every parent has its requests already: nothing is worked out then.
-        let can_ask = self.links.values().any(|link| link.can_be_asked(now));
-        if !can_ask || self.requests.len() >= self.at_once() || reads_for_others {
+        if reads_for_others || self.requests.len() >= self.at_once() {
+            return;
+        }
+        // Often every parent has its requests already: nothing is worked out then.
+        if !self.links.values().any(|link| link.can_be_asked(now)) {
             return;
         }
         let mut taken = self.taken();
