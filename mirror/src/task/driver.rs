@@ -119,6 +119,8 @@ struct Driver {
     links: HashMap<HostId, CancellationToken>,
     fetches: HashMap<u64, CancellationToken>,
     reads: HashMap<u64, CancellationToken>,
+    /// Downloads under way on this node when the task was last told.
+    beside: u32,
 }
 
 /// Runs the download to its end. The view's phase tells how it ended.
@@ -238,6 +240,7 @@ async fn download(
         actions.extend(driver.task.apply(Duration::ZERO, leased));
     }
     let ended = loop {
+        actions.extend(driver.share(started.elapsed()));
         if let Some(end) = driver.carry_out_all(actions).await {
             break end;
         }
@@ -279,7 +282,17 @@ impl Driver {
             links: HashMap::new(),
             fetches: HashMap::new(),
             reads: HashMap::new(),
+            beside: 0,
         }
+    }
+
+    /// Tells the task how many downloads share this node, if that has changed.
+    fn share(&mut self, now: Duration) -> Vec<Action> {
+        let downloads = self.context.metrics.running().max(1);
+        if std::mem::replace(&mut self.beside, downloads) == downloads {
+            return Vec::new();
+        }
+        self.task.apply(now, Event::Beside { downloads })
     }
 
     /// Whoever the scheduler names as a signer counts; without a scheduler, whoever it named before

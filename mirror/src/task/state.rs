@@ -74,6 +74,8 @@ pub struct Task {
     place: u64,
     /// How long a piece takes to come.
     piece_time: Option<Duration>,
+    /// No parent is busy after this.
+    busy_until: Duration,
     /// Pieces asked for at a second parent because they were late.
     hedges: u32,
     lead: Lead,
@@ -84,6 +86,8 @@ pub struct Task {
     ranged: Option<bool>,
     ranged_told: bool,
     cursors: BTreeMap<u64, u32>,
+    /// Downloads under way on this node, this one included.
+    beside: u32,
     alone: Option<Alone>,
     last_progress: Duration,
     last_report: Duration,
@@ -136,6 +140,7 @@ impl Task {
             next_number: 0,
             place,
             piece_time: None,
+            busy_until: Duration::ZERO,
             hedges: 0,
             lead: Lead::new(pieces),
             newest_lease: OWN_AUTHORITY,
@@ -144,6 +149,7 @@ impl Task {
             ranged: None,
             ranged_told: false,
             cursors: BTreeMap::new(),
+            beside: 1,
             alone: None,
             last_progress: now,
             last_report: Duration::ZERO,
@@ -157,6 +163,9 @@ impl Task {
 
     /// When [`Event::Tick`] is of use, should nothing else happen: a parent is no longer busy.
     pub fn wake_at(&self) -> Option<Duration> {
+        if self.busy_until <= self.looked_at {
+            return None;
+        }
         let busy = self.links.values().map(|link| link.busy_until);
         busy.filter(|until| *until > self.looked_at).min()
     }
@@ -243,6 +252,7 @@ impl Task {
                 };
             }
             Event::Supplied(supply) => self.supplied(supply),
+            Event::Beside { downloads } => self.beside = downloads,
             Event::Tick => self.tick(now, &mut out),
         }
         self.advance(now, &mut out);

@@ -98,6 +98,11 @@ pub enum Event {
     },
     /// Somebody knows where the content can be read.
     Supplied(Supply),
+    /// So many downloads are under way on this node, this one included.
+    Beside {
+        /// How many.
+        downloads: u32,
+    },
     /// Time has passed.
     Tick,
 }

@@ -147,6 +147,26 @@ fn parents_are_asked_for_different_pieces_and_peers_before_seeds() {
 }
 
 #[test]
+fn downloads_of_one_node_share_its_requests() {
+    let asked = |downloads: u32| {
+        let mut task = task(1000);
+        task.apply(at(0), Event::Beside { downloads });
+        let names: Vec<_> = (0..30).map(|n| format!("p-{n}")).collect();
+        let named: Vec<_> = names
+            .iter()
+            .map(|name| (name.as_str(), Role::Mirror))
+            .collect();
+        task.apply(at(1), parents(&named));
+        let offers = names.iter();
+        let actions = offers.flat_map(|name| task.apply(at(2), offer(name, 0..1000, true)));
+        fetches(&actions.collect::<Vec<_>>()).len()
+    };
+    assert_eq!((asked(1), asked(2), asked(4)), (32, 16, 8));
+    // Every download goes on, however many there are.
+    assert_eq!(asked(1000), 2);
+}
+
+#[test]
 fn what_the_parent_did_not_choose_is_asked_for_again() {
     let mut task = task(8);
     task.apply(at(0), parents(&[("seed", Role::Seed)]));
