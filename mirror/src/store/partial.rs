@@ -8,6 +8,8 @@
 //! A piece that is held is never written again, so what has been hashed is what is on disk. A
 //! partial that is dropped while open stays on disk, for a later download to go on with.
 
+mod early;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
@@ -56,6 +58,8 @@ struct State {
     stage: Stage,
     held: PieceSet,
     writing: HashSet<u32>,
+    /// Of pieces that are still coming, how many bytes have been given out.
+    early: HashMap<u32, u64>,
     /// The statement about each held piece.
     runs: HashMap<u32, Arc<PieceRun>>,
 }
@@ -106,6 +110,7 @@ impl Shared {
                 stage: Stage::Open,
                 held,
                 writing: HashSet::new(),
+                early: HashMap::new(),
                 runs,
             }),
             settled: Condvar::new(),
@@ -157,6 +162,11 @@ impl Shared {
         if !self.claim(index)? {
             return Ok(());
         }
+        if !self.agrees(index, &piece) {
+            self.state().writing.remove(&index);
+            self.settled.notify_all();
+            return Err(self.store.counted(StoreError::Changed(self.digest)));
+        }
         let written = self.file.write_all_at(&piece, bytes.start);
         if written.is_ok()
             && let Err(error) = lock(&self.journal).note(index, run)
@@ -169,6 +179,7 @@ impl Shared {
         if written.is_ok() {
             // Before it is held: whoever hashes takes it from there.
             lock(&self.hot).keep(&self.store.hot, index, piece);
+            state.early.remove(&index);
             state.held.insert(index);
             state.runs.insert(index, run.clone());
         }
@@ -208,7 +219,7 @@ impl Shared {
         }
         let first = self.geometry.piece_at(range.start);
         let last = self.geometry.piece_at(range.end - 1);
-        if self.state().held.end_of_run(first) <= last {
+        if self.state().held.end_of_run(first) <= last && !self.is_early(range) {
             return Err(self.missing(range.clone()));
         }
         Ok(())
@@ -374,7 +385,8 @@ impl Partial {
     ///
     /// # Errors
     /// [`StoreError::Missing`] when the piece has not the length it must have or the statement is
-    /// not about it; [`StoreError::Gone`] after [`Partial::discard`]; [`StoreError::Full`] and
+    /// not about it; [`StoreError::Changed`] when it does not begin with what has been given out of
+    /// it; [`StoreError::Gone`] after [`Partial::discard`]; [`StoreError::Full`] and
     /// [`StoreError::Io`] from the disk.
     pub async fn write<E: Send + 'static>(
         &self,

@@ -75,6 +75,8 @@ struct Reader {
     end: u64,
     /// Bytes of the piece that `offset` lies in, from that piece's start.
     piece: Option<Buffer>,
+    /// Bytes of that piece that have been shown to readers.
+    shown: u64,
     /// The piece before, being hashed and written while this one comes in.
     settling: Option<JoinHandle<Result<(), StoreError>>>,
     begun: bool,
@@ -95,6 +97,7 @@ impl Reader {
             offset: bytes.start,
             end: bytes.end,
             piece: None,
+            shown: 0,
             settling: None,
             begun: false,
             untold: 0,
@@ -208,12 +211,33 @@ impl Reader {
             piece.extend(&bytes.split_to(now));
             self.offset += now as u64;
             if now as u64 == left {
+                self.shown = 0;
                 self.settled().await?;
                 self.settle(index, piece.freeze());
             } else {
+                self.show(index, &piece).await?;
                 self.piece = Some(piece);
             }
         }
+        Ok(())
+    }
+
+    /// Shows what has come of a piece to readers that wait for their first byte: soon, and then each
+    /// time there is twice as much.
+    async fn show(&mut self, index: u32, piece: &Buffer) -> Result<(), ReadError> {
+        let shared = &self.context.shared;
+        let came = piece.len() as u64;
+        if came < 2 * self.shown || !shared.view().awaited.contains(&index) {
+            return Ok(());
+        }
+        // It is less than the piece's length.
+        let old = usize::try_from(self.shown).unwrap_or(usize::MAX);
+        let new = Bytes::copy_from_slice(&piece.as_ref()[old..]);
+        let written = shared.partial.write_part(index, self.shown, new).await;
+        let shown = written.map_err(|_| ReadError::Store)?;
+        self.shown = came;
+        let end = shared.geometry.bytes_of(index).start + shown;
+        shared.change(|view| view.early.insert(index, end));
         Ok(())
     }
 
