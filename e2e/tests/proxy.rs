@@ -1,14 +1,16 @@
 //! The forward proxy, with the programs that use one.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use darner_e2e::cluster::{Cluster, seeds, up_settings};
 use darner_e2e::darner::Darner;
 use darner_e2e::docker::Dockerd;
+use darner_e2e::image::Image;
 use darner_e2e::process::{self, run};
+use darner_e2e::scene::Scene;
 use darner_e2e::upstream::{Guard, NAME, Upstream};
 use darner_e2e::web::Web;
 use darner_e2e::{place, raw, scene};
@@ -108,6 +110,32 @@ async fn refused(node: &Darner, web: &Web) -> Result<()> {
     Ok(())
 }
 
+/// A host's directories, for a dockerd.
+fn host(scene: &Scene, daemon: &str) -> Result<PathBuf> {
+    let root = scene.make_directory("host")?;
+    std::fs::create_dir_all(root.join("etc/docker"))?;
+    std::fs::create_dir_all(root.join("var/lib"))?;
+    std::fs::write(root.join("etc/docker/daemon.json"), daemon)?;
+    Ok(root)
+}
+
+/// A private image is pulled by who may, and by nobody else; then it is held.
+async fn pulls_privately(dockerd: &Dockerd, up: &Darner, upstream: &Upstream) -> Result<Image> {
+    let image = upstream.images.middle.clone();
+    let name = format!("{NAME}/{}", image.repository);
+    let refused = dockerd.pull_as(&name, &image.tag, "alice:wrong").await;
+    ensure!(
+        !refused.is_ok_and(|told| told.contains("Downloaded newer image")),
+        "a wrong password pulls"
+    );
+    let told = dockerd.pull_as(&name, &image.tag, LOGIN).await?;
+    ensure!(told.contains("Downloaded newer image"), "{told}");
+    upstream.read_once(&image)?;
+    let served = up.metrics().await?.sum("darner_served_bytes_total", "");
+    ensure!(served >= image.bytes() as f64, "{served} bytes were served");
+    Ok(image)
+}
+
 #[test]
 fn dockerd_pulls_a_private_image_of_another_registry() {
     scene::run("proxy_dockerd", async |scene| {
@@ -116,24 +144,11 @@ fn dockerd_pulls_a_private_image_of_another_registry() {
         let settings = up_settings(scene, &upstream)?.set("proxy.listen", "127.0.0.1:0");
         let up = Darner::start(scene, "up", "up", &settings).await?;
         let proxy = up.url("proxy")?;
-        let root = scene.make_directory("host")?;
-        std::fs::create_dir_all(root.join("etc/docker"))?;
-        std::fs::create_dir_all(root.join("var/lib"))?;
-        let daemon = format!(r#"{{"insecure-registries": ["{NAME}"]}}"#);
-        std::fs::write(root.join("etc/docker/daemon.json"), daemon)?;
+        let root = host(scene, &format!(r#"{{"insecure-registries": ["{NAME}"]}}"#))?;
         let environment = [("HTTP_PROXY", &*proxy), ("HTTPS_PROXY", &*proxy)];
         let dockerd = Dockerd::start_in(scene, &root, &environment).await?;
-        let image = upstream.images.middle.clone();
-        let name = format!("{NAME}/{}", image.repository);
-        let refused = dockerd.pull_as(&name, &image.tag, "alice:wrong").await;
-        ensure!(
-            !refused.is_ok_and(|told| told.contains("Downloaded newer image")),
-            "a wrong password pulls"
-        );
-        let told = dockerd.pull_as(&name, &image.tag, LOGIN).await?;
-        ensure!(told.contains("Downloaded newer image"), "{told}");
-        // It was read once, is kept for those who may read it, and for nobody else.
-        upstream.read_once(&image)?;
+        let image = pulls_privately(&dockerd, &up, &upstream).await?;
+        // It is kept for those who may read it, and for nobody else.
         let blob = &image.blobs[0].digest;
         let url = format!("http://{NAME}/v2/{}/blobs/{blob}", image.repository);
         let mut again = curl(&up, &url, &scene.path("blob"))?;
@@ -143,6 +158,67 @@ fn dockerd_pulls_a_private_image_of_another_registry() {
         upstream.read_once(&image)?;
         let nobody = process::finish(curl(&up, &url, &scene.path("none"))?).await?;
         ensure!(nobody.stdout.starts_with(b"401"), "{nobody:?}");
+        Ok(())
+    });
+}
+
+/// An authority as the manual has it made, limited to the registry's name.
+async fn authority(scene: &Scene) -> Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (scene.path("ca.pem"), scene.path("ca.key"));
+    let mut openssl = Command::new(place::required_tool("openssl")?);
+    openssl.args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
+    openssl.args([
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-subj",
+        "/CN=Test",
+    ]);
+    let limits = format!("nameConstraints=critical,permitted;DNS:{NAME}");
+    openssl.arg("-addext").arg(limits);
+    openssl
+        .arg("-out")
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key);
+    run(openssl).await?;
+    Ok((certificate, key))
+}
+
+#[test]
+fn dockerd_pulls_through_https_that_is_looked_into() {
+    scene::run("proxy_intercepted", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Basic(BASIC.to_owned()));
+        let (certificate, key) = authority(scene).await?;
+        let settings = up_settings(scene, &upstream)?
+            .set("proxy.listen", "127.0.0.1:0")
+            .set("proxy.ca_certificate", certificate.display().to_string())
+            .set("proxy.ca_key", key.display().to_string());
+        let up = Darner::start(scene, "up", "up", &settings).await?;
+        let proxy = up.url("proxy")?;
+        let root = host(scene, "{}")?;
+        let trusted = root.join("etc/docker/certs.d").join(NAME);
+        std::fs::create_dir_all(&trusted)?;
+        std::fs::copy(&certificate, trusted.join("ca.crt"))?;
+        let dockerd = Dockerd::start_in(scene, &root, &[("HTTPS_PROXY", &proxy)]).await?;
+        let image = pulls_privately(&dockerd, &up, &upstream).await?;
+        let blob = &image.blobs[0].digest;
+        let url = format!("https://{NAME}/v2/{}/blobs/{blob}", image.repository);
+        let mut again = curl(&up, &url, &scene.path("blob"))?;
+        again
+            .args(["--user", LOGIN])
+            .arg("--cacert")
+            .arg(&certificate);
+        let status = run(again).await?.stdout;
+        ensure!(status == b"200 200", "{status:?}");
+        upstream.read_once(&image)?;
+        // Who does not trust the authority is not served.
+        let stranger = process::finish(curl(&up, &url, &scene.path("none"))?).await?;
+        ensure!(!stranger.status.success(), "{stranger:?}");
+        // What it is not limited to is not answered in anybody's place.
+        let other = format!("https://other.{NAME}.example/");
+        let other = process::finish(curl(&up, &other, &scene.path("none"))?).await?;
+        ensure!(other.stdout.ends_with(b"403"), "{other:?}");
         Ok(())
     });
 }

@@ -171,6 +171,16 @@ async fn connection<F: Front>(
     serve(stream, (outlet, Caller::Unproved), front, shutdown).await;
 }
 
+/// Answers the requests of a connection that was made within another.
+pub(crate) async fn serve_within<F: Front>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    front: Arc<F>,
+    shutdown: Shutdown,
+) {
+    let outlet = Outlet::of_bytes(copied::Pool::default());
+    serve(stream, outlet, front, shutdown).await;
+}
+
 async fn serve<F: Front>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     (outlet, caller): (Outlet, Caller),

@@ -28,7 +28,7 @@ use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::private::Private;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, ProxyError};
 use crate::registry::{self, Registry, RegistryError};
 use crate::repair::Repair;
 use crate::resolve::Resolver;
@@ -101,15 +101,9 @@ pub enum StartError {
     /// The registry front end cannot be bound.
     #[error("the registry front end cannot be bound; set [registry] listen to a free address")]
     Registry(#[source] RegistryError),
-    /// The proxy's listener cannot be bound.
-    #[error("the forward proxy cannot be bound to {listen}; set [proxy] listen to a free address")]
-    Proxy {
-        /// What was asked for.
-        listen: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// There is to be a proxy, and cannot be.
+    #[error("the forward proxy cannot be started")]
+    Proxy(#[source] ProxyError),
     /// The listener's address is a wildcard and nothing says how others reach it.
     #[error("[pieces] advertise is needed where [pieces] listen is {0}")]
     Advertise(SocketAddr),
@@ -296,10 +290,8 @@ async fn proxy(
     let Some(listen) = settings.proxy.listen else {
         return Ok(None);
     };
-    let bound = Proxy::bind(listen, registry, tasks).await;
-    bound
-        .map(Some)
-        .map_err(|source| StartError::Proxy { listen, source })
+    let bound = Proxy::bind((listen, &settings.proxy), registry, tasks).await;
+    bound.map(Some).map_err(StartError::Proxy)
 }
 
 /// What other peers are served from.

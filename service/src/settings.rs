@@ -179,6 +179,19 @@ pub struct Proxy {
     /// Where programs of this machine find the forward proxy, such as 127.0.0.1:7425. Default: there
     /// is none.
     pub listen: Option<SocketAddr>,
+    /// With it, `https://` to the hosts it is limited to is looked into.
+    pub authority: Option<ProxyAuthority>,
+}
+
+/// The keys `ca_certificate` and `ca_key` of `[proxy]`, which go together.
+#[derive(Debug, Clone)]
+pub struct ProxyAuthority {
+    /// The certificate (PEM) of an authority of your own, which programs of this machine trust.
+    /// `https://` to the names in its name constraints is answered in their hosts' place, so that it
+    /// can be shared. Default: nothing is looked into.
+    pub ca_certificate: PathBuf,
+    /// Its private key (PEM).
+    pub ca_key: PathBuf,
 }
 
 /// `[pieces]`

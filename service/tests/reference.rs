@@ -65,7 +65,8 @@ fn sections() -> Vec<Section> {
             let title = said
                 .strip_prefix('`')
                 .and_then(|rest| Some(rest.split_once('`')?.0.to_owned()));
-            let within = ["Settings", "Credentials", "IdentityFiles"].contains(&name);
+            let within =
+                ["Settings", "Credentials", "IdentityFiles", "ProxyAuthority"].contains(&name);
             reading = within || title.is_some();
             if let Some(title) = title {
                 sections.push(Section {
@@ -78,7 +79,12 @@ fn sections() -> Vec<Section> {
                 continue;
             };
             let is_section = sections.len() == 1 && name != "data_dir";
-            let is_within = ["Option<Credentials>", "Option<IdentityFiles>"].contains(&kind);
+            let is_within = [
+                "Option<Credentials>",
+                "Option<IdentityFiles>",
+                "Option<ProxyAuthority>",
+            ]
+            .contains(&kind);
             if !is_section && !is_within {
                 let name = match kind {
                     "Option<Secret>" => format!("{name}_file"),

@@ -43,6 +43,16 @@ pub(super) fn authority(uri: &Uri) -> Result<Url, Refusal> {
     }
 }
 
+/// A path, of a request within a connection to the host of `base`.
+pub(super) fn within(base: &Url, uri: &Uri) -> Result<Url, Refusal> {
+    let target = uri.path_and_query().filter(|_| uri.scheme().is_none());
+    let target = target.ok_or_else(|| bad("a path is expected here"))?;
+    let mut url = base.clone();
+    url.set_path(target.path());
+    url.set_query(target.query());
+    Ok(url)
+}
+
 /// Whether a registry's URL is about an image's content. The ping is the registry's own to answer:
 /// from it clients learn how to log in.
 pub(super) fn is_of_image(url: &Url) -> bool {

@@ -93,12 +93,14 @@ impl Origin {
         self.owns(url) && self.base.path() == "/"
     }
 
-    /// A plain URL, with the registry's own host and port in place of what it has.
+    /// A URL with the registry's own host and port in place of what it has, where the operator has
+    /// put the registry at `http://`.
     pub(super) fn moved(&self, url: &Url) -> Option<Url> {
-        if self.base.scheme() != "http" || url.scheme() != "http" || self.base.path() != "/" {
+        if self.base.scheme() != "http" || self.base.path() != "/" {
             return None;
         }
         let mut moved = url.clone();
+        moved.set_scheme("http").ok()?;
         moved.set_host(self.base.host_str()).ok()?;
         moved.set_port(self.base.port()).ok()?;
         Some(moved)

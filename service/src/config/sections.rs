@@ -12,8 +12,8 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, routes, upstreams};
 use crate::settings::{
-    Admin, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy, Registry,
-    Scheduler, Settings, Shutdown, Store,
+    Admin, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy,
+    ProxyAuthority, Registry, Scheduler, Settings, Shutdown, Store,
 };
 
 const REGISTRY_PORT: u16 = 7420;
@@ -57,7 +57,7 @@ pub(super) fn read(
     let registry = registry(top.section("registry"));
     let upstreams = upstreams::read(top.take("upstream"), mirror.role, reading);
     let routes = routes::read(top.take("route"), reading);
-    let proxy = proxy(top.section("proxy"));
+    let proxy = proxy(top.section("proxy"), sources.file.as_deref(), reading);
     let pieces = pieces(top.section("pieces"), command);
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
@@ -123,10 +123,24 @@ fn registry(mut section: Section<'_>) -> Option<Registry> {
     })
 }
 
-fn proxy(mut section: Section<'_>) -> Proxy {
+fn proxy(mut section: Section<'_>, file: Option<&Path>, reading: &Reading) -> Proxy {
     let listen = section.read("listen", parse::loopback);
+    let certificate = section.read("ca_certificate", parse::path);
+    let key = section.read("ca_key", parse::path);
     section.close();
-    Proxy { listen }
+    let authority = match (certificate, key) {
+        (Some(ca_certificate), Some(ca_key)) => Some(ProxyAuthority {
+            ca_certificate,
+            ca_key,
+        }),
+        (None, None) => None,
+        _ => {
+            let message = "ca_certificate and ca_key go together: set both or none";
+            reading.fault_of("proxy.ca_certificate", file, message.to_owned());
+            None
+        }
+    };
+    Proxy { listen, authority }
 }
 
 fn pieces(mut section: Section<'_>, command: Command) -> Pieces {
