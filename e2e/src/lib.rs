@@ -27,3 +27,4 @@ pub mod scene;
 pub mod skopeo;
 pub mod upstream;
 pub mod wait;
+pub mod web;

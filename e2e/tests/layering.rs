@@ -49,6 +49,8 @@ const OWNERS: [(&str, &[&str]); 7] = [
         &[
             "mirror/src/registry",
             "mirror/src/pieces",
+            "mirror/src/files",
+            "mirror/src/proxy",
             "manager/src/api",
             "manager/src/console",
             "service/src/admin",

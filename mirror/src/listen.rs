@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darner_service::identity::Identity;
+use darner_service::identity::{Caller, Identity};
 use darner_service::shutdown::Shutdown;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -69,7 +69,7 @@ pub(crate) trait Front: Send + Sync + 'static {
         None
     }
 
-    /// Answers one request; content from files goes to `outlet`. Nothing bounds how long the
+    /// Answers one request, whose [`Caller`] is among its extensions; content from files goes to `outlet`. Nothing bounds how long the
     /// request's own body may take: that is for the front to do.
     fn answer(
         &self,
@@ -147,7 +147,8 @@ async fn connection<F: Front>(
             () = shutdown.draining() => return,
         };
         if let Some(stream) = taken_in {
-            serve(stream, Outlet::of_bytes(copies), front, shutdown).await;
+            let caller = stream.caller();
+            serve(stream, (Outlet::of_bytes(copies), caller), front, shutdown).await;
         }
         return;
     }
@@ -167,19 +168,22 @@ async fn connection<F: Front>(
     }
     let stream = Plain::new(stream);
     let outlet = stream.outlet();
-    serve(stream, outlet, front, shutdown).await;
+    serve(stream, (outlet, Caller::Unproved), front, shutdown).await;
 }
 
 async fn serve<F: Front>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    outlet: Outlet,
+    (outlet, caller): (Outlet, Caller),
     front: Arc<F>,
     shutdown: Shutdown,
 ) {
     let busy = Busy::default();
     let stream = TokioIo::new(Patient::new(stream, busy.clone(), F::STALL_TIMEOUT));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answering = busy.begin();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        let answering = Arc::new(busy.begin());
+        let kept_open = KeptOpen(answering.clone());
+        request.extensions_mut().insert(kept_open);
         let (front, outlet) = (front.clone(), outlet.clone());
         async move {
             let response = front.answer(request, outlet).await;
@@ -194,7 +198,8 @@ async fn serve<F: Front>(
         .max_header_size(MAX_HEAD)
         // The stream sees to that.
         .header_read_timeout(None)
-        .serve_connection(stream, service);
+        .serve_connection(stream, service)
+        .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
@@ -242,8 +247,13 @@ async fn refuse_tls(mut stream: TcpStream) {
 /// A body that keeps its connection from counting as idle while it is being sent.
 struct Answer<B> {
     body: Pin<Box<B>>,
-    _answering: Answering,
+    _answering: Arc<Answering>,
 }
+
+/// With a request: as long as it is held, its connection does not count as idle. For who makes a
+/// tunnel of it.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptOpen(#[expect(dead_code, reason = "held, never looked at")] Arc<Answering>);
 
 impl<B: http_body::Body<Data = Bytes>> http_body::Body for Answer<B> {
     type Data = Bytes;

@@ -10,6 +10,7 @@
 
 pub mod digest;
 pub mod figures;
+pub mod file;
 pub mod geometry;
 pub mod id;
 pub mod invalid;

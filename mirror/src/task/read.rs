@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use darner_proto::name::Source;
+use darner_proto::file::Supply;
 use darner_proto::piece_map;
 use darner_proto::scheduler::ReturnReason;
 use darner_service::telemetry::with_causes;
@@ -19,7 +19,7 @@ use super::driver::Context;
 use super::state::Event;
 use super::{Ended, ServedFrom};
 use crate::store::StoreError;
-use crate::upstream::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::{BlobBody, UpstreamError, UpstreamErrorKind};
 
 /// A read tells how much has come each time it is so much, or so long ago that it last did: a fast
 /// one has thousands of chunks each second.
@@ -29,7 +29,7 @@ const TELL_AFTER: Duration = Duration::from_millis(100);
 const MAX_BARREN_RESUMES: u32 = 5;
 
 /// Reads `pieces`, trying each source in turn.
-pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, sources: Vec<Source>) {
+pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, sources: Vec<Supply>) {
     let mut reader = Reader::new(context, read, pieces);
     let mut result = Err(ReturnReason::Unavailable);
     for source in &sources {
@@ -40,6 +40,7 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
                 tracing::warn!(task = %reader.context.shared.task, %source, error = %with_causes(&error), "upstream cannot be read");
                 Err(reason_of(&error))
             }
+            Err(ReadError::NoCredential) => Err(ReturnReason::Refused),
             Err(ReadError::Barren) => {
                 tracing::warn!(task = %reader.context.shared.task, %source, "upstream breaks off again and again");
                 Err(ReturnReason::Unavailable)
@@ -59,6 +60,8 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
 
 enum ReadError {
     Upstream(UpstreamError),
+    /// Nobody has shown what opens it of late.
+    NoCredential,
     /// It breaks off again and again without a byte.
     Barren,
     Store,
@@ -99,7 +102,7 @@ impl Reader {
         }
     }
 
-    async fn read_source(&mut self, source: &Source) -> Result<(), ReadError> {
+    async fn read_source(&mut self, source: &Supply) -> Result<(), ReadError> {
         let mut barren = 0;
         while self.offset < self.end {
             let before = self.offset;
@@ -117,21 +120,8 @@ impl Reader {
     }
 
     /// Reads until the connection ends; says what broke it.
-    async fn one_connection(&mut self, source: &Source) -> Result<String, ReadError> {
-        let shared = self.context.shared.clone();
-        let upstream = self.context.upstreams.get(&source.registry);
-        let upstream = upstream
-            .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
-        let size = shared.geometry.size();
-        let body = upstream
-            .blob(
-                &source.repository,
-                &shared.task,
-                self.offset..self.end,
-                size,
-            )
-            .await
-            .map_err(ReadError::Upstream)?;
+    async fn one_connection(&mut self, source: &Supply) -> Result<String, ReadError> {
+        let body = self.open(source).await?;
         if !self.begun || !body.ranged {
             self.begun = true;
             self.context
@@ -159,6 +149,36 @@ impl Reader {
             self.take(chunk).await?;
         }
         Ok("end of the body".to_owned())
+    }
+
+    /// What is left of the read, from upstream: in the operator's name, or for what is not public in
+    /// the name of a caller whose credential upstream has just accepted.
+    async fn open(&self, source: &Supply) -> Result<BlobBody, ReadError> {
+        let Context {
+            upstreams,
+            shared,
+            wallet,
+            ..
+        } = &self.context;
+        let (range, size) = (self.offset..self.end, shared.geometry.size());
+        let opened = match source {
+            Supply::File(located) => upstreams.files().read(located, range, size).await,
+            Supply::Repository(source) => {
+                let upstream = upstreams.get(&source.registry);
+                let upstream = upstream
+                    .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
+                let (repository, digest) = (&source.repository, &shared.task);
+                match wallet {
+                    None => upstream.blob(repository, digest, range, size).await,
+                    Some(wallet) => {
+                        let shown = wallet.get(source).ok_or(ReadError::NoCredential)?;
+                        let caller = upstream.as_caller(shown);
+                        caller.blob(repository, digest, range, size).await
+                    }
+                }
+            }
+        };
+        opened.map_err(ReadError::Upstream)
     }
 
     /// Tells how much has come, now and then.
