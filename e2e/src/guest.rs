@@ -183,6 +183,25 @@ pub async fn is_open_in_plain_text(port: &Port) -> Result<bool> {
 
 /// What becomes of registering with the manager at `port` without a certificate.
 pub async fn register_as_stranger(port: &Port) -> Result<(), Status> {
+    register(stranger(port)?, Role::Mirror, "stranger").await
+}
+
+/// What becomes of a call with an empty message, by its path, without a certificate: of any kind,
+/// streams among them.
+pub async fn call_as_stranger(port: &Port, path: &str) -> Result<(), Status> {
+    let mut client = tonic::client::Grpc::new(stranger(port)?);
+    let away = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+    client.ready().await.map_err(away)?;
+    let path = path.parse().map_err(|_| Status::internal("no path"))?;
+    let once = futures_util::stream::iter([()]);
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let answered = client
+        .streaming(tonic::Request::new(once), path, codec)
+        .await?;
+    answered.into_inner().message().await.map(drop)
+}
+
+fn stranger(port: &Port) -> Result<Channel, Status> {
     let address = port.address;
     let connector = tower::service_fn(move |_: http::Uri| async move {
         let tls = encrypted(address, Protocol::Grpc).await;
@@ -190,8 +209,7 @@ pub async fn register_as_stranger(port: &Port) -> Result<(), Status> {
     });
     let endpoint = Endpoint::from_shared(port.url("https"));
     let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
-    let channel = endpoint.connect_with_connector_lazy(connector);
-    register(channel, Role::Mirror, "stranger").await
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
 async fn register(channel: Channel, role: Role, id: &str) -> Result<(), Status> {

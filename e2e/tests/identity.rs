@@ -8,9 +8,11 @@ use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, Shape, join_mirror, manager_settings, seeds};
 use darner_e2e::darner::{Darner, command, field, messages};
 use darner_e2e::guest::{
-    Guest, Port, is_open_in_plain_text, is_open_to_strangers, register_as_stranger,
+    Guest, Port, call_as_stranger, is_open_in_plain_text, is_open_to_strangers,
+    register_as_stranger,
 };
 use darner_e2e::midway;
+use darner_e2e::place;
 use darner_e2e::scene;
 use darner_e2e::skopeo::Skopeo;
 use darner_e2e::upstream::{NAME, Upstream};
@@ -75,6 +77,72 @@ fn nobody_without_a_certificate_gets_in_and_no_role_does_anothers_work() {
             );
         }
         mirror.register(&manager, Role::Mirror, "guest").await?;
+        Ok(())
+    });
+}
+
+/// Every call that is described in `proto/wire`.
+fn calls() -> Result<Vec<String>> {
+    let files = [
+        "manager.proto",
+        "identity.proto",
+        "scheduler.proto",
+        "peer.proto",
+    ];
+    let described = protox::compile(files, [place::workspace().join("proto/wire")])?;
+    let services = described.file.iter().flat_map(|file| {
+        let package = file.package();
+        file.service.iter().map(move |service| (package, service))
+    });
+    let calls = services.flat_map(|(package, service)| {
+        let methods = service.method.iter();
+        methods.map(move |method| format!("/{package}.{}/{}", service.name(), method.name()))
+    });
+    Ok(calls.collect())
+}
+
+/// All but the two calls by which one joins.
+#[test]
+fn no_call_is_answered_to_who_shows_no_certificate() {
+    const OPEN: [&str; 2] = ["/darner.v1.Authority/Prove", "/darner.v1.Authority/Join"];
+    scene::run("identity_calls", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let cluster = Cluster::start(scene, &upstream, SHAPE).await?;
+        let manager = Port::of(&cluster.manager, "manager")?;
+        let calls = calls()?;
+        ensure!(
+            OPEN.iter()
+                .all(|open| calls.iter().any(|call| call == open)),
+            "{calls:?}"
+        );
+        for call in &calls {
+            let refused = call_as_stranger(&manager, call).await.err();
+            let code = refused.map(|status| status.code());
+            let is_ours = call.contains(".Manager/") || call.contains(".Authority/");
+            let fits = match code {
+                Some(Code::Unauthenticated) => is_ours && !OPEN.contains(&&**call),
+                // What it says is looked at, and is nothing.
+                Some(Code::InvalidArgument | Code::FailedPrecondition) => OPEN.contains(&&**call),
+                Some(Code::Unimplemented) => !is_ours,
+                _ => false,
+            };
+            ensure!(fits, "{call} at the manager: {code:?}");
+        }
+        for port in ports(&cluster)?
+            .iter()
+            .filter(|port| port.address != manager.address)
+        {
+            for call in &calls {
+                let refused = call_as_stranger(port, call).await.err();
+                let code = refused.map(|status| status.code());
+                // Nobody is there to say more.
+                let cut = matches!(
+                    code,
+                    Some(Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+                );
+                ensure!(cut, "{call} at {}: {code:?}", port.name);
+            }
+        }
         Ok(())
     });
 }

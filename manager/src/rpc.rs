@@ -125,6 +125,8 @@ impl Manager for Rpc {
         request: Request<wire::RegisterRequest>,
     ) -> Result<Response<wire::RegisterReply>, Status> {
         let caller = Caller::of(&request);
+        // Before anything it says is looked at.
+        caller.require(MEMBERS)?;
         let request = request.into_inner();
         check_protocol(request.protocol)?;
         let host = request
@@ -145,6 +147,7 @@ impl Manager for Rpc {
         request: Request<wire::KeepAliveRequest>,
     ) -> Result<Response<wire::KeepAliveReply>, Status> {
         let caller = Caller::of(&request);
+        caller.require(MEMBERS)?;
         let request = request.into_inner();
         let key = key(&request.id, request.role())?;
         caller.require_member(key.role, &key.id)?;
@@ -170,6 +173,7 @@ impl Manager for Rpc {
         request: Request<wire::DeregisterRequest>,
     ) -> Result<Response<wire::DeregisterReply>, Status> {
         let caller = Caller::of(&request);
+        caller.require(MEMBERS)?;
         let request = request.into_inner();
         let key = key(&request.id, request.role())?;
         caller.require_member(key.role, &key.id)?;

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::problem::Problem;
 
@@ -23,7 +24,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let read = axum::Json::from_request(request, state).await;
+        // An object, by name: a list would otherwise be taken for its fields in order.
+        let read = axum::Json::<Map<String, Value>>::from_request(request, state).await;
         let refused = |refused: JsonRejection| {
             let status = match refused.status() {
                 // What is well-formed and means nothing is as wrong as what is not.
@@ -32,7 +34,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             };
             Problem::new(status, refused.body_text())
         };
-        read.map(|axum::Json(read)| Self(read)).map_err(refused)
+        let axum::Json(fields) = read.map_err(refused)?;
+        let parsed = serde_json::from_value(Value::Object(fields));
+        parsed
+            .map(Self)
+            .map_err(|error| Problem::bad_request(error.to_string()))
     }
 }
 

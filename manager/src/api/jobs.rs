@@ -46,7 +46,7 @@ pub(crate) struct ShownJob {
 
 /// Jobs, the latest first
 #[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(Page),
-    responses((status = 200, body = List<Summary>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<Summary>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
@@ -62,7 +62,7 @@ pub(crate) async fn list(
         description = "what the caller calls this request: asked again, it is answered with the same job")),
     responses((status = 201, body = ShownJob),
         (status = 200, body = ShownJob, description = "the job that the same request has begun before"),
-        (status = "4XX", body = Document)))]
+        (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -126,7 +126,7 @@ fn request_key(headers: &HeaderMap, caller: &Caller) -> Result<Option<RequestKey
 /// A job, with every image on every node
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
-    responses((status = 200, body = ShownJob), (status = "4XX", body = Document)))]
+    responses((status = 200, body = ShownJob), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn show(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -141,7 +141,7 @@ pub(crate) async fn show(
     params(("id" = String, Path, description = "The job's id")),
     responses((status = 200, content_type = "text/event-stream", body = String,
             description = "events `job`, each with a Summary, and `end` when it has ended; come again when it breaks off"),
-        (status = "4XX", body = Document)))]
+        (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn events(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -163,7 +163,7 @@ pub(crate) async fn events(
 /// Call off what a job has not done; what nodes hold they keep
 #[utoipa::path(post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
-    responses((status = 200, body = ShownJob), (status = "4XX", body = Document)))]
+    responses((status = 200, body = ShownJob), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn cancel(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -176,7 +176,7 @@ pub(crate) async fn cancel(
 /// Begin again with what failed in a job or was called off
 #[utoipa::path(post, path = "/api/v1/jobs/{id}/retry", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
-    responses((status = 200, body = ShownJob), (status = "4XX", body = Document)))]
+    responses((status = 200, body = ShownJob), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn retry(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -72,7 +72,7 @@ pub(crate) struct MadeJoinToken {
 
 /// Join tokens that are not over
 #[utoipa::path(get, path = "/api/v1/join-tokens", tag = "cluster", params(Page),
-    responses((status = 200, body = List<JoinTokenInfo>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<JoinTokenInfo>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
@@ -87,7 +87,7 @@ pub(crate) async fn list(
 
 /// Make a join token
 #[utoipa::path(post, path = "/api/v1/join-tokens", tag = "cluster", request_body = NewJoinToken,
-    responses((status = 201, body = MadeJoinToken), (status = "4XX", body = Document)))]
+    responses((status = 201, body = MadeJoinToken), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -124,7 +124,7 @@ pub(crate) async fn create(
 /// Revoke a join token; who joined with it stays
 #[utoipa::path(delete, path = "/api/v1/join-tokens/{id}", tag = "cluster",
     params(("id" = String, Path, description = "The token's id")),
-    responses((status = 204), (status = "4XX", body = Document)))]
+    responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn revoke(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -139,7 +139,7 @@ pub(crate) async fn revoke(
 /// Take a node's certificates back: within a minute every process refuses them
 #[utoipa::path(post, path = "/api/v1/nodes/{id}/revoke", tag = "cluster",
     params(("id" = String, Path, description = "The node's id")),
-    responses((status = 204), (status = "4XX", body = Document)))]
+    responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn revoke_node(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

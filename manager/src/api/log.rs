@@ -11,7 +11,7 @@ use crate::users::audit::{self, Line};
 
 /// Who changed what, the newest first
 #[utoipa::path(get, path = "/api/v1/audit", tag = "people", params(Page),
-    responses((status = 200, body = List<Line>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<Line>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,

@@ -49,7 +49,7 @@ pub(crate) struct Version {
 
 /// Mirrors and seeds
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "cluster", params(Page),
-    responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<Member>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn nodes(
     State(api): State<Api>,
     Query(page): Query<Page>,
@@ -59,7 +59,7 @@ pub(crate) async fn nodes(
 
 /// Seeds: mirrors that read upstream for the others
 #[utoipa::path(get, path = "/api/v1/seeds", tag = "cluster", params(Page),
-    responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<Member>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn seeds(
     State(api): State<Api>,
     Query(page): Query<Page>,
@@ -69,7 +69,7 @@ pub(crate) async fn seeds(
 
 /// Schedulers
 #[utoipa::path(get, path = "/api/v1/schedulers", tag = "cluster", params(Page),
-    responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<Member>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn schedulers(
     State(api): State<Api>,
     Query(page): Query<Page>,
@@ -79,7 +79,7 @@ pub(crate) async fn schedulers(
 
 /// The configuration told to members
 #[utoipa::path(get, path = "/api/v1/configuration", tag = "cluster",
-    responses((status = 200, body = Version), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Version), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn configuration(State(api): State<Api>) -> Json<Version> {
     let told = api.members.look(|membership| membership.told().clone());
     Json(Version {

@@ -170,7 +170,7 @@ pub(crate) struct Counted {
 
 /// The cluster at a glance
 #[utoipa::path(get, path = "/api/v1/overview", tag = "cluster",
-    responses((status = 200, body = Overview), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Overview), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn overview(State(api): State<Api>) -> Json<Overview> {
     Json(look(&api))
 }
@@ -179,7 +179,7 @@ pub(crate) async fn overview(State(api): State<Api>) -> Json<Overview> {
 #[utoipa::path(get, path = "/api/v1/overview/events", tag = "cluster",
     responses((status = 200, content_type = "text/event-stream", body = String,
             description = "events `overview`, each with an Overview; come again when it ends"),
-        (status = "4XX", body = Document)))]
+        (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn events(State(api): State<Api>) -> Result<Response, Problem> {
     let streams = api.streams.clone();
     let follow = move || {
@@ -191,7 +191,7 @@ pub(crate) async fn events(State(api): State<Api>) -> Result<Response, Problem> 
 
 /// What was served and read in the last half hour
 #[utoipa::path(get, path = "/api/v1/overview/past", tag = "cluster",
-    responses((status = 200, body = Past), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Past), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn past(State(api): State<Api>) -> Json<Past> {
     let items = api
         .tallies
@@ -201,7 +201,7 @@ pub(crate) async fn past(State(api): State<Api>) -> Json<Past> {
 
 /// Registries, as nodes see them
 #[utoipa::path(get, path = "/api/v1/upstreams", tag = "cluster",
-    responses((status = 200, body = Upstreams), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Upstreams), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn upstreams(State(api): State<Api>) -> Json<Upstreams> {
     Json(Upstreams {
         items: api.tallies.look(upstreams_of),
@@ -211,7 +211,7 @@ pub(crate) async fn upstreams(State(api): State<Api>) -> Json<Upstreams> {
 /// A node, with what it has counted
 #[utoipa::path(get, path = "/api/v1/nodes/{id}", tag = "cluster",
     params(("id" = String, Path, description = "The node's id")),
-    responses((status = 200, body = Node), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Node), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn node(
     State(api): State<Api>,
     Path(id): Path<String>,

@@ -42,7 +42,7 @@ pub(crate) struct ChangedUser {
 
 /// Accounts
 #[utoipa::path(get, path = "/api/v1/users", tag = "people", params(Page),
-    responses((status = 200, body = List<Account>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<Account>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
@@ -54,8 +54,8 @@ pub(crate) async fn list(
 
 /// Make an account
 #[utoipa::path(post, path = "/api/v1/users", tag = "people", request_body = NewUser,
-    responses((status = 201, body = Account), (status = 409, body = Document),
-        (status = "4XX", body = Document)))]
+    responses((status = 201, body = Account), (status = 409, body = Document, content_type = "application/problem+json"),
+        (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -86,7 +86,7 @@ pub(crate) async fn create(
 /// An account
 #[utoipa::path(get, path = "/api/v1/users/{name}", tag = "people",
     params(("name" = String, Path, description = "The account")),
-    responses((status = 200, body = Account), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Account), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn show(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -102,7 +102,7 @@ pub(crate) async fn show(
 #[utoipa::path(patch, path = "/api/v1/users/{name}", tag = "people", request_body = ChangedUser,
     params(("name" = String, Path, description = "The account"),
         ("If-Match" = String, Header, description = "The account's ETag")),
-    responses((status = 200, body = Account), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Account), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn change(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -131,7 +131,7 @@ pub(crate) async fn change(
 /// Remove an account, with its tokens and sessions
 #[utoipa::path(delete, path = "/api/v1/users/{name}", tag = "people",
     params(("name" = String, Path, description = "The account")),
-    responses((status = 204), (status = "4XX", body = Document)))]
+    responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

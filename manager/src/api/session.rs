@@ -62,8 +62,8 @@ pub(crate) struct Me {
 /// Make the first administrator, with the link that the manager printed
 #[utoipa::path(post, path = "/api/v1/setup", tag = "people", security(()),
     request_body = Setup,
-    responses((status = 201, body = Begun), (status = "4XX", body = Document),
-        (status = 503, body = Document)))]
+    responses((status = 201, body = Begun), (status = "4XX", body = Document, content_type = "application/problem+json"),
+        (status = 503, body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn setup(
     State(api): State<Api>,
     Json(setup): Json<Setup>,
@@ -88,8 +88,8 @@ pub(crate) async fn setup(
 /// Begin a session
 #[utoipa::path(post, path = "/api/v1/session", tag = "people", security(()),
     request_body = LogIn,
-    responses((status = 201, body = Begun), (status = "4XX", body = Document),
-        (status = 503, body = Document)))]
+    responses((status = 201, body = Begun), (status = "4XX", body = Document, content_type = "application/problem+json"),
+        (status = 503, body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn log_in(
     State(api): State<Api>,
     Json(log_in): Json<LogIn>,
@@ -115,7 +115,7 @@ pub(crate) async fn log_in(
 
 /// End the session
 #[utoipa::path(delete, path = "/api/v1/session", tag = "people",
-    responses((status = 204), (status = "4XX", body = Document)))]
+    responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn log_out(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -129,7 +129,7 @@ pub(crate) async fn log_out(
 
 /// Who calls
 #[utoipa::path(get, path = "/api/v1/me", tag = "people",
-    responses((status = 200, body = Me), (status = "4XX", body = Document)))]
+    responses((status = 200, body = Me), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn me(Extension(caller): Extension<Caller>) -> Answer<Me> {
     Answer(Me {
         user: caller.account.to_string(),

@@ -434,6 +434,9 @@ async fn guessing_passwords_becomes_slow_for_names_that_exist_or_not() {
         assert!(head.headers().contains_key(header::RETRY_AFTER));
     }
     assert_eq!(scene.log_in("operator", PASSWORD).await.0.status(), 201);
+    let in_order = json!(["operator", PASSWORD]);
+    let (head, _) = scene.ask("POST", "/api/v1/session", &[], in_order).await;
+    assert_eq!(head.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ const MAX_LABEL: usize = 128;
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewToken {
     /// What it is for.
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128)]
     pub(crate) label: String,
     /// What it may do at most; no more than its owner.
     pub(crate) role: Role,
@@ -43,7 +43,7 @@ pub(crate) struct MadeToken {
 
 /// The caller's tokens; everybody's for an administrator
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "people", params(Page),
-    responses((status = 200, body = List<TokenInfo>), (status = "4XX", body = Document)))]
+    responses((status = 200, body = List<TokenInfo>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -58,7 +58,7 @@ pub(crate) async fn list(
 
 /// Make a token of the caller's
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "people", request_body = NewToken,
-    responses((status = 201, body = MadeToken), (status = "4XX", body = Document)))]
+    responses((status = 201, body = MadeToken), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -73,8 +73,8 @@ pub(crate) async fn create(
         let why = format!("role: is above yours, {}", caller.role.as_str());
         return Err(Problem::forbidden(why));
     }
-    if new.label.is_empty() || new.label.len() > MAX_LABEL {
-        let why = format!("label: is not 1 to {MAX_LABEL} bytes");
+    if new.label.is_empty() || new.label.chars().count() > MAX_LABEL {
+        let why = format!("label: is not 1 to {MAX_LABEL} letters");
         return Err(Problem::bad_request(why));
     }
     let life = Duration::from_secs(new.expires_in_seconds);
@@ -97,7 +97,7 @@ pub(crate) async fn create(
 /// Revoke a token: anybody's for an administrator, else one's own
 #[utoipa::path(delete, path = "/api/v1/tokens/{id}", tag = "people",
     params(("id" = String, Path, description = "The token's id")),
-    responses((status = 204), (status = "4XX", body = Document)))]
+    responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn revoke(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

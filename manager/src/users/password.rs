@@ -19,7 +19,7 @@ pub const MAX_LENGTH: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
     /// Too short or too long.
-    #[error("password: must have {MIN_LENGTH} to {MAX_LENGTH} bytes")]
+    #[error("password: must have {MIN_LENGTH} to {MAX_LENGTH} letters")]
     Length,
     /// The library refuses.
     #[error("the password cannot be hashed: {0}")]
@@ -32,6 +32,11 @@ pub struct Passwords {
     places: Arc<Semaphore>,
     /// Of nobody's password: compared with for names that do not exist, so that they take as long.
     nobody: Arc<str>,
+}
+
+/// As people count, whatever they write with.
+fn letters(password: &Secret) -> usize {
+    password.reveal().chars().count()
 }
 
 impl Passwords {
@@ -52,7 +57,7 @@ impl Passwords {
     /// # Errors
     /// The password is too short or too long.
     pub async fn hash(&self, password: &Secret) -> Result<String, PasswordError> {
-        if !(MIN_LENGTH..=MAX_LENGTH).contains(&password.reveal().len()) {
+        if !(MIN_LENGTH..=MAX_LENGTH).contains(&letters(password)) {
             return Err(PasswordError::Length);
         }
         let password = password.clone();
@@ -64,7 +69,7 @@ impl Passwords {
         let exists = kept.is_some();
         let kept = kept.unwrap_or_else(|| self.nobody.to_string());
         let password = password.clone();
-        if password.reveal().len() > MAX_LENGTH {
+        if letters(&password) > MAX_LENGTH {
             return false;
         }
         let matches = self.work(move || match PasswordHash::new(&kept) {
@@ -105,4 +110,27 @@ fn hash(password: &str) -> Result<String, PasswordError> {
     hashed
         .map(|hash| hash.to_string())
         .map_err(|error| PasswordError::Hash(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn letters_are_counted_and_not_bytes() {
+        let passwords = Passwords::new().unwrap();
+        for (password, fits) in [
+            ("é".repeat(MIN_LENGTH - 1), false),
+            ("é".repeat(MIN_LENGTH), true),
+            ("é".repeat(MAX_LENGTH), true),
+            ("é".repeat(MAX_LENGTH + 1), false),
+        ] {
+            let password = Secret::new(password);
+            let hashed = passwords.hash(&password).await;
+            assert_eq!(hashed.is_ok(), fits);
+            if let Ok(kept) = hashed {
+                assert!(passwords.verify(&password, Some(kept)).await);
+            }
+        }
+    }
 }
