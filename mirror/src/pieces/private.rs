@@ -211,7 +211,7 @@ async fn follow(
         let link = private.prover.access().store().link(&source, &task);
         let link = link.filter(|link| !link.manifest);
         let size = link.ok_or(Refusal::NotHeld)?.size;
-        Ok((size, source))
+        Ok((size, source.into()))
     };
     let child = Child::named(node.as_str().as_bytes());
     availability::follow_or_begin(&private.serving, &task, child, found).await

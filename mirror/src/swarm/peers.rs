@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Supply};
 use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::invalid::Invalid;
-use darner_proto::name::Source;
 use darner_proto::peer::{
     Availability, BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT,
-    PRIVATE_PREFIX, ResolveReply, ResolveRequest, TICKET,
+    PRIVATE_PREFIX, ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
-use futures_util::Stream;
-use http::{HeaderValue, Method, Response, StatusCode};
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error};
@@ -58,7 +58,7 @@ pub struct Peers {
 struct Request {
     method: Method,
     path: String,
-    ticket: Option<HeaderValue>,
+    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -67,7 +67,7 @@ impl Request {
         Self {
             method,
             path,
-            ticket: None,
+            headers: HeaderMap::new(),
             body: Bytes::new(),
         }
     }
@@ -188,18 +188,20 @@ impl Peers {
         host: &Host,
         task: &TaskId,
         size: u64,
-        sources: &[Source],
+        sources: &[Supply],
     ) -> Result<impl Stream<Item = Result<Availability, PeerError>> + Send + use<>, PeerError> {
         let mut query = vec![("size", size.to_string())];
-        for source in sources {
+        for source in sources.iter().filter_map(Supply::repository) {
             query.push(("registry", source.registry.to_string()));
             query.push(("repository", source.repository.to_string()));
         }
         let query = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(query)
             .finish();
-        let asked = Request::new(Method::GET, format!("/tasks/{task}/availability?{query}"));
-        let response = self.about(host, task, sources.first(), asked).await?;
+        let mut asked = Request::new(Method::GET, format!("/tasks/{task}/availability?{query}"));
+        locate(&mut asked.headers, sources)?;
+        let source = sources.iter().find_map(Supply::repository);
+        let response = self.about(host, task, source, asked).await?;
         Ok(futures_util::stream::try_unfold(
             (response, BytesMut::new()),
             |(mut response, mut buffer)| async move {
@@ -207,6 +209,13 @@ impl Peers {
                 Ok(frame.map(|frame| (frame, (response, buffer))))
             },
         ))
+    }
+
+    /// The size of what `host` holds or is getting as `task`.
+    pub async fn size(&self, host: &Host, task: &TaskId) -> Result<u64, PeerError> {
+        let frames = self.availability(host, task, 0, &[]).await?;
+        let first = std::pin::pin!(frames).next().await;
+        Ok(first.ok_or(PeerError::NotHeld)??.size)
     }
 
     /// A run of the wanted pieces; which one, the peer chooses.
@@ -265,13 +274,10 @@ impl Peers {
         let mut request = http::Request::builder()
             .method(asked.method)
             .uri(uri)
-            .header(CHILD, self.me.clone());
-        if let Some(ticket) = asked.ticket {
-            request = request.header(TICKET, ticket);
-        }
-        let request = request
+            .header(CHILD, self.me.clone())
             .body(Full::new(asked.body))
             .map_err(|error| Invalid::new("peer's address", error.to_string()))?;
+        request.headers_mut().extend(asked.headers);
         let sent = self.client.request(request).await;
         let response = sent.map_err(PeerError::Unreachable)?;
         // An address may be another's by now.
@@ -282,6 +288,28 @@ impl Peers {
         }
         accepted(response)
     }
+}
+
+/// Tells where a file can be read. In headers, since a URL in the request's own might be logged.
+fn locate(headers: &mut HeaderMap, sources: &[Supply]) -> Result<(), Invalid> {
+    let located = sources.iter().find_map(|supply| match supply {
+        Supply::File(located) => Some(located),
+        Supply::Repository(_) => None,
+    });
+    let Some(located) = located else {
+        return Ok(());
+    };
+    let value = |text: &str| {
+        let value = HeaderValue::from_str(text);
+        value.map_err(|_| Invalid::new("file", "has a URL or validator that is no header"))
+    };
+    let mut url = value(&located.url)?;
+    url.set_sensitive(true);
+    headers.insert(FILE_URL, url);
+    if let Some(validator) = &located.validator {
+        headers.insert(FILE_VALIDATOR, value(&validator.to_string())?);
+    }
+    Ok(())
 }
 
 /// The next bytes of a body; `None` at its end.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use darner_proto::file::Supply;
 use darner_proto::id::HostId;
 use darner_proto::name::Source;
 use darner_proto::piece_map::{PieceRun, PieceSigner, TrustedSigners};
@@ -105,7 +106,7 @@ impl Context {
 /// What a download begins with.
 #[derive(Debug)]
 pub(super) struct Beginning {
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<Supply>,
     /// The lease it begins under, for a node that was told to read.
     pub(super) lease: Option<Lease>,
     /// Read upstream alone: what the swarm had did not have the digest.
@@ -118,6 +119,8 @@ struct Driver {
     links: HashMap<HostId, CancellationToken>,
     fetches: HashMap<u64, CancellationToken>,
     reads: HashMap<u64, CancellationToken>,
+    /// Downloads under way on this node when the task was last told.
+    beside: u32,
 }
 
 /// Runs the download to its end. The view's phase tells how it ended.
@@ -217,7 +220,7 @@ async fn download(
     let join = Join {
         task: shared.task,
         size: shared.geometry.size(),
-        sources: beginning.sources.clone(),
+        sources: repositories(&beginning.sources),
         held: held.clone(),
         lease: beginning.lease.as_ref().map(|lease| LeaseClaim {
             lease: lease.lease,
@@ -237,6 +240,7 @@ async fn download(
         actions.extend(driver.task.apply(Duration::ZERO, leased));
     }
     let ended = loop {
+        actions.extend(driver.share(started.elapsed()));
         if let Some(end) = driver.carry_out_all(actions).await {
             break end;
         }
@@ -269,7 +273,7 @@ async fn download(
 }
 
 impl Driver {
-    fn new(context: Context, held: PieceSet, sources: Vec<Source>) -> Self {
+    fn new(context: Context, held: PieceSet, sources: Vec<Supply>) -> Self {
         let me = context.swarm.me().id.clone();
         let (task, geometry) = (context.shared.task, context.shared.geometry);
         Self {
@@ -278,7 +282,17 @@ impl Driver {
             links: HashMap::new(),
             fetches: HashMap::new(),
             reads: HashMap::new(),
+            beside: 0,
         }
+    }
+
+    /// Tells the task how many downloads share this node, if that has changed.
+    fn share(&mut self, now: Duration) -> Vec<Action> {
+        let downloads = self.context.metrics.running().max(1);
+        if std::mem::replace(&mut self.beside, downloads) == downloads {
+            return Vec::new();
+        }
+        self.task.apply(now, Event::Beside { downloads })
     }
 
     /// Whoever the scheduler names as a signer counts; without a scheduler, whoever it named before
@@ -387,6 +401,12 @@ impl Driver {
             stop.cancel();
         }
     }
+}
+
+/// What a scheduler is told of where content can be read.
+fn repositories(sources: &[Supply]) -> Vec<Source> {
+    let repositories = sources.iter().filter_map(Supply::repository);
+    repositories.cloned().collect()
 }
 
 fn cancel<K: std::hash::Hash + Eq>(tokens: &mut HashMap<K, CancellationToken>, key: &K) {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use darner_proto::id::{Host, HostId, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::name::Source;
-use darner_proto::peer::{PrivateReply, PrivateRequest, ResolveReply, ResolveRequest, Target};
+use darner_proto::peer::{
+    PrivateReply, PrivateRequest, ResolveReply, ResolveRequest, TICKET, Target,
+};
 use darner_proto::wire;
 use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
@@ -102,10 +104,12 @@ impl Peers {
         host: &Host,
         task: &TaskId,
         source: Option<&Source>,
-        asked: Request,
+        mut asked: Request,
     ) -> Result<Response<Incoming>, PeerError> {
-        let ticket = self.ticket(host, task, source).await?;
-        let answer = self.answered(host, Request { ticket, ..asked }).await;
+        if let Some(ticket) = self.ticket(host, task, source).await? {
+            asked.headers.insert(TICKET, ticket);
+        }
+        let answer = self.answered(host, asked).await;
         if let (Err(PeerError::Status(403)), Some(permits)) = (&answer, &self.permits) {
             permits.forget(&(host.id.clone(), *task));
         }
