@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use darner_e2e::place;
 
 /// What each member may use of the others, other than for its own tests.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 8] = [
+    // For tests of the others.
+    ("mutate", &[]),
     ("proto", &[]),
     ("service", &["darner-proto"]),
     ("mirror", &["darner-proto", "darner-service"]),

@@ -89,4 +89,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn no_link_leads_anywhere_else() {
+        let good = [
+            r#"</v2/a/tags/list?last=v1&n=1>; rel="next""#,
+            r#"<https://other.test/v2/a/tags/list?last=x%20y>; rel=next"#,
+            r#"<?n=1>; rel="prev", </v2/a/tags/list?n=2>; rel="next""#,
+        ];
+        darner_mutate::each_text(&good, |text| {
+            if let Some(link) = rewrite(text, "/v2/a/tags/list", Some("reg.test")) {
+                assert!(link.starts_with("</v2/a/tags/list?"), "{text}: {link}");
+                assert_eq!(link.matches('>').count(), 1, "{text}: {link}");
+            }
+        });
+    }
 }

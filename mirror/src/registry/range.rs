@@ -150,4 +150,30 @@ mod tests {
             let _ = of(&range, size);
         }
     }
+
+    #[test]
+    fn no_range_leads_outside() {
+        let good = [
+            "bytes=0-5",
+            "bytes=5-",
+            "bytes=-5",
+            "bytes=0-1,3-4",
+            "bytes = 1 - 2",
+        ];
+        darner_mutate::each_text(&good, |text| {
+            let Ok(value) = axum::http::HeaderValue::from_str(text) else {
+                return;
+            };
+            let mut headers = HeaderMap::new();
+            headers.insert(axum::http::header::RANGE, value);
+            for size in [0, 1, 10, u64::MAX] {
+                if let Wanted::Part(part) = wanted(&headers, size, "\"e\"") {
+                    assert!(
+                        part.start < part.end && part.end <= size,
+                        "{text} of {size}"
+                    );
+                }
+            }
+        });
+    }
 }

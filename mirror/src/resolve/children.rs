@@ -191,4 +191,25 @@ mod tests {
             let _ = links(&bytes);
         }
     }
+
+    #[test]
+    fn manifests_as_nobody_writes_them_give_bounded_links() {
+        let digest = Digest::sha256(b"x");
+        let image = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{digest}","size":5}},"layers":[{{"digest":"{digest}","size":18446744073709551615}}]}}"#
+        );
+        let index = format!(
+            r#"{{"manifests":[{{"mediaType":"a/b","digest":"{digest}","size":-1,"platform":{{"os":"x"}}}}],"subject":{{"digest":"{digest}","size":1}}}}"#
+        );
+        let deep = "[".repeat(2000);
+        let good = [image.as_bytes(), index.as_bytes(), deep.as_bytes()];
+        darner_mutate::each(&good, |bytes| {
+            let links = links(bytes);
+            assert!(
+                links
+                    .iter()
+                    .all(|(_, link)| link.media_type.len() <= MAX_MEDIA_TYPE)
+            );
+        });
+    }
 }

@@ -318,4 +318,50 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn records_as_a_bad_disk_gives_them_are_read_or_not() {
+        let digest = Digest::sha256(b"x");
+        let link = LinkRecord {
+            manifest: true,
+            media_type: "a/b".to_owned(),
+            size: 5,
+        };
+        let run = PieceRun {
+            first: 0,
+            hashes: vec![[7; 32]; 3],
+            signer: "seed".parse().unwrap(),
+            signature: vec![9; 64],
+        };
+        let good = [
+            BlobRecord {
+                size: 1,
+                last_use: 2,
+            }
+            .encode(),
+            RepositoryRecord {
+                public_ms: Some(1),
+                used_ms: 2,
+            }
+            .encode(),
+            TagRecord {
+                digest,
+                checked_ms: 1,
+            }
+            .encode(),
+            link.encode(),
+            encode_runs(&[run]),
+        ];
+        let good: Vec<_> = good.iter().map(Vec::as_slice).collect();
+        darner_mutate::each(&good, |bytes| {
+            let _ = BlobRecord::decode(bytes);
+            let _ = ScrubPass::decode(bytes);
+            let _ = RepositoryRecord::decode(bytes);
+            let _ = TagRecord::decode(bytes);
+            let _ = LinkRecord::decode(bytes);
+            for run in decode_runs(bytes, 3).into_iter().flatten() {
+                assert!(run.indexes().end <= 3);
+            }
+        });
+    }
 }

@@ -285,4 +285,19 @@ mod tests {
             prop_assert_eq!(after.held.len(), noted.held.len() + 1);
         }
     }
+
+    #[test]
+    fn journals_as_a_bad_disk_gives_them_end_where_they_are_bad() {
+        let digest = Digest::sha256(b"x");
+        let mut begin = vec![VERSION];
+        begin.extend(SIZE.to_be_bytes());
+        begin.extend(digest.to_wire());
+        let begin = record(BEGIN, &begin);
+        let noted = [&begin[..], &record(BEGIN + 1, b"payload")[..]].concat();
+        darner_mutate::each(&[&begin, &noted], |bytes| {
+            if let Some((_, end)) = parse(bytes, &digest, SIZE) {
+                assert!(end <= bytes.len() as u64 && end >= begin.len() as u64);
+            }
+        });
+    }
 }

@@ -446,4 +446,18 @@ mod tests {
             let _ = split_frame(&mut BytesMut::from(&bytes[..]));
         }
     }
+
+    #[test]
+    fn frames_as_no_peer_of_ours_sends_them() {
+        let good = [
+            encode_frame(&frame(1 << 20, true)),
+            encode_frame(&frame(3 << 20, false)),
+        ];
+        darner_mutate::each(&[&good[0], &good[1]], |bytes| {
+            let mut buffer = BytesMut::from(bytes);
+            while let Ok(Some(frame)) = split_frame(&mut buffer) {
+                assert!(frame.size <= darner_proto::geometry::MAX_SIZE);
+            }
+        });
+    }
 }

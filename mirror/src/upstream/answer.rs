@@ -275,4 +275,23 @@ mod tests {
             let _ = content_range(&text);
         }
     }
+
+    #[test]
+    fn manifests_and_ranges_as_no_registry_sends_them() {
+        let good = [
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#,
+            r#"{"schemaVersion":1,"signatures":[{"header":{"jwk":{}}}]}"#,
+            "bytes 0-5/10",
+            "bytes */10",
+            "bytes 5-9/*",
+        ];
+        darner_mutate::each_text(&good, |text| {
+            if let Some((range, Some(size))) = content_range(text) {
+                assert!(range.start <= range.end && range.end <= size, "{text}");
+            }
+            if let Ok(media_type) = manifest_type(&HeaderMap::new(), text.as_bytes()) {
+                assert!(http::HeaderValue::from_str(&media_type).is_ok(), "{text}");
+            }
+        });
+    }
 }

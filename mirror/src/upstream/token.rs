@@ -310,3 +310,46 @@ impl Grant {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_challenge_leads_to_a_host_that_is_not_vetted() {
+        let name = "r.example".parse().unwrap();
+        let origin = Origin::new(&name, "https://r.example").unwrap();
+        let good = [
+            r#"Bearer realm="https://r.example/token",service="r.example",scope="repository:a:pull""#,
+            r#"Basic realm="r", Bearer realm="https://auth.r.example/t",service=x"#,
+            r#"Bearer realm="https://evil.test/token",error="insufficient_scope""#,
+            "Negotiate abc==, Basic realm=x",
+        ];
+        darner_mutate::each_text(&good, |text| {
+            let Ok(value) = HeaderValue::from_str(text) else {
+                return;
+            };
+            let _ = Challenge::is_vetted(&origin, &value);
+            let headers = std::iter::once((WWW_AUTHENTICATE, value)).collect();
+            if let Ok(Some(Challenge::Bearer { service_url, .. })) =
+                Challenge::of(&origin, &headers)
+            {
+                let host = service_url.host_str().unwrap_or_default();
+                assert!(host.ends_with("r.example"), "{text}: {service_url}");
+                assert_eq!(service_url.scheme(), "https", "{text}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_without_being_quoted() {
+        let good = [
+            &br#"{"token":"canary","expires_in":300,"issued_at":"2026-01-01T00:00:00Z"}"#[..],
+            br#"{"access_token":"canary","refresh_token":"canary"}"#,
+        ];
+        darner_mutate::each(&good, |bytes| match Grant::from_reply(bytes) {
+            Ok(grant) => assert!(grant.life <= MAX_LIFE && grant.header.is_sensitive()),
+            Err(fault) => assert!(!format!("{fault} {fault:?}").contains("canary")),
+        });
+    }
+}

@@ -326,3 +326,27 @@ proptest! {
         prop_assert_eq!(settings.shutdown.grace, duration);
     }
 }
+
+#[test]
+fn files_of_settings_as_nobody_writes_them_are_read_or_all_their_faults_named() {
+    let good = [
+        "data_dir = \"/d\"\n[registry]\nlisten = \"127.0.0.1:1\"\nfirst_byte_timeout = \"9s\"\n",
+        "[[upstream]]\nname = \"a.example\"\nurl = \"https://a.example\"\nmirrors = [\"https://m.example/x\"]\n",
+        "[node]\nid = \"n\"\nlabels = { zone = \"a\" }\n[store]\ncapacity = \"5GiB\"\n",
+        "[scheduler]\naddresses = [\"http://b:1\"]\n[manager]\naddress = \"https://m:7424\"\n",
+    ];
+    let given = given("");
+    let path = given.sources.file.clone().unwrap();
+    let mut count = 0;
+    darner_mutate::each_text(&good, |text| {
+        // Each is a file to write and to read.
+        count += 1;
+        if count % 40 != 0 {
+            return;
+        }
+        fs::write(&path, text).unwrap();
+        if let Err(error) = load(Command::Mirror, &given.sources) {
+            assert!(!error.faults.is_empty(), "{text}");
+        }
+    });
+}

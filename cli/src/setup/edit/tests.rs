@@ -191,3 +191,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn files_as_nobody_leaves_them_are_refused_or_come_back() {
+    let good = [
+        "server = \"https://a.example\"\n\n[host.\"https://m.example\"]\n  capabilities = [\"pull\"]\n",
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"\" # empty\n",
+        "version = 3\r\n[plugins.'io.containerd.cri.v1.images'.registry]\r\n",
+        "{\n  \"registry-mirrors\": [\"https://a.example\"],\n  \"x\": {\"y\": [1]}\n}\n",
+        "mirrors:\n  docker.io:\n    endpoint:\n      - \"https://a.example\"\nconfigs: {}\n",
+        "mirrors: {\"*\": {endpoint: [a]}} # flow\n",
+        "unqualified-search-registries = [\"a\"]\n[[registry]]\nprefix = \"a\"\nlocation = \"a\"\n",
+    ];
+    darner_mutate::each_text(&good, |text| {
+        if let Ok(adopted) = hosts::adopt(text, MIRROR) {
+            assert!(hosts::names(&adopted, MIRROR).unwrap());
+            assert!(hosts::strip(&adopted).is_ok(), "{adopted}");
+        }
+        let _ = toml::Registries::read(text);
+        if let Ok(edited) = toml::set_config_path(text) {
+            assert!(toml::unset(&edited).is_ok(), "{edited}");
+        }
+        if let Ok(added) = json::add(Some(text), MIRROR) {
+            assert!(json::strip(&added, MIRROR).is_ok(), "{added}");
+        }
+        if let Ok(added) = yaml::add(text, &["*".to_owned()], MIRROR) {
+            assert!(yaml::strip(&added).is_ok(), "{added}");
+        }
+    });
+}

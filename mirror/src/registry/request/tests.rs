@@ -275,3 +275,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn requests_as_nobody_sends_them_are_refused_or_have_names_of_the_grammar() {
+    let blob = format!("/v2/library/debian/blobs/sha256:{HEX}?ns=docker.io");
+    let referrers = format!("/v2/reg.test/a/referrers/sha256:{HEX}?artifactType=a%2Fb");
+    let good = [
+        "/v2/",
+        "/v2/debian/manifests/latest",
+        "/v2/127.0.0.1:5000/a/b/tags/list?n=5&last=v1",
+        &blob,
+        &referrers,
+    ];
+    let digits = format!("%2e%2e%2f{}", "a/".repeat(40));
+    darner_mutate::each_text(&[&good[..], &[&*digits]].concat(), |text| {
+        let Ok(uri) = text.parse::<Uri>() else { return };
+        let default: RegistryName = "docker.io".parse().unwrap();
+        let registries = Registries {
+            known: |name: &RegistryName| name.as_str() != "a",
+            default: &default,
+        };
+        if let Ok(Asked::Of(question)) = parse(&uri, registries) {
+            let repository = question.source.repository.to_string();
+            assert_eq!(repository.parse(), Ok(question.source.repository.clone()));
+            assert_ne!(question.source.registry.as_str(), "a", "{text}");
+        }
+    });
+}
