@@ -171,6 +171,11 @@ impl Task {
         &self.held
     }
 
+    /// Whether the piece is here, or what it must hash to is known.
+    pub fn knows(&self, index: u32) -> bool {
+        self.held.contains(index) || self.is_expected(index)
+    }
+
     /// Whether clients of this node read along.
     pub fn has_readers(&self) -> bool {
         !self.cursors.is_empty()

@@ -131,7 +131,7 @@ pub enum Action {
         /// The request.
         request: u64,
         /// The parent.
-        parent: Host,
+        parent: Arc<Host>,
         /// Which pieces would do, and what they must hash to.
         want: BTreeMap<u32, Arc<PieceRun>>,
     },
