@@ -28,6 +28,7 @@ use crate::shutdown::Shutdown;
 mod caller;
 mod connector;
 mod files;
+mod gather;
 pub mod issued;
 mod join;
 mod live;
@@ -49,6 +50,7 @@ pub use peer::{Peer, PeerRole};
 pub use stream::{Caller, Stream};
 pub use tls::{Callers, Protocol};
 
+use gather::Gathered;
 use live::Live;
 
 /// A handshake is two messages each way; who takes longer is not in earnest.
@@ -305,7 +307,7 @@ impl Inner {
             (Protocol::Grpc, Callers::Joining) => &current.joining,
             (Protocol::Http1, _) => &current.http1,
         };
-        let handshake = TlsAcceptor::from(config.clone()).accept(tcp);
+        let handshake = TlsAcceptor::from(config.clone()).accept(Gathered::new(tcp));
         let tls = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_| Refused::Timeout)?

@@ -68,6 +68,9 @@ impl Task {
 
     /// Requests at once, over all parents: this download's part of the node's.
     fn at_once(&self) -> usize {
+        if self.gives_way {
+            return 1;
+        }
         let part = MAX_REQUESTS / self.beside.max(1);
         part.max(LEAST_REQUESTS) as usize
     }
