@@ -91,6 +91,11 @@ impl Link {
 }
 
 impl Task {
+    /// Whether the piece is here, or what it must hash to is known.
+    pub fn knows(&self, index: u32) -> bool {
+        self.held.contains(index) || self.is_expected(index)
+    }
+
     /// The scheduler's list replaces the one before. A parent that is sending stays until it is
     /// done: what is in flight is not thrown away.
     pub(super) fn set_parents(&mut self, parents: Vec<Parent>, out: &mut Vec<Action>) {
