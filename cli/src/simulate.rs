@@ -54,7 +54,7 @@ const PATIENCE: (f64, Duration) = (20.0, Duration::from_secs(120));
     slow=5%*0.5         hosts with this part of the upload rate\n  \
     liars=20%           hosts that send wrong bytes for every piece\n  \
     boasters=5%         hosts that say they have everything and have nothing\n  \
-    scheduler@4s        the scheduler restarts without memory\n  \
+    scheduler@4s        the (first) scheduler restarts without memory\n  \
     seed@4s             a seed dies\n  \
     upstream@4s         upstream can no longer be reached\n\n\
     Kraken's published shape:\n  \
@@ -83,6 +83,9 @@ pub(crate) struct Args {
     /// Seeds
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=64))]
     seeds: u16,
+    /// Schedulers, among which the contents are divided
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    schedulers: u16,
     /// What upstream sends in a second, to all readers together
     #[arg(long, value_name = "BYTES/s", default_value = "1GB/s", value_parser = parse_rate)]
     upstream: u64,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::digest::Digest;
 use crate::invalid::Invalid;
@@ -18,9 +19,9 @@ const MAX_HOST_ID: usize = 253;
 /// More labels than this on one host are refused.
 const MAX_LABELS: usize = 32;
 
-/// A process of the cluster, by the name its operator gave it.
+/// A process of the cluster, by the name its operator gave it. Clones share the name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostId(String);
+pub struct HostId(Arc<str>);
 
 /// What a process does in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,7 +91,7 @@ impl FromStr for HostId {
                 "is not 1 to 253 letters, digits, '.', '-' and '_'",
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -149,7 +150,7 @@ impl TryFrom<wire::Role> for Role {
 impl From<&Host> for wire::Host {
     fn from(host: &Host) -> Self {
         Self {
-            id: host.id.0.clone(),
+            id: host.id.0.to_string(),
             address: host.address.clone(),
             role: wire::Role::from(host.role).into(),
             labels: host.labels.clone().into_iter().collect(),

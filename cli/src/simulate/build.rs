@@ -6,7 +6,7 @@ use std::time::Duration;
 use darner_mirror::swarm::sessions::{Input, Sessions};
 use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
-use darner_proto::id::{Host, HostId, Role, SigningKey};
+use darner_proto::id::{Host, Role, SigningKey};
 use darner_proto::name::Source;
 
 use super::attendance::Attendance;
@@ -29,14 +29,13 @@ impl World {
     /// The world, and when pulls begin.
     pub(super) fn new(plan: Plan) -> Result<(Self, Time), darner_proto::invalid::Invalid> {
         let begins = nanos(plan.settle) + 2 * ATTEND;
-        let scheduler: HostId = "scheduler".parse()?;
         let mut world = Self {
             queue: Queue::new(),
             network: Network::new(plan.latency.0),
             nodes: Vec::new(),
             contents: contents(&plan)?,
             exchanges: Exchanges::default(),
-            attendance: Attendance::new(scheduler),
+            attendance: Attendance::new(plan.schedulers)?,
             counts: Counts::default(),
             upstream_off: false,
             todo: VecDeque::new(),
@@ -69,7 +68,7 @@ impl World {
                 nature: Nature::Honest,
                 gone: None,
                 sessions: Sessions::default(),
-                session: None,
+                sessions_with: vec![None; usize::from(self.plan.schedulers)],
                 last_heartbeat: 0,
                 downloads: BTreeMap::new(),
                 offers: BTreeMap::new(),
@@ -81,8 +80,8 @@ impl World {
                 finished: None,
                 failed: false,
             };
-            let schedulers = vec![(self.attendance.id.clone(), String::new())];
-            node.sessions.apply(Input::Schedulers(schedulers));
+            let schedulers = Input::Schedulers(self.attendance.view());
+            node.sessions.apply(schedulers);
             self.nodes.push(node);
             self.network.add(self.plan.up, self.plan.down);
         }
@@ -148,8 +147,10 @@ impl World {
 
     /// When everybody attends and asks, and the clocks.
     fn schedule(&mut self, begins: Time) {
-        self.scheduler_starts();
-        self.queue.at(0, Event::SchedulerTick);
+        for number in self.attendance.numbers() {
+            self.scheduler_starts(number);
+            self.queue.at(0, Event::SchedulerTick(number));
+        }
         let seeds = self.plan.seeds;
         let join = nanos(self.plan.join);
         for number in 0..self.nodes.len() {
@@ -167,7 +168,9 @@ impl World {
                 let spread = self.plan.chance.below(ATTEND) + 1;
                 spread.max(asks.saturating_sub(BEFORE + ATTEND))
             };
-            self.queue.at(attends, Event::Attend(host));
+            for scheduler in self.attendance.numbers() {
+                self.queue.at(attends, Event::Attend(host, scheduler));
+            }
             let phase = self.plan.chance.below(Self::TICK);
             self.queue.at(attends + phase, Event::Tick(host));
             if !seed {

@@ -135,6 +135,7 @@ impl World {
             return;
         }
         self.heartbeat(host);
+        self.todo.push_back(Todo::Input(host, Input::Turn));
         self.tick_streams(host);
         self.tick_exchanges(host);
         let contents = self.nodes[host as usize].downloads.keys();

@@ -7,6 +7,7 @@ use darner_mirror::task::state::RequestEnd;
 use darner_proto::id::Role;
 use darner_proto::scheduler::{FailureKind, ReturnReason};
 
+use super::attendance::SchedulerNumber;
 use super::node::Gone;
 use super::queue::Time;
 use super::world::{Event, World};
@@ -15,6 +16,8 @@ use super::world::{Event, World};
 const RESTART: Time = 1_000_000_000;
 /// Hosts dial a scheduler again within this time.
 const REDIAL: Time = 1_000_000_000;
+/// Of several schedulers, the one that restarts.
+const FIRST: SchedulerNumber = 0;
 /// A reader notices that upstream is gone.
 const READ_BREAKS: Time = 500_000_000;
 
@@ -134,15 +137,15 @@ impl World {
         match failing {
             Failing::Host(host, how) => self.host_fails(host, how),
             Failing::Scheduler => {
-                self.scheduler_stops();
+                self.scheduler_stops(FIRST);
                 self.queue
                     .after(RESTART, Event::Fault(Failing::SchedulerBack));
             }
             Failing::SchedulerBack => {
-                self.scheduler_starts();
+                self.scheduler_starts(FIRST);
                 for host in 0..self.upstream() {
                     let wait = self.plan.chance.below(REDIAL);
-                    self.queue.after(wait, Event::Attend(host));
+                    self.queue.after(wait, Event::Attend(host, FIRST));
                 }
             }
             Failing::Upstream => {

@@ -57,7 +57,8 @@ pub(super) struct Node {
     pub(super) nature: Nature,
     pub(super) gone: Option<Gone>,
     pub(super) sessions: Sessions,
-    pub(super) session: Option<SessionId>,
+    /// The open session with each scheduler.
+    pub(super) sessions_with: Vec<Option<SessionId>>,
     pub(super) last_heartbeat: Time,
     pub(super) downloads: BTreeMap<ContentId, Download>,
     pub(super) offers: BTreeMap<ContentId, Offer>,

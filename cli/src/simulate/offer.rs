@@ -214,8 +214,16 @@ impl World {
             return;
         };
         parents[at].heard = now;
+        // Nothing of it is new, and a task makes nothing of what it knows.
+        let held = download.task.held();
+        let has = |range: &Range<u32>| held.end_of_run(range.start) >= range.end;
+        if !news.complete && !news.available.is_empty() && news.available.iter().all(has) {
+            return;
+        }
         let signers = &download.signers;
+        let task = &download.task;
         let runs = news.statements.iter();
+        let runs = runs.filter(|(_, run)| !task.knows(run.first));
         let runs = runs.map(|(signer, run)| (run.clone(), signers.contains(signer)));
         let runs = runs.collect();
         if news.complete {

@@ -15,6 +15,7 @@ pub(super) const SETTLE: Duration = Duration::from_secs(1);
 pub(super) struct Plan {
     pub(super) peers: usize,
     pub(super) seeds: usize,
+    pub(super) schedulers: u16,
     pub(super) zones: u16,
     /// The bytes of each content, image by image.
     pub(super) layers: Vec<u64>,
@@ -50,6 +51,7 @@ impl Plan {
         Ok(Self {
             peers: args.peers,
             seeds: usize::from(args.seeds),
+            schedulers: args.schedulers,
             zones: args.zones,
             layers: (0..images)
                 .flat_map(|_| split(args.size, layers as u64))

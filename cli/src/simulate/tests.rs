@@ -131,6 +131,21 @@ fn a_scheduler_that_restarts_costs_no_read() {
     assert_eq!(number(&report, "/upstream_ratio"), 1.0);
 }
 
+/// Contents are divided among them; those of the one that restarts move to the others and back.
+#[test]
+fn several_schedulers_and_the_restart_of_one_cost_no_read() {
+    let shape = "--peers 30 --size 150MB --layers 4 --schedulers 3 --up-link 60MB/s";
+    for faults in ["", "--fault scheduler@1s"] {
+        let report = run(&format!("{shape} {faults}"));
+        assert!(
+            number(&report, "/completion_s/p50") > 1.0,
+            "it was over before"
+        );
+        assert!(report.is_complete());
+        assert_eq!(number(&report, "/upstream_ratio"), 1.0, "{faults}");
+    }
+}
+
 #[test]
 fn late_hosts_are_served_by_those_who_have_it() {
     let report = run("--peers 30 --size 64MB --join 5s");
@@ -148,6 +163,7 @@ fn flags_out_of_bounds_are_refused() {
         "--latency 2ms,1ms",
         "--fault flood=1%",
         "--join soon",
+        "--schedulers 0",
     ] {
         let line = std::iter::once("simulate").chain(flags.split_whitespace());
         assert!(Line::try_parse_from(line).is_err(), "{flags}");

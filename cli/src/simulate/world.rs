@@ -10,7 +10,7 @@ use darner_mirror::task::state::{Action, Event as TaskEvent, RequestEnd};
 use darner_proto::scheduler::{FailureKind, NodeMessage, SchedulerMessage};
 use darner_scheduler::swarm::SessionId;
 
-use super::attendance::Attendance;
+use super::attendance::{Attendance, SchedulerNumber};
 use super::count::Counts;
 use super::exchange::{ExchangeId, Exchanges};
 use super::fault::Failing;
@@ -30,9 +30,9 @@ pub(super) enum Event {
     Tick(u32),
     /// A download has asked to be woken.
     Wake(u32, ContentId),
-    SchedulerTick,
-    /// A host's session with the scheduler opens.
-    Attend(u32),
+    SchedulerTick(SchedulerNumber),
+    /// A host's session with a scheduler opens.
+    Attend(u32, SchedulerNumber),
     ToScheduler(SessionId, Box<NodeMessage>),
     FromScheduler(SessionId, Box<SchedulerMessage>),
     /// A child's request for an availability stream arrives.
@@ -118,8 +118,8 @@ impl World {
             Event::Begin(host) => self.begin(host),
             Event::Tick(host) => self.tick(host),
             Event::Wake(host, content) => self.wake(host, content),
-            Event::SchedulerTick => self.scheduler_tick(),
-            Event::Attend(host) => self.attend(host),
+            Event::SchedulerTick(number) => self.scheduler_tick(number),
+            Event::Attend(host, number) => self.attend(host, number),
             Event::ToScheduler(session, message) => self.scheduler_hears(session, *message),
             Event::FromScheduler(session, message) => self.node_hears(session, *message),
             Event::Subscribe {

@@ -103,7 +103,7 @@ fn judged(context: &Context, run: PieceRun) -> (Arc<PieceRun>, bool) {
 pub(super) async fn fetch(
     context: Context,
     request: u64,
-    parent: Host,
+    parent: Arc<Host>,
     want: BTreeMap<u32, Arc<PieceRun>>,
 ) {
     let end = match run_of_pieces(&context, request, &parent, &want).await {

@@ -23,7 +23,7 @@ const DROPPED_FOR: Duration = Duration::from_secs(5);
 /// One parent.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) host: Host,
+    pub(super) host: Arc<Host>,
     /// Its place in the scheduler's order, best first.
     pub(super) order: usize,
     stream: Stream,
@@ -58,7 +58,7 @@ enum Stream {
 }
 
 impl Link {
-    fn new(host: Host, order: usize, pieces: u32) -> Self {
+    fn new(host: Arc<Host>, order: usize, pieces: u32) -> Self {
         Self {
             host,
             order,
@@ -91,6 +91,11 @@ impl Link {
 }
 
 impl Task {
+    /// Whether the piece is here, or what it must hash to is known.
+    pub fn knows(&self, index: u32) -> bool {
+        self.held.contains(index) || self.is_expected(index)
+    }
+
     /// The scheduler's list replaces the one before. A parent that is sending stays until it is
     /// done: what is in flight is not thrown away.
     pub(super) fn set_parents(&mut self, parents: Vec<Parent>, out: &mut Vec<Action>) {
@@ -133,7 +138,7 @@ impl Task {
         if host.id == self.me {
             return;
         }
-        let link = Link::new(host.clone(), order, self.geometry.pieces());
+        let link = Link::new(Arc::new(host.clone()), order, self.geometry.pieces());
         self.links.insert(host.id.clone(), link);
         out.push(Action::Subscribe(host));
     }
@@ -183,7 +188,7 @@ impl Task {
             link.untrusted.clear();
             link.stream = Stream::Open;
             out.push(Action::Unsubscribe(link.host.id.clone()));
-            out.push(Action::Subscribe(link.host.clone()));
+            out.push(Action::Subscribe(Host::clone(&link.host)));
         }
     }
 
@@ -244,7 +249,7 @@ impl Task {
             };
             if due {
                 link.stream = Stream::Open;
-                out.push(Action::Subscribe(link.host.clone()));
+                out.push(Action::Subscribe(Host::clone(&link.host)));
             }
         }
     }
@@ -264,7 +269,7 @@ impl Task {
         link.strikes += 1;
         let wrong = matches!(kind, FailureKind::WrongBytes | FailureKind::WrongLength);
         if kind == FailureKind::WrongBytes {
-            out.push(Action::Doubt(link.host.clone()));
+            out.push(Action::Doubt(Host::clone(&link.host)));
         }
         if wrong || link.strikes >= MAX_STRIKES {
             let until = (!wrong).then_some(now + DROPPED_FOR);
