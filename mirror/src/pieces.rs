@@ -51,6 +51,7 @@ use crate::resolve::Resolver;
 use crate::store::{Content, Span, Store};
 use crate::task::Tasks;
 use crate::task::shared::Shared;
+use crate::upstream::files::Files;
 use desk::{Desk, Slot, Turned};
 use paced::paced;
 use uploads::{Child, Holding};
@@ -77,6 +78,8 @@ pub struct Serving {
     pub tasks: Tasks,
     /// Repositories' records.
     pub resolver: Resolver,
+    /// Which files may be read for others.
+    pub files: Files,
     /// Signs the map of content whose map was lost.
     pub signer: Arc<PieceSigner>,
     /// A seed begins what it is asked for and does not have.
@@ -249,7 +252,7 @@ async fn send_run(
     headers: HeaderMap,
     Extension(outlet): Extension<Outlet>,
 ) -> Result<Response, Refusal> {
-    let task: Digest = task.parse()?;
+    let task = Digest::parse_key(&task)?;
     let query = query.unwrap_or_default();
     let want = want::parse(query.strip_prefix("want=").unwrap_or_default())?;
     let held = serving.held(&task).ok_or(Refusal::NotHeld)?;
@@ -291,7 +294,7 @@ async fn doubt(
     State(serving): State<Serving>,
     Path(task): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    let task: Digest = task.parse()?;
+    let task = Digest::parse_key(&task)?;
     // The check reads the whole content; the store bounds how often it does that.
     let store = serving.store.clone();
     serving

@@ -12,12 +12,12 @@
 
 mod admission;
 mod blobs;
-mod keep;
+pub(crate) mod keep;
 mod link;
 mod metrics;
 mod outgoing;
 mod private;
-mod range;
+pub(crate) mod range;
 mod referrers;
 mod refusal;
 mod relay;
@@ -33,6 +33,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::request::Parts as Head;
 use darner_proto::piece_map::PieceSigner;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
@@ -40,7 +43,8 @@ use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
 use crate::access::Access;
-use crate::listen::{self, ListenMetrics};
+use crate::files::FileFront;
+use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
@@ -67,6 +71,8 @@ pub struct Parts {
     pub access: Option<Access>,
     /// What is kept is signed with.
     pub signer: Arc<PieceSigner>,
+    /// What is no image.
+    pub files: FileFront,
 }
 
 /// The front end, listening.
@@ -74,8 +80,19 @@ pub struct Parts {
 pub struct Registry {
     listener: TcpListener,
     address: SocketAddr,
-    front: Front,
+    front: Arc<Front>,
     shutdown: Shutdown,
+}
+
+/// The content of images, for who is asked for it elsewhere than at the listener. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Images(Arc<Front>);
+
+impl Images {
+    /// Answers a request as the listener would.
+    pub(crate) async fn answer(&self, parts: Head, outlet: &Outlet) -> Response<Body> {
+        self.0.respond(parts, outlet).await.map(Body::new)
+    }
 }
 
 /// The front end cannot listen.
@@ -109,6 +126,7 @@ impl Registry {
             upstreams,
             access,
             signer,
+            files,
         } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
@@ -128,6 +146,7 @@ impl Registry {
             metrics: RegistryMetrics::new(metrics),
             access,
             keeping: Keeping::new(signer),
+            files,
             confined: address.ip().is_loopback(),
             not_public: moka::future::Cache::builder()
                 .max_capacity(NOT_PUBLIC)
@@ -137,7 +156,7 @@ impl Registry {
         Ok(Self {
             listener,
             address,
-            front,
+            front: Arc::new(front),
             shutdown: shutdown.clone(),
         })
     }
@@ -145,6 +164,16 @@ impl Registry {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What answers for files.
+    pub(crate) fn files(&self) -> FileFront {
+        self.front.files.clone()
+    }
+
+    /// What it answers from.
+    pub(crate) fn images(&self) -> Images {
+        Images(self.front.clone())
     }
 
     /// Serves until the process drains; requests that are being answered go on as tasks of the

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
-use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
@@ -22,10 +21,13 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::{Access, NoRandom};
 use crate::bandwidth::Bandwidth;
+use crate::figures::Counted;
+use crate::files::FileFront;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
+use crate::proxy::Proxy;
 use crate::registry::{self, Registry, RegistryError};
 use crate::repair::Repair;
 use crate::resolve::Resolver;
@@ -41,6 +43,7 @@ use crate::upstream::{UpstreamError, Upstreams};
 #[derive(Debug)]
 pub struct Mirror {
     registry: Registry,
+    proxy: Option<Proxy>,
     pieces: Pieces,
     pieces_address: SocketAddr,
     tasks: Tasks,
@@ -49,7 +52,7 @@ pub struct Mirror {
     swarm: Swarm,
     preheat: Preheat,
     repair: Repair,
-    orders: Orders,
+    counted: Counted,
     listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
@@ -96,6 +99,15 @@ pub enum StartError {
     /// The registry front end cannot be bound.
     #[error("the registry front end cannot be bound; set [registry] listen to a free address")]
     Registry(#[source] RegistryError),
+    /// The proxy's listener cannot be bound.
+    #[error("the forward proxy cannot be bound to {listen}; set [proxy] listen to a free address")]
+    Proxy {
+        /// What was asked for.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The listener's address is a wildcard and nothing says how others reach it.
     #[error("[pieces] advertise is needed where [pieces] listen is {0}")]
     Advertise(SocketAddr),
@@ -117,6 +129,7 @@ impl Mirror {
         let store = open_store(settings, metrics).await?;
         let bandwidth = Bandwidth::new(&settings.limits, metrics);
         let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown);
+        let upstreams = upstreams.and_then(|all| all.routed(&settings.routes));
         let upstreams = upstreams.map(|all| all.limited(bandwidth.clone()));
         let upstreams = upstreams.map_err(StartError::Upstream)?;
         let signer = signer(settings)?;
@@ -133,7 +146,7 @@ impl Mirror {
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
-            bandwidth: bandwidth.clone(),
+            bandwidth,
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
@@ -147,26 +160,19 @@ impl Mirror {
             upstreams: upstreams.clone(),
         };
         let parts = registry::Parts {
+            files: FileFront::new(&tasks, metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,
             access: access(settings).await?,
-            signer: signer.clone(),
+            signer,
         };
         let registry = Registry::bind(&settings.registry, metrics, shutdown, parts).await;
-        let serving = Serving {
-            store: store.clone(),
-            tasks: tasks.clone(),
-            resolver,
-            signer,
-            role: settings.mirror.role,
-            desk: Desk::open(settings.pieces.upload_slots, shutdown),
-            bandwidth,
-            metrics: pieces_metrics,
-            shutdown: shutdown.clone(),
-        };
+        let registry = registry.map_err(StartError::Registry)?;
+        let serving = serving(settings, &tasks, resolver, pieces_metrics);
         Ok(Self {
-            registry: registry.map_err(StartError::Registry)?,
+            proxy: proxy(settings, &registry, &tasks).await?,
+            registry,
             pieces: Pieces::new(listener, identity, serving),
             pieces_address,
             tasks,
@@ -175,7 +181,7 @@ impl Mirror {
             swarm,
             preheat,
             repair,
-            orders: directory.orders().clone(),
+            counted: Counted::new(metrics, directory.orders()),
             listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
@@ -184,16 +190,19 @@ impl Mirror {
 
     /// What it listens on, by name.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![
+        let mut addresses = vec![
             ("registry", self.registry.address()),
             ("pieces", self.pieces_address),
-        ]
+        ];
+        addresses.extend(self.proxy.as_ref().map(|proxy| ("proxy", proxy.address())));
+        addresses
     }
 
     /// Serves until the process ends.
     pub fn serve(self) {
         let Self {
             registry,
+            proxy,
             pieces,
             tasks,
             leases,
@@ -201,13 +210,16 @@ impl Mirror {
             swarm,
             preheat,
             repair,
-            orders,
+            counted,
             listening,
             part,
             shutdown,
             ..
         } = self;
         shutdown.spawn(registry.serve(listening.clone()));
+        if let Some(proxy) = proxy {
+            shutdown.spawn(proxy.serve(listening.clone()));
+        }
         shutdown.spawn(pieces.serve(listening));
         let (leased, ending) = (tasks.clone(), shutdown.clone());
         shutdown.spawn(async move {
@@ -217,7 +229,8 @@ impl Mirror {
             }
         });
         shutdown.spawn(repair.run(shutdown.clone()));
-        shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
+        shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
+        shutdown.spawn(counted.tell(shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
@@ -242,6 +255,43 @@ async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAdd
     let listener = Pieces::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+/// The forward proxy, where there is to be one.
+async fn proxy(
+    settings: &Settings,
+    registry: &Registry,
+    tasks: &Tasks,
+) -> Result<Option<Proxy>, StartError> {
+    let Some(listen) = settings.proxy.listen else {
+        return Ok(None);
+    };
+    let bound = Proxy::bind(listen, registry, tasks).await;
+    bound
+        .map(Some)
+        .map_err(|source| StartError::Proxy { listen, source })
+}
+
+/// What other peers are served from.
+fn serving(
+    settings: &Settings,
+    tasks: &Tasks,
+    resolver: Resolver,
+    metrics: PiecesMetrics,
+) -> Serving {
+    let parts = tasks.parts();
+    Serving {
+        store: parts.store.clone(),
+        tasks: tasks.clone(),
+        resolver,
+        files: parts.upstreams.files().clone(),
+        signer: parts.signer.clone(),
+        role: settings.mirror.role,
+        desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
+        bandwidth: parts.bandwidth.clone(),
+        metrics,
+        shutdown: parts.shutdown.clone(),
+    }
 }
 
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {

@@ -32,6 +32,10 @@ pub struct Settings {
     pub registry: Registry,
     /// Registries that content comes from, configured ones first, then those known by default.
     pub upstreams: Vec<Upstream>,
+    /// What becomes of URLs that are asked for.
+    pub routes: Vec<Route>,
+    /// The forward proxy.
+    pub proxy: Proxy,
     /// The listener other peers fetch pieces from.
     pub pieces: Pieces,
     /// The scheduler role, and where schedulers are.
@@ -126,6 +130,55 @@ pub struct Credentials {
     /// The file that holds the password; a newline at its end does not count. Read anew whenever
     /// the password is needed.
     pub password_file: PathBuf,
+}
+
+/// `[[route]]`: of those given, the first that fits a URL says what becomes of it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// `files.example.com`, `*.example.com` for what is below it, an address, or `*`; with `:port`,
+    /// or else at ports 80 and 443. Names are meant as they stand in URLs.
+    pub host: RouteHost,
+    /// The path, in which `*` stands for anything. Default `*`.
+    pub path: String,
+    /// `swarm`: read once for the whole cluster. `straight`: passed on to the host. `refuse`: not
+    /// asked for.
+    pub to: RouteTo,
+    /// Query parameters that do not say which file is meant, such as those of a signature: URLs
+    /// that differ in them alone are one file. `*` at the end stands for anything. Each caller's
+    /// own URL must still be accepted by the host.
+    pub ignore_query: Vec<String>,
+    /// Names may lead to addresses of private networks and of this machine. Default false.
+    pub private: bool,
+    /// A file of certificate authorities to trust in place of the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The hosts that a route is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteHost {
+    /// As it stands in a URL; with `*.` in front, or `*` alone.
+    pub name: String,
+    /// At this port only.
+    pub port: Option<u16>,
+}
+
+/// `[[route]] to`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteTo {
+    /// Read once for the whole cluster.
+    Swarm,
+    /// Passed on.
+    Straight,
+    /// Refused.
+    Refuse,
+}
+
+/// `[proxy]`
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Where programs of this machine find the forward proxy, such as 127.0.0.1:7425. Default: there
+    /// is none.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[pieces]`

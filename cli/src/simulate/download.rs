@@ -49,19 +49,20 @@ impl World {
         let described = &self.contents[usize::from(content)];
         let (id, geometry) = (described.task, described.geometry);
         let held = PieceSet::empty(geometry.pieces());
-        let sources = vec![described.source.clone()];
+        let source = described.source.clone();
         let node = &mut self.nodes[host as usize];
         let me = node.host.id.clone();
         let join = Join {
             task: id,
             size: geometry.size(),
-            sources: sources.clone(),
+            sources: vec![source.clone()],
             held: held.clone(),
             lease: lease.as_ref().map(|lease| LeaseClaim {
                 lease: lease.lease,
                 ranges: lease.ranges.clone(),
             }),
         };
+        let sources = vec![source.into()];
         let task = Task::new(Duration::ZERO, id, me, held.clone(), geometry, sources);
         let download = Download {
             task,

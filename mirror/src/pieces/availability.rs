@@ -9,6 +9,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use darner_proto::digest::Digest;
+use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Located, Supply, Validator};
 use darner_proto::geometry::{Geometry, MAX_SIZE};
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
@@ -37,15 +38,24 @@ pub(super) async fn follow(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let task: Digest = task.parse()?;
+    let task = Digest::parse_key(&task)?;
     if let Some(content) = serving.store.get(&task) {
         return Ok(Response::new(Body::from(
             everything(&serving, &content).await?,
         )));
     }
-    let running = match serving.tasks.running(&task) {
-        Some(running) => running,
-        None => begin(&serving, &task, &query.unwrap_or_default()).await?,
+    let query = query.unwrap_or_default();
+    let file = located(&headers)?.map(Arc::new);
+    let running = match (serving.tasks.running(&task), file) {
+        (Some(running), None) => running,
+        (Some(running), Some(file)) => {
+            if serving.files.vet(&task, running.geometry.size(), &file) {
+                serving.tasks.supply(&task, Supply::File(file)).await;
+            }
+            running
+        }
+        (None, Some(file)) => begin_file(&serving, &task, &query, file).await?,
+        (None, None) => begin(&serving, &task, &query).await?,
     };
     let held = running.view().held.clone();
     let growing = Growing {
@@ -84,25 +94,64 @@ async fn begin(serving: &Serving, task: &Digest, query: &str) -> Result<Arc<Shar
     }
 }
 
+/// A seed that is told where a file lies gets it, if its own routes let it.
+async fn begin_file(
+    serving: &Serving,
+    task: &Digest,
+    query: &str,
+    file: Arc<Located>,
+) -> Result<Arc<Shared>, Refusal> {
+    if serving.role != Role::Seed {
+        return Err(Refusal::NotHeld);
+    }
+    let size = parse_size(query)?;
+    if !serving.files.vet(task, size, &file) {
+        tracing::warn!(%task, %file, "another node's file is not read here: the routes of the two differ, or refuse it");
+        return Err(Refusal::NotHeld);
+    }
+    let sources = vec![Supply::File(file)];
+    match serving.tasks.open_from(task, size, sources).await {
+        Ok(Reading::Arriving(_)) => serving.tasks.running(task).ok_or(Refusal::NotHeld),
+        _ => Err(Refusal::NotHeld),
+    }
+}
+
+/// Where a child says that the file lies.
+fn located(headers: &HeaderMap) -> Result<Option<Located>, Invalid> {
+    let text = |name: &'static str| match headers.get(name) {
+        Some(value) => {
+            let text = value.to_str();
+            text.map(Some)
+                .map_err(|_| Invalid::new(name, "is no plain text"))
+        }
+        None => Ok(None),
+    };
+    let validator: Option<Validator> = text(FILE_VALIDATOR)?.map(str::parse).transpose()?;
+    Ok(text(FILE_URL)?.map(|url| Located {
+        url: url.to_owned(),
+        validator,
+    }))
+}
+
+fn value(query: &str, name: &'static str) -> Result<String, Invalid> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let found = pairs.find(|(key, _)| key == name);
+    let found = found.map(|(_, value)| value.into_owned());
+    found.ok_or_else(|| Invalid::new(name, "is missing"))
+}
+
+fn parse_size(query: &str) -> Result<u64, Invalid> {
+    let size = value(query, "size")?.parse().ok();
+    size.filter(|size| *size <= MAX_SIZE)
+        .ok_or_else(|| Invalid::new("size", "is not one that content has"))
+}
+
 fn parse_query(query: &str) -> Result<(u64, Source), Invalid> {
-    let missing = |what| move || Invalid::new(what, "is missing");
-    let value = |name: &str| {
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
-    };
-    let size = value("size").and_then(|size| size.parse().ok());
-    let size: u64 = size
-        .filter(|size| *size <= MAX_SIZE)
-        .ok_or_else(missing("size"))?;
     let source = Source {
-        registry: value("registry").ok_or_else(missing("registry"))?.parse()?,
-        repository: value("repository")
-            .ok_or_else(missing("repository"))?
-            .parse()?,
+        registry: value(query, "registry")?.parse()?,
+        repository: value(query, "repository")?.parse()?,
     };
-    Ok((size, source))
+    Ok((parse_size(query)?, source))
 }
 
 /// The frames about complete content. A map that was lost is made anew and signed by this node,
@@ -145,6 +194,7 @@ fn covers(runs: &[PieceRun], geometry: &Geometry) -> bool {
 async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>, Refusal> {
     let geometry = Geometry::of(content.size());
     let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
+    let mut whole = content.digest().hasher();
     for index in 0..geometry.pieces() {
         let range = geometry.bytes_of(index);
         let piece = content
@@ -155,6 +205,11 @@ async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>,
             return Err(Refusal::Unreadable);
         }
         hashes.push(piece_map::hash(&piece));
+        whole.update(&piece);
+    }
+    // What is signed here, others believe.
+    if serving.store.content_digest(&content.digest()) != Some(whole.finish()) {
+        return Err(Refusal::Unreadable);
     }
     let runs = if hashes.is_empty() {
         Vec::new()

@@ -1,4 +1,5 @@
-//! Private content on its way from upstream to a client, kept as it passes.
+//! Content that is kept as it comes, in order: private content on its way from upstream to a client,
+//! and what a client of this node puts here.
 //!
 //! The client gets it as through a mirror that keeps nothing: the tail only once the digest has
 //! matched. What cannot be kept does not hold it up.
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::body::Bytes;
 use bytes::BytesMut;
 use darner_proto::digest::Digest;
-use darner_proto::piece_map::{self, PieceSigner};
+use darner_proto::piece_map::{self, PieceRun, PieceSigner};
 use futures_util::{Stream, StreamExt as _};
 
 use super::through;
@@ -20,13 +21,13 @@ use crate::upstream::ByteStream;
 
 /// What is being kept now: of several readers of the same content one writes it.
 #[derive(Debug, Clone)]
-pub(super) struct Keeping {
+pub(crate) struct Keeping {
     live: Arc<Mutex<HashSet<Digest>>>,
     signer: Arc<PieceSigner>,
 }
 
 /// Content that is being written, by this one.
-pub(super) struct Writing {
+pub(crate) struct Writing {
     partial: Partial,
     turn: Turn,
     piece: BytesMut,
@@ -34,7 +35,7 @@ pub(super) struct Writing {
 }
 
 impl Keeping {
-    pub(super) fn new(signer: Arc<PieceSigner>) -> Self {
+    pub(crate) fn new(signer: Arc<PieceSigner>) -> Self {
         Self {
             live: Arc::default(),
             signer,
@@ -46,19 +47,31 @@ impl Keeping {
         if size == 0 {
             return None;
         }
-        let turn = self.turn(digest)?;
-        match store.begin(digest, size).await {
-            Ok(partial) => Some(Writing {
-                partial,
-                turn,
-                piece: BytesMut::new(),
-                index: 0,
-            }),
-            Err(error) => {
+        let writing = self.write(store, digest, size).await;
+        writing
+            .inspect_err(|error| {
                 tracing::debug!(%error, "private content passes without being kept");
-                None
-            }
-        }
+            })
+            .ok()
+    }
+
+    /// Begins to write content that has a size.
+    ///
+    /// # Errors
+    /// As [`Store::begin`]; [`StoreError::Held`] also while another writes it.
+    pub(crate) async fn write(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Writing, StoreError> {
+        let turn = self.turn(digest).ok_or(StoreError::Held(*digest))?;
+        Ok(Writing {
+            partial: store.begin(digest, size).await?,
+            turn,
+            piece: BytesMut::new(),
+            index: 0,
+        })
     }
 
     fn turn(&self, digest: &Digest) -> Option<Turn> {
@@ -83,7 +96,8 @@ impl Drop for Turn {
 }
 
 impl Writing {
-    async fn push(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
+    /// Takes the bytes that come next.
+    pub(crate) async fn push(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
         let geometry = self.partial.geometry();
         while !bytes.is_empty() && self.index < geometry.pieces() {
             let range = geometry.bytes_of(self.index);
@@ -112,9 +126,14 @@ impl Writing {
         Ok(())
     }
 
-    async fn finish(self) -> Result<(), StoreError> {
+    /// Everything has come. Says what this node has stated about the pieces.
+    pub(crate) async fn finish(self) -> Result<Vec<PieceRun>, StoreError> {
         match self.partial.verify().await {
-            Ok(()) => self.partial.clone().commit().await.map(drop),
+            Ok(()) => {
+                let (_, runs) = self.partial.restored();
+                self.partial.clone().commit().await?;
+                Ok(runs)
+            }
             Err(error) => {
                 self.partial.clone().discard().await;
                 Err(error)
@@ -134,7 +153,7 @@ pub(super) fn through(
     let kept = futures_util::stream::try_unfold((cut, writing), |(mut cut, writing)| async move {
         let Some(chunk) = cut.next().await.transpose()? else {
             if let Some(writing) = writing {
-                done(writing.finish().await);
+                done(writing.finish().await.map(drop));
             }
             return Ok(None);
         };

@@ -26,6 +26,7 @@ use futures_util::Stream;
 use super::content::Content;
 use super::error::StoreError;
 use super::hot::HotPieces;
+use super::index::{Change, Table};
 use super::journal::{Journal, Noted};
 use super::span::{self, Span};
 use super::write_back::WriteBack;
@@ -270,7 +271,8 @@ impl Shared {
             Stage::Discarded => return Err(StoreError::Gone(self.digest)),
         }
         self.hash_to(self.geometry.pieces())?;
-        if lock(&self.hashing).hasher.clone().finish() != self.digest {
+        let found = lock(&self.hashing).hasher.clone().finish();
+        if !self.digest.admits(&found) {
             self.discard();
             return Err(StoreError::Mismatch(self.digest));
         }
@@ -295,6 +297,7 @@ impl Shared {
         let published = written.and_then(|()| {
             let file = (&self.file, from.as_path());
             let durability = Durability::Awaited;
+            self.note_content();
             self.store
                 .publish(&self.digest, file, self.size(), durability)
         });
@@ -307,6 +310,18 @@ impl Shared {
             self.file.clone(),
             Arc::downgrade(&self.store),
         ))
+    }
+
+    /// The digest of a file is known now. A check of it later goes by that.
+    fn note_content(&self) {
+        if self.digest.is_of_content() {
+            return;
+        }
+        let found = lock(&self.hashing).hasher.clone().finish();
+        let change = Change::set(Table::Contents, self.digest.to_wire(), found.to_wire());
+        if let Err(error) = self.store.submit(vec![change]) {
+            tracing::debug!(key = %self.digest, %error, "the index does not know a file's digest");
+        }
     }
 
     fn discard(&self) {
@@ -432,7 +447,7 @@ impl Partial {
         blocking(move || shared.hash_to(piece)).await?
     }
 
-    /// Whether the whole has its digest.
+    /// Whether the whole has its digest; a file has whatever digest comes out.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when it has not; what was downloaded is then discarded.

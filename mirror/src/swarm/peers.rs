@@ -5,17 +5,17 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Supply};
 use darner_proto::id::{Host, HostId, TaskId};
 use darner_proto::invalid::Invalid;
-use darner_proto::name::Source;
 use darner_proto::peer::{
     Availability, BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT,
     ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
-use futures_util::Stream;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error};
@@ -121,9 +121,9 @@ impl Peers {
         request: &ResolveRequest,
     ) -> Result<ResolveReply, PeerError> {
         let body = wire::ResolveRequest::from(request).encode_to_vec();
-        let path = "/resolve".to_owned();
+        let request = self.request(host, Method::POST, "/resolve", body.into())?;
         let exchange = async {
-            let response = self.send(host, Method::POST, path, body.into()).await?;
+            let response = self.send(host, request).await?;
             read_bounded(response).await
         };
         let bytes = tokio::time::timeout(RESOLVE_TIMEOUT, exchange)
@@ -141,10 +141,10 @@ impl Peers {
         host: &Host,
         task: &TaskId,
         size: u64,
-        sources: &[Source],
+        sources: &[Supply],
     ) -> Result<impl Stream<Item = Result<Availability, PeerError>> + Send + use<>, PeerError> {
         let mut query = vec![("size", size.to_string())];
-        for source in sources {
+        for source in sources.iter().filter_map(Supply::repository) {
             query.push(("registry", source.registry.to_string()));
             query.push(("repository", source.repository.to_string()));
         }
@@ -152,7 +152,9 @@ impl Peers {
             .extend_pairs(query)
             .finish();
         let path = format!("/tasks/{task}/availability?{query}");
-        let response = self.answered(host, Method::GET, path).await?;
+        let mut request = self.request(host, Method::GET, &path, Bytes::new())?;
+        locate(request.headers_mut(), sources)?;
+        let response = self.answered(host, request).await?;
         Ok(futures_util::stream::try_unfold(
             (response, BytesMut::new()),
             |(mut response, mut buffer)| async move {
@@ -160,6 +162,13 @@ impl Peers {
                 Ok(frame.map(|frame| (frame, (response, buffer))))
             },
         ))
+    }
+
+    /// The size of what `host` holds or is getting as `task`.
+    pub async fn size(&self, host: &Host, task: &TaskId) -> Result<u64, PeerError> {
+        let frames = self.availability(host, task, 0, &[]).await?;
+        let first = std::pin::pin!(frames).next().await;
+        Ok(first.ok_or(PeerError::NotHeld)??.size)
     }
 
     /// A run of the wanted pieces; which one, the peer chooses.
@@ -175,7 +184,8 @@ impl Peers {
             .collect();
         let ranges = ranges.join(",");
         let path = format!("/tasks/{task}/pieces?want={ranges}");
-        let response = self.answered(host, Method::GET, path).await?;
+        let request = self.request(host, Method::GET, &path, Bytes::new())?;
+        let response = self.answered(host, request).await?;
         let first = header(&response, FIRST_PIECE)?;
         let count = header(&response, PIECE_COUNT)?;
         let size = header(&response, CONTENT_SIZE)?;
@@ -200,35 +210,43 @@ impl Peers {
     pub async fn doubt(&self, host: &Host, task: &TaskId) {
         let path = format!("/tasks/{task}/doubt");
         // Advice, not a duty: a peer that cannot be told is no worse than one that will not listen.
-        let _ = self.answered(host, Method::POST, path).await;
+        if let Ok(request) = self.request(host, Method::POST, &path, Bytes::new()) {
+            let _ = self.answered(host, request).await;
+        }
     }
 
     async fn answered(
         &self,
         host: &Host,
-        method: Method,
-        path: String,
+        request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, PeerError> {
-        let sent = self.send(host, method, path, Bytes::new());
+        let sent = self.send(host, request);
         tokio::time::timeout(ANSWER_TIMEOUT, sent)
             .await
             .map_err(|_| PeerError::Silent)?
     }
 
-    async fn send(
+    fn request(
         &self,
         host: &Host,
         method: Method,
-        path: String,
+        path: &str,
         body: Bytes,
-    ) -> Result<Response<Incoming>, PeerError> {
+    ) -> Result<Request<Full<Bytes>>, Invalid> {
         let uri = format!("{}://{}{PATH_PREFIX}{path}", self.scheme, host.address);
         let request = Request::builder()
             .method(method)
             .uri(uri)
             .header(CHILD, self.me.clone())
-            .body(Full::new(body))
-            .map_err(|error| Invalid::new("peer's address", error.to_string()))?;
+            .body(Full::new(body));
+        request.map_err(|error| Invalid::new("peer's address", error.to_string()))
+    }
+
+    async fn send(
+        &self,
+        host: &Host,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, PeerError> {
         let sent = self.client.request(request).await;
         let response = sent.map_err(PeerError::Unreachable)?;
         // An address may be another's by now.
@@ -239,6 +257,28 @@ impl Peers {
         }
         accepted(response)
     }
+}
+
+/// Tells where a file can be read. In headers, since a URL in the request's own might be logged.
+fn locate(headers: &mut HeaderMap, sources: &[Supply]) -> Result<(), Invalid> {
+    let located = sources.iter().find_map(|supply| match supply {
+        Supply::File(located) => Some(located),
+        Supply::Repository(_) => None,
+    });
+    let Some(located) = located else {
+        return Ok(());
+    };
+    let value = |text: &str| {
+        let value = HeaderValue::from_str(text);
+        value.map_err(|_| Invalid::new("file", "has a URL or validator that is no header"))
+    };
+    let mut url = value(&located.url)?;
+    url.set_sensitive(true);
+    headers.insert(FILE_URL, url);
+    if let Some(validator) = &located.validator {
+        headers.insert(FILE_VALIDATOR, value(&validator.to_string())?);
+    }
+    Ok(())
 }
 
 /// The next bytes of a body; `None` at its end.

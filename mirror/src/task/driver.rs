@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use darner_proto::file::Supply;
 use darner_proto::id::HostId;
 use darner_proto::name::Source;
 use darner_proto::piece_map::{PieceRun, PieceSigner, TrustedSigners};
@@ -103,7 +104,7 @@ impl Context {
 /// What a download begins with.
 #[derive(Debug)]
 pub(super) struct Beginning {
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<Supply>,
     /// The lease it begins under, for a node that was told to read.
     pub(super) lease: Option<Lease>,
     /// Read upstream alone: what the swarm had did not have the digest.
@@ -215,7 +216,7 @@ async fn download(
     let join = Join {
         task: shared.task,
         size: shared.geometry.size(),
-        sources: beginning.sources.clone(),
+        sources: repositories(&beginning.sources),
         held: held.clone(),
         lease: beginning.lease.as_ref().map(|lease| LeaseClaim {
             lease: lease.lease,
@@ -267,7 +268,7 @@ async fn download(
 }
 
 impl Driver {
-    fn new(context: Context, held: PieceSet, sources: Vec<Source>) -> Self {
+    fn new(context: Context, held: PieceSet, sources: Vec<Supply>) -> Self {
         let me = context.swarm.me().id.clone();
         let (task, geometry) = (context.shared.task, context.shared.geometry);
         Self {
@@ -385,6 +386,12 @@ impl Driver {
             stop.cancel();
         }
     }
+}
+
+/// What a scheduler is told of where content can be read.
+fn repositories(sources: &[Supply]) -> Vec<Source> {
+    let repositories = sources.iter().filter_map(Supply::repository);
+    repositories.cloned().collect()
 }
 
 fn cancel<K: std::hash::Hash + Eq>(tokens: &mut HashMap<K, CancellationToken>, key: &K) {

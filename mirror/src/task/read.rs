@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use darner_proto::name::Source;
+use darner_proto::file::Supply;
 use darner_proto::piece_map;
 use darner_proto::scheduler::ReturnReason;
 use darner_service::telemetry::with_causes;
@@ -19,7 +19,7 @@ use super::driver::Context;
 use super::state::Event;
 use super::{Ended, ServedFrom};
 use crate::store::StoreError;
-use crate::upstream::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::{BlobBody, UpstreamError, UpstreamErrorKind};
 
 /// A read tells how much has come each time it is so much, or so long ago that it last did: a fast
 /// one has thousands of chunks each second.
@@ -29,7 +29,7 @@ const TELL_AFTER: Duration = Duration::from_millis(100);
 const MAX_BARREN_RESUMES: u32 = 5;
 
 /// Reads `pieces`, trying each source in turn.
-pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, sources: Vec<Source>) {
+pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, sources: Vec<Supply>) {
     let mut reader = Reader::new(context, read, pieces);
     let mut result = Err(ReturnReason::Unavailable);
     for source in &sources {
@@ -102,7 +102,7 @@ impl Reader {
         }
     }
 
-    async fn read_source(&mut self, source: &Source) -> Result<(), ReadError> {
+    async fn read_source(&mut self, source: &Supply) -> Result<(), ReadError> {
         let mut barren = 0;
         while self.offset < self.end {
             let before = self.offset;
@@ -120,21 +120,9 @@ impl Reader {
     }
 
     /// Reads until the connection ends; says what broke it.
-    async fn one_connection(&mut self, source: &Source) -> Result<String, ReadError> {
-        let shared = self.context.shared.clone();
-        let upstream = self.context.upstreams.get(&source.registry);
-        let upstream = upstream
-            .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
-        let size = shared.geometry.size();
-        let body = upstream
-            .blob(
-                &source.repository,
-                &shared.task,
-                self.offset..self.end,
-                size,
-            )
-            .await
-            .map_err(ReadError::Upstream)?;
+    async fn one_connection(&mut self, source: &Supply) -> Result<String, ReadError> {
+        let opened = open(&self.context, source, self.offset..self.end).await;
+        let body = opened.map_err(ReadError::Upstream)?;
         if !self.begun || !body.ranged {
             self.begun = true;
             self.context
@@ -240,6 +228,26 @@ impl Reader {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(ReadError::Store),
         }
+    }
+}
+
+/// Begins to read `range` at `source`.
+async fn open(
+    context: &Context,
+    source: &Supply,
+    range: Range<u64>,
+) -> Result<BlobBody, UpstreamError> {
+    let (upstreams, shared) = (&context.upstreams, &context.shared);
+    let size = shared.geometry.size();
+    match source {
+        Supply::Repository(source) => {
+            let upstream = upstreams.get(&source.registry);
+            let upstream = upstream.ok_or_else(|| UpstreamError::unknown(&source.registry))?;
+            upstream
+                .blob(&source.repository, &shared.task, range, size)
+                .await
+        }
+        Supply::File(located) => upstreams.files().read(located, range, size).await,
     }
 }
 

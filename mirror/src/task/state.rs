@@ -25,12 +25,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darner_proto::file::Supply;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
-use darner_proto::name::Source;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
-use darner_proto::scheduler::{Lease, Progress};
+use darner_proto::scheduler::{Lease, MAX_SOURCES, Progress};
 
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
@@ -60,7 +60,7 @@ pub struct Task {
     id: TaskId,
     me: HostId,
     geometry: Geometry,
-    sources: Vec<Source>,
+    sources: Vec<Supply>,
     held: PieceSet,
     /// What each missing piece must hash to, once somebody who counts has said so.
     expected: Vec<Option<Arc<PieceRun>>>,
@@ -80,6 +80,7 @@ pub struct Task {
     /// The highest number of any lease so far: an older one no longer counts.
     newest_lease: u64,
     lease: Option<HeldLease>,
+    leased_at: Duration,
     ranged: Option<bool>,
     ranged_told: bool,
     cursors: BTreeMap<u64, u32>,
@@ -116,7 +117,7 @@ impl Task {
         me: HostId,
         held: PieceSet,
         geometry: Geometry,
-        sources: Vec<Source>,
+        sources: Vec<Supply>,
     ) -> Self {
         let place = place_of(&me);
         let pieces = geometry.pieces();
@@ -139,6 +140,7 @@ impl Task {
             lead: Lead::new(pieces),
             newest_lease: OWN_AUTHORITY,
             lease: None,
+            leased_at: now,
             ranged: None,
             ranged_told: false,
             cursors: BTreeMap::new(),
@@ -180,7 +182,7 @@ impl Task {
     }
 
     /// Where its pieces may be read from.
-    pub fn sources(&self) -> &[Source] {
+    pub fn sources(&self) -> &[Supply] {
         &self.sources
     }
 
@@ -240,6 +242,7 @@ impl Task {
                     None => self.cursors.remove(&reader),
                 };
             }
+            Event::Supplied(supply) => self.supplied(supply),
             Event::Tick => self.tick(now, &mut out),
         }
         self.advance(now, &mut out);
@@ -292,12 +295,13 @@ impl Task {
         if lease.lease < self.newest_lease {
             return;
         }
+        if lease.lease > self.newest_lease {
+            self.leased_at = now;
+        }
         self.newest_lease = lease.lease;
         self.last_progress = now;
         for source in lease.sources {
-            if !self.sources.contains(&source) {
-                self.sources.push(source);
-            }
+            self.supplied(source.into());
         }
         let ranges = lease.ranges;
         let outside: Vec<_> = self
@@ -314,6 +318,14 @@ impl Task {
             number: lease.lease,
             ranges,
         });
+    }
+
+    /// It can be read here, too.
+    fn supplied(&mut self, supply: Supply) {
+        let known = self.sources.contains(&supply);
+        if !known && self.sources.len() < MAX_SOURCES {
+            self.sources.push(supply);
+        }
     }
 
     fn drop_lease(&mut self, out: &mut Vec<Action>) {
@@ -360,7 +372,10 @@ impl Task {
         let still = now.saturating_sub(self.last_progress);
         self.help_oneself(now, out);
         self.retry_links(now, out);
+        self.return_unsupplied(now, out);
+        // A file has no digest that would decide in the end.
         if still >= UNVOUCHED_AFTER
+            && self.id.is_of_content()
             && !self.unvouched
             && self.lease.is_none()
             && self.requests.is_empty()
@@ -465,5 +480,7 @@ fn place_of(me: &HostId) -> u64 {
 
 #[cfg(test)]
 mod schedules;
+#[cfg(test)]
+mod supplies;
 #[cfg(test)]
 mod tests;
