@@ -44,8 +44,8 @@ use crate::store::{MAX_SPAN, Span};
 /// when most of the last has been sent, so two spans are what it comes to.
 const BLANK: usize = 4 * MAX_SPAN as usize;
 /// A connection whose client takes everything at once lets others have their turn after this many
-/// bytes: about a millisecond.
-const TURN: usize = 4 << 20;
+/// bytes, so that of a crowd that wants the same all have it at about the same time.
+const TURN: usize = 512 << 10;
 
 /// Zeroes at known addresses. Nothing reads them, so they take address space and no memory.
 static BLANKS: LazyLock<&'static [u8]> = LazyLock::new(|| Vec::leak(vec![0; BLANK]));
