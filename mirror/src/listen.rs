@@ -178,7 +178,7 @@ pub(crate) async fn serve_within<F: Front>(
     shutdown: Shutdown,
 ) {
     let outlet = Outlet::of_bytes(copied::Pool::default());
-    serve(stream, outlet, front, shutdown).await;
+    serve(stream, (outlet, Caller::Unproved), front, shutdown).await;
 }
 
 async fn serve<F: Front>(

@@ -251,8 +251,8 @@ impl Task {
                     None => self.cursors.remove(&reader),
                 };
             }
-            Event::Supplied(supply) => self.supplied(supply),
             Event::Beside { downloads } => self.beside = downloads,
+            Event::Supplied(supply) => self.supplied(supply),
             Event::Tick => self.tick(now, &mut out),
         }
         self.advance(now, &mut out);

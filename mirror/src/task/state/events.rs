@@ -96,13 +96,13 @@ pub enum Event {
         /// The piece it needs next; `None` when it is done.
         piece: Option<u32>,
     },
-    /// Somebody knows where the content can be read.
-    Supplied(Supply),
     /// So many downloads are under way on this node, this one included.
     Beside {
         /// How many.
         downloads: u32,
     },
+    /// Somebody knows where the content can be read.
+    Supplied(Supply),
     /// Time has passed.
     Tick,
 }
@@ -133,7 +133,7 @@ pub enum Action {
         /// The request.
         request: u64,
         /// The parent.
-        parent: Host,
+        parent: Arc<Host>,
         /// Which pieces would do, and what they must hash to.
         want: BTreeMap<u32, Arc<PieceRun>>,
     },
