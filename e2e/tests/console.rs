@@ -1,6 +1,8 @@
 //! The console in a real browser: from the link of a first start to a preheat and a token, at every
 //! width and in both colours, with nothing asked of anybody but the manager.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::browser::Browser;
 use darner_e2e::client::Client;
@@ -15,6 +17,8 @@ use serde_json::json;
 
 /// Slow enough to be seen on its way.
 const SLOW: u64 = 2 << 20;
+/// Every page is looked at in two widths and two colours.
+const LIMIT: Duration = Duration::from_secs(180);
 const PAGES: &[&str] = &[
     "/",
     "/nodes",
@@ -212,7 +216,7 @@ async fn text_of(browser: &mut Browser, url: &str) -> Result<String> {
 
 #[test]
 fn a_person_sees_and_does_everything_in_a_browser() {
-    scene::run("console", async |scene: &Scene| {
+    scene::run_for("console", LIMIT, async |scene: &Scene| {
         let upstream = Upstream::start(scene).await?;
         let cluster = Cluster::start(scene, &upstream, seeds(1).mirrors(1)).await?;
         let mut browser = Browser::start(scene).await?;
