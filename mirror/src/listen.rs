@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darner_service::identity::Identity;
+use darner_service::identity::{Caller, Identity};
 use darner_service::shutdown::Shutdown;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -68,7 +68,7 @@ pub(crate) trait Front: Send + Sync + 'static {
         None
     }
 
-    /// Answers one request; content from files goes to `outlet`. Nothing bounds how long the
+    /// Answers one request, whose [`Caller`] is among its extensions; content from files goes to `outlet`. Nothing bounds how long the
     /// request's own body may take: that is for the front to do.
     fn answer(
         &self,
@@ -143,7 +143,8 @@ async fn connection<F: Front>(
             () = shutdown.draining() => return,
         };
         if let Some(stream) = taken_in {
-            serve(stream, Outlet::of_bytes(), front, shutdown).await;
+            let caller = stream.caller();
+            serve(stream, (Outlet::of_bytes(), caller), front, shutdown).await;
         }
         return;
     }
@@ -163,18 +164,19 @@ async fn connection<F: Front>(
     }
     let stream = Plain::new(stream);
     let outlet = stream.outlet();
-    serve(stream, outlet, front, shutdown).await;
+    serve(stream, (outlet, Caller::Unproved), front, shutdown).await;
 }
 
 async fn serve<F: Front>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    outlet: Outlet,
+    (outlet, caller): (Outlet, Caller),
     front: Arc<F>,
     shutdown: Shutdown,
 ) {
     let busy = Busy::default();
     let stream = TokioIo::new(Patient::new(stream, busy.clone(), F::STALL_TIMEOUT));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
         let answering = busy.begin();
         let (front, outlet) = (front.clone(), outlet.clone());
         async move {

@@ -7,6 +7,7 @@
 
 mod availability;
 pub mod desk;
+mod gossip;
 mod paced;
 pub mod uploads;
 mod want;
@@ -25,6 +26,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
+use darner_proto::gossip::PATH;
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
@@ -33,6 +35,7 @@ use darner_proto::peer::{
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::wire;
+use darner_service::gossip::Gossip;
 use darner_service::identity::Identity;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
@@ -87,6 +90,8 @@ pub struct Serving {
     pub bandwidth: Bandwidth,
     /// What is counted.
     pub metrics: PiecesMetrics,
+    /// Membership without servers, where this node takes part in it.
+    pub gossip: Option<Gossip>,
     /// The process's end.
     pub shutdown: Shutdown,
 }
@@ -165,6 +170,7 @@ impl Pieces {
             )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
+            .route(PATH, get(gossip::list).post(gossip::receive))
             .with_state(self.serving);
         let front = Front {
             routes,

@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use darner_proto::gossip::Place;
 use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
 use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
+use darner_service::gossip::{Gossip, GossipMetrics, Options};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
 use darner_service::identity::signer::{SignerError, piece_signer};
@@ -28,9 +30,9 @@ use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::registry::{self, Registry, RegistryError};
 use crate::resolve::Resolver;
-use crate::store::{Options, Store, StoreError, StoreEvent};
+use crate::store::{self, Store, StoreError, StoreEvent};
 use crate::swarm::sessions::Input;
-use crate::swarm::{Inventory, PeerError, Peers, Swarm};
+use crate::swarm::{Inventory, PeerError, Peers, Schedulers, Swarm};
 use crate::task::buffers::Buffers;
 use crate::task::metrics::TaskMetrics;
 use crate::task::{Parts, Tasks};
@@ -123,7 +125,12 @@ impl Mirror {
         let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
         let inventory = inventory(&store, pieces_metrics.clone());
-        let (swarm, leases) = Swarm::start(me, directory.watch(), inventory, &identity, shutdown);
+        let gossip = gossip(settings, &me, &identity, metrics, shutdown);
+        let schedulers = Schedulers {
+            named: directory.watch(),
+            keepers: gossip.as_ref().map(Gossip::keepers),
+        };
+        let (swarm, leases) = Swarm::start(me, schedulers, inventory, &identity, shutdown);
         let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
         let tasks = Tasks::new(Parts {
             store: store.clone(),
@@ -162,6 +169,7 @@ impl Mirror {
             desk: Desk::open(settings.pieces.upload_slots, shutdown),
             bandwidth,
             metrics: pieces_metrics,
+            gossip,
             shutdown: shutdown.clone(),
         };
         let pieces = Pieces::new(listener, identity, serving);
@@ -262,7 +270,7 @@ async fn open_at(
     capacity: Option<u64>,
     metrics: Metrics,
 ) -> Result<Store, StartError> {
-    let options = Options::new(path.clone(), capacity);
+    let options = store::Options::new(path.clone(), capacity);
     let opened = tokio::task::spawn_blocking(move || Store::open(options, &metrics)).await;
     match opened {
         Ok(opened) => opened.map_err(|source| StartError::Store { path, source }),
@@ -305,6 +313,34 @@ fn directory(
         }
         None => Ok(Directory::fixed(&settings.scheduler.addresses)),
     }
+}
+
+/// The membership among mirrors, where this one takes part in it.
+fn gossip(
+    settings: &Settings,
+    me: &Host,
+    identity: &Identity,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Option<Gossip> {
+    if !settings.gossip.enabled {
+        return None;
+    }
+    let scheduler = &settings.scheduler;
+    let advertised = scheduler.advertise.as_ref();
+    let advertised = advertised.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+    let options = Options {
+        id: me.id.clone(),
+        place: Place {
+            address: me.address.clone(),
+            scheduler_port: advertised.unwrap_or(scheduler.listen.port()),
+            role: me.role,
+            labels: me.labels.clone(),
+        },
+        join: settings.gossip.join.clone(),
+    };
+    let metrics = GossipMetrics::new(metrics);
+    Some(Gossip::start(options, identity, metrics, shutdown))
 }
 
 fn inventory(store: &Store, pieces: PiecesMetrics) -> Inventory {

@@ -10,6 +10,7 @@
 
 pub mod digest;
 pub mod geometry;
+pub mod gossip;
 pub mod id;
 pub mod invalid;
 pub mod manager;
