@@ -212,8 +212,8 @@ impl Driver {
                 Some(input) = inputs.recv() => input,
                 _ = turns.tick() => Input::Turn,
             };
-            let moves = self.table.apply(&input);
-            for input in std::iter::once(input).chain(moves) {
+            for input in self.table.apply(input) {
+                let input = self.with_keys(input);
                 for output in self.sessions.apply(input) {
                     self.carry_out(output, &events);
                 }
@@ -221,6 +221,17 @@ impl Driver {
         }
         for link in self.links.values() {
             link.stop.cancel();
+        }
+    }
+
+    /// A scheduler that counts from now on is told what is held now.
+    fn with_keys(&self, input: Input) -> Input {
+        match input {
+            Input::Up { scheduler, .. } => Input::Up {
+                keys: (self.inventory.keys)(),
+                scheduler,
+            },
+            input => input,
         }
     }
 
@@ -241,7 +252,8 @@ impl Driver {
                     link.outgoing = Some(outgoing);
                 }
                 Input::Up {
-                    keys: (self.inventory.keys)(),
+                    // Filled in when it counts.
+                    keys: Vec::new(),
                     scheduler,
                 }
             }

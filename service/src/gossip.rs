@@ -86,6 +86,7 @@ impl Gossip {
             place: Some(options.place),
         };
         let members = Members::new(me, epoch, random());
+        metrics.members(members.count());
         let (published, keepers) = watch::channel(members.keepers().to_vec());
         let gossip = Self { heard, keepers };
         let driver = Driver {

@@ -40,9 +40,9 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::node::{self, Node, Wire};
 
-/// Members that keep the table at one time. Enough that each bears little of it, few enough that
-/// every member can attend all of them.
-pub const KEEPERS: usize = 16;
+/// Members that keep the table at one time, each as a scheduler does. Enough that several can be lost
+/// at once, few enough that every member can attend all of them.
+pub const KEEPERS: usize = 5;
 
 /// Every member pings one other this often.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
@@ -435,6 +435,10 @@ impl Members {
 
     fn call(&mut self, wishes: &mut Wishes) {
         wishes.timers.push((CALL, Wake::Call));
+        // Where there is always news, it calls.
+        if self.count() > FEW {
+            return;
+        }
         // A suspect too: the call may find it gone.
         if let Some(next) = self.after(1) {
             let packet = self.nothing_new(next);
