@@ -175,6 +175,60 @@ mod tests {
         (accepted, connected.is_ok())
     }
 
+    /// Bytes of a handshake and one byte each way, from the client and from the server. The way there
+    /// leads over `way`, so that the second goes on with the session of the first.
+    async fn cost(
+        server: &Identity,
+        client: &Identity,
+        way: &tokio::net::TcpListener,
+    ) -> (u64, u64) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use tower::Service as _;
+        let behind = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let passing = async {
+            let (mut from, _) = way.accept().await.unwrap();
+            let to = behind.local_addr().unwrap();
+            let mut to = tokio::net::TcpStream::connect(to).await.unwrap();
+            tokio::io::copy_bidirectional(&mut from, &mut to)
+                .await
+                .unwrap()
+        };
+        let serving = async {
+            let (tcp, _) = behind.accept().await.unwrap();
+            let accepted = server.accept(tcp, Protocol::Http1, Callers::Known, PeerRole::NODES);
+            let mut stream = accepted.await.unwrap();
+            let byte = stream.read_u8().await.unwrap();
+            stream.write_u8(byte).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let asking = async {
+            let url = format!("https://{}/", way.local_addr().unwrap());
+            let mut connector = client.connector(Protocol::Http1, PeerRole::NODES);
+            let stream = connector.call(url.parse().unwrap()).await.unwrap();
+            let mut stream = stream.into_inner();
+            stream.write_u8(1).await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), 1);
+            stream.shutdown().await.unwrap();
+        };
+        tokio::join!(passing, serving, asking).0
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_goes_on_with_a_session_costs_little() {
+        let (one, other) = (
+            identity("the key", "one").await,
+            identity("the key", "other").await,
+        );
+        let way = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (first, second) = (
+            cost(&one, &other, &way).await,
+            cost(&one, &other, &way).await,
+        );
+        println!("client and server sent {first:?} bytes, then {second:?}");
+        // The simulation of membership counts with these.
+        assert!(second.0 <= 1000 && second.1 <= 1100, "{second:?}");
+    }
+
     #[tokio::test]
     async fn who_has_the_key_is_a_member_and_nobody_else() {
         let (one, other) = (
