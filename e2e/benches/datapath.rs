@@ -11,6 +11,8 @@ mod floor;
 mod load;
 #[path = "datapath/report.rs"]
 mod report;
+#[path = "datapath/secured.rs"]
+mod secured;
 #[path = "datapath/servers.rs"]
 mod servers;
 #[path = "datapath/shaped.rs"]
@@ -41,7 +43,7 @@ const COLD: usize = 6;
 type Part = fn(&Servers, &mut Report) -> Result<()>;
 
 /// All of them, by the names that choose them. What is measured cold comes first.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("idle", idle),
     ("cold", cold),
     ("cold-gigabit", cold_gigabit),
@@ -49,6 +51,7 @@ const PARTS: [(&str, Part); 8] = [
     ("four-parents", from_four_parents),
     ("cached", cached),
     ("pieces", pieces),
+    ("pieces-tls", pieces_under_tls),
     ("manifests", manifests),
 ];
 
@@ -142,6 +145,36 @@ fn pieces(servers: &Servers, report: &mut Report) -> Result<()> {
             connections,
             bytes: LOAD,
             request,
+            size: blob.size,
+        };
+        compare(report, &name, &contenders, &load)?;
+    }
+    Ok(())
+}
+
+/// The same under TLS 1.3, as it is between nodes. Neither side has the kernel encrypt.
+fn pieces_under_tls(servers: &Servers, report: &mut Report) -> Result<()> {
+    let blob = &servers.served;
+    let seed = Target::file(servers.seed.address, &blob.path());
+    load::pull(&seed, blob)?;
+    servers.wait_held(&servers.seed, blob)?;
+    let member = servers.member()?;
+    for connections in [1, 4] {
+        let name = format!("pieces to peers under TLS, {connections} connections");
+        let contenders = [
+            (
+                &servers.nginx,
+                Target::file(servers.nginx_tls, &blob.file_path()).secured(&member),
+            ),
+            (
+                &servers.seed,
+                Target::pieces(servers.seed_pieces, &blob.digest).secured(&member),
+            ),
+        ];
+        let load = Load {
+            connections,
+            bytes: LOAD / 2,
+            request: 4 * MIB,
             size: blob.size,
         };
         compare(report, &name, &contenders, &load)?;
@@ -295,12 +328,12 @@ fn from_parents(
         senders.push((sent()? - sent_before).as_secs_f64() / size);
         rates.push(size / pulled.took.as_secs_f64());
         first.push(pulled.first_byte.as_secs_f64() * 1000.0);
-        let seed = Target::file(servers.seed.address, &blob.path());
+        let seed = Target::pieces(servers.seed_pieces, &blob.digest).secured(&servers.member()?);
         servers.warm_memory()?;
         let used = floor::relay(&seed, blob, &servers.directory.join("floor"))?;
         floor.push(used.as_secs_f64() / size);
     }
-    let name = format!("receive from {from}, verify, store, serve once");
+    let name = format!("receive from {from} under TLS, verify, store, serve once");
     let floor = report::median(floor);
     let spent = report::median(spent);
     report.beside(&name, "bare program", "CPU s/GiB", floor, spent);

@@ -91,8 +91,12 @@ impl Joining<'_> {
     }
 
     async fn mirror(&self, upstream: &Upstream, role: &str, name: String) -> Result<Darner> {
-        let settings = mirror_settings(self.scene, upstream, &name)?.set("mirror.role", role);
-        let settings = self.member(settings, role)?;
+        let settings = mirror_settings(self.scene, upstream, &name)?;
+        self.mirror_with(settings, role, name).await
+    }
+
+    async fn mirror_with(&self, settings: Settings, role: &str, name: String) -> Result<Darner> {
+        let settings = self.member(settings.set("mirror.role", role), role)?;
         Darner::start(self.scene, &name, "mirror", &settings).await
     }
 }
@@ -206,6 +210,23 @@ pub async fn join_mirror(
         plain: false,
     };
     joining.mirror(upstream, "mirror", name.to_owned()).await
+}
+
+/// As [`join_mirror`], with settings of its own beside [`mirror_settings`].
+pub async fn join_mirror_with(
+    scene: &Scene,
+    manager: &Darner,
+    settings: Settings,
+    name: &str,
+) -> Result<Darner> {
+    let joining = Joining {
+        scene,
+        manager,
+        plain: false,
+    };
+    joining
+        .mirror_with(settings, "mirror", name.to_owned())
+        .await
 }
 
 /// Settings of the manager of a scene.

@@ -45,7 +45,9 @@ pub fn settings(
     by: Option<&Darner>,
 ) -> Result<Settings> {
     let key = scene.path("cluster.key");
-    std::fs::write(&key, KEY)?;
+    if !key.exists() {
+        std::fs::write(&key, KEY)?;
+    }
     let settings = mirror_settings(scene, upstream, name)?
         .set("identity.cluster_key_file", key.display().to_string());
     gossiping(settings, by)

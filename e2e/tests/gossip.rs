@@ -12,8 +12,8 @@ use darner_e2e::midway::{pull_while, under_way};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{raw, scene, wait};
 
-/// A member that is killed is out of every other's membership within this time.
-const KNOWN_GONE: Duration = Duration::from_secs(5);
+/// Nobody who keeps the table names a member that was killed for longer.
+const OUT_OF_ANSWERS: Duration = Duration::from_secs(5);
 /// Schedulers that are back are used again within this time.
 const HANDED_BACK: Duration = Duration::from_secs(10);
 /// Mirrors that lose their schedulers. All of them keep the table then.
@@ -59,9 +59,20 @@ fn a_member_that_is_killed_in_the_middle_of_a_pull_is_soon_forgotten_and_nobody_
                 under_way(&upstream, image).await?;
                 dies.kill()?;
                 let killed = Instant::now();
-                members::settled(&survivors).await?;
+                wait::until("nobody names the dead one", async || {
+                    for survivor in &survivors {
+                        let metrics = survivor.metrics().await.ok()?;
+                        let attend = metrics.sum("darner_scheduler_hosts", "");
+                        if attend > survivors.len() as f64 {
+                            return None;
+                        }
+                    }
+                    Some(())
+                })
+                .await?;
                 let took = killed.elapsed();
-                ensure!(took < KNOWN_GONE, "it was known to be gone after {took:?}");
+                ensure!(took < OUT_OF_ANSWERS, "it was named for {took:?}");
+                members::settled(&survivors).await?;
                 Ok(())
             })
         );

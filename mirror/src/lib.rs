@@ -6,7 +6,7 @@
 //! clients ask, joining [`swarm`] (schedulers and parents), [`upstream`] (the registry itself) and
 //! [`store`] (content on disk), none of which knows the others; [`pieces`] serves what is held to
 //! other peers. [`listen`] is what both listeners stand on, [`bandwidth`] what all transfers share.
-//! [`preheat`] brings images here before anybody asks, [`server`] puts the parts together.
+//! [`preheat`] brings images here before anybody asks, [`repair`] what a disk has lost, [`server`] puts the parts together.
 
 pub mod access;
 pub mod bandwidth;
@@ -14,6 +14,7 @@ pub mod listen;
 pub mod pieces;
 pub mod preheat;
 pub mod registry;
+pub mod repair;
 pub mod resolve;
 pub mod server;
 pub mod store;

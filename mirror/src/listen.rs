@@ -2,6 +2,7 @@
 //! may take and how long. What is answered is the business of a [`Front`]; how the bytes of files go
 //! out is in [`sendfile`].
 
+mod copied;
 mod metrics;
 mod patient;
 mod secured;
@@ -86,6 +87,7 @@ pub(crate) async fn accept<F: Front>(
 ) {
     let front = Arc::new(front);
     let places = Arc::new(Semaphore::new(F::MAX_CONNECTIONS));
+    let copies = copied::Pool::default();
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -114,9 +116,10 @@ pub(crate) async fn accept<F: Front>(
             continue;
         };
         let (front, metrics, ending) = (front.clone(), metrics.clone(), shutdown.clone());
+        let copies = copies.clone();
         shutdown.spawn(async move {
             let _place = place;
-            connection(stream, front, metrics, ending).await;
+            connection(stream, front, copies, metrics, ending).await;
         });
     }
 }
@@ -132,6 +135,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 async fn connection<F: Front>(
     stream: TcpStream,
     front: Arc<F>,
+    copies: copied::Pool,
     metrics: ListenMetrics,
     shutdown: Shutdown,
 ) {
@@ -144,7 +148,7 @@ async fn connection<F: Front>(
         };
         if let Some(stream) = taken_in {
             let caller = stream.caller();
-            serve(stream, (Outlet::of_bytes(), caller), front, shutdown).await;
+            serve(stream, (Outlet::of_bytes(copies), caller), front, shutdown).await;
         }
         return;
     }

@@ -12,7 +12,7 @@ use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
 use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
-use darner_service::gossip::{Gossip, GossipMetrics, Options};
+use darner_service::gossip::{self, Gossip, GossipMetrics};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
 use darner_service::identity::signer::{SignerError, piece_signer};
@@ -29,8 +29,9 @@ use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::registry::{self, Registry, RegistryError};
+use crate::repair::Repair;
 use crate::resolve::Resolver;
-use crate::store::{self, Store, StoreError, StoreEvent};
+use crate::store::{Options, Schedule, Store, StoreError, StoreEvent};
 use crate::swarm::sessions::Input;
 use crate::swarm::{Inventory, PeerError, Peers, Schedulers, Swarm};
 use crate::task::buffers::Buffers;
@@ -49,6 +50,7 @@ pub struct Mirror {
     store: Store,
     swarm: Swarm,
     preheat: Preheat,
+    repair: Repair,
     orders: Orders,
     listening: ListenMetrics,
     part: Part,
@@ -116,9 +118,9 @@ impl Mirror {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
         let bandwidth = Bandwidth::new(&settings.limits, metrics);
-        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown)
-            .map_err(StartError::Upstream)?
-            .limited(bandwidth.clone());
+        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown);
+        let upstreams = upstreams.map(|all| all.limited(bandwidth.clone()));
+        let upstreams = upstreams.map_err(StartError::Upstream)?;
         let signer = signer(settings)?;
         let (listener, pieces_address) = listen_for_peers(settings).await?;
         let me = host(settings, pieces_address, &signer)?;
@@ -144,6 +146,7 @@ impl Mirror {
             shutdown: shutdown.clone(),
         });
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
+        let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
         let preheat = Preheat {
             resolver: resolver.clone(),
             tasks: tasks.clone(),
@@ -157,9 +160,7 @@ impl Mirror {
             access: access(settings).await?,
             signer: signer.clone(),
         };
-        let registry = Registry::bind(&settings.registry, metrics, shutdown, parts)
-            .await
-            .map_err(StartError::Registry)?;
+        let registry = Registry::bind(&settings.registry, metrics, shutdown, parts).await;
         let serving = Serving {
             store: store.clone(),
             tasks: tasks.clone(),
@@ -172,16 +173,16 @@ impl Mirror {
             gossip,
             shutdown: shutdown.clone(),
         };
-        let pieces = Pieces::new(listener, identity, serving);
         Ok(Self {
-            registry,
-            pieces,
+            registry: registry.map_err(StartError::Registry)?,
+            pieces: Pieces::new(listener, identity, serving),
             pieces_address,
             tasks,
             leases,
             store,
             swarm,
             preheat,
+            repair,
             orders: directory.orders().clone(),
             listening: ListenMetrics::new(metrics),
             part,
@@ -207,6 +208,7 @@ impl Mirror {
             store,
             swarm,
             preheat,
+            repair,
             orders,
             listening,
             part,
@@ -222,6 +224,7 @@ impl Mirror {
                 () = ending.draining() => {}
             }
         });
+        shutdown.spawn(repair.run(shutdown.clone()));
         shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
@@ -251,7 +254,8 @@ async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAdd
 
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {
     let path = settings.data_dir.join("store");
-    open_at(path, settings.store.capacity, metrics.clone()).await
+    let options = options(settings, path, settings.store.capacity);
+    open_at(options, metrics.clone()).await
 }
 
 /// Private content has a store of its own. What that counts is not the store's metrics.
@@ -261,16 +265,25 @@ async fn access(settings: &Settings) -> Result<Option<Access>, StartError> {
     }
     let path = settings.data_dir.join("private");
     let capacity = Some(settings.store.private_capacity);
-    let store = open_at(path, capacity, Metrics::default()).await?;
+    let options = options(settings, path, capacity);
+    let store = open_at(options, Metrics::default()).await?;
     Access::new(store).map(Some).map_err(StartError::Access)
 }
 
-async fn open_at(
-    path: PathBuf,
-    capacity: Option<u64>,
-    metrics: Metrics,
-) -> Result<Store, StartError> {
-    let options = store::Options::new(path.clone(), capacity);
+fn options(settings: &Settings, path: PathBuf, capacity: Option<u64>) -> Options {
+    let options = Options::new(path, capacity);
+    let every = settings.store.scrub_every;
+    if every.is_zero() {
+        return options;
+    }
+    options.scrubbed(Schedule {
+        every,
+        share: settings.store.scrub_share,
+    })
+}
+
+async fn open_at(options: Options, metrics: Metrics) -> Result<Store, StartError> {
+    let path = options.path().to_owned();
     let opened = tokio::task::spawn_blocking(move || Store::open(options, &metrics)).await;
     match opened {
         Ok(opened) => opened.map_err(|source| StartError::Store { path, source }),
@@ -329,7 +342,7 @@ fn gossip(
     let scheduler = &settings.scheduler;
     let advertised = scheduler.advertise.as_ref();
     let advertised = advertised.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
-    let options = Options {
+    let options = gossip::Options {
         id: me.id.clone(),
         place: Place {
             address: me.address.clone(),
@@ -374,6 +387,8 @@ async fn announce(store: &Store, swarm: &Swarm, shutdown: &Shutdown) {
         match event {
             Ok(StoreEvent::Held(digest)) => swarm.tell(Input::Held(vec![digest])).await,
             Ok(StoreEvent::Withdrawn(digest)) => swarm.tell(Input::Withdrawn(vec![digest])).await,
+            // It was withdrawn just before.
+            Ok(StoreEvent::Damaged(..)) => {}
             // What was missed is told again in full.
             Err(RecvError::Lagged(_)) => swarm.tell(Input::Held(store.keys())).await,
             Err(RecvError::Closed) => break,

@@ -5,7 +5,8 @@
 //! matched and it is durable; it becomes so in the order: verified, synced, renamed, directory
 //! synced, indexed, told. After a crash a file either is in the index or is hashed before it counts.
 //! When room is needed, what was not used for the longest time goes: [`ledger`] decides that, and
-//! knows what everything takes. Whoever has content open reads it to its end.
+//! knows what everything takes. Whoever has content open reads it to its end. Disks forget: see
+//! [`scrub`].
 //!
 //! The store fetches nothing and serves nobody: it is told what to keep. Disk is touched on threads
 //! that may block; a look-up opens one file, a piece map is a read of the index.
@@ -28,10 +29,11 @@ mod partial;
 mod publish;
 mod records;
 mod recover;
+mod scrub;
 mod span;
 mod write_back;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,6 +51,7 @@ use index::{Change, Table};
 use inner::Inner;
 pub use partial::Partial;
 use publish::Durability;
+pub use scrub::Schedule;
 pub use span::{MAX_SPAN, Span};
 
 /// How a store is opened.
@@ -57,6 +60,7 @@ pub struct Options {
     path: PathBuf,
     capacity: Option<u64>,
     reserve: Option<u64>,
+    scrub: Option<Schedule>,
 }
 
 impl Options {
@@ -67,7 +71,19 @@ impl Options {
             path,
             capacity,
             reserve: None,
+            scrub: None,
         }
+    }
+
+    /// Where the store is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads everything again on a schedule.
+    pub fn scrubbed(mut self, schedule: Schedule) -> Self {
+        self.scrub = Some(schedule);
+        self
     }
 
     /// Leaves so many bytes of the disk free, however large it is: a test of what a store of
@@ -92,6 +108,9 @@ pub enum StoreEvent {
     Held(Digest),
     /// Content is about to go.
     Withdrawn(Digest),
+    /// Content of so many bytes was no longer what it should be, and is withdrawn: it can be had
+    /// again.
+    Damaged(Digest, u64),
 }
 
 /// What upstream said a tag means.
@@ -219,6 +238,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.inner
             .record(|records| records.set_tag(source, tag, record, now_ms()))
+    }
+
+    /// The repositories that content is known to be part of, and what it is there.
+    pub fn links_to(&self, digest: &Digest) -> Vec<(Source, LinkRecord)> {
+        lock(&self.inner.records).links_to(digest)
     }
 
     /// What content is within a repository; `None` when it is not known to be part of it.

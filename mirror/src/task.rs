@@ -10,6 +10,7 @@ mod driver;
 mod fetch;
 pub mod follower;
 pub mod metrics;
+mod precedence;
 mod read;
 pub mod shared;
 pub mod state;
@@ -38,6 +39,7 @@ use buffers::Buffers;
 use driver::{Beginning, Context};
 pub use follower::Arriving;
 use metrics::TaskMetrics;
+use precedence::Precedence;
 pub use shared::Ended;
 use shared::{Phase, Shared};
 use state::Event;
@@ -130,6 +132,7 @@ struct Inner {
     live: Mutex<HashMap<Digest, Arc<OnceCell<Live>>>>,
     next_reader: AtomicU64,
     tracker: TaskTracker,
+    precedence: Precedence,
 }
 
 /// A download under way.
@@ -150,6 +153,7 @@ impl Tasks {
                 live: Mutex::default(),
                 next_reader: AtomicU64::new(1),
                 tracker: TaskTracker::new(),
+                precedence: Precedence::default(),
             }),
         }
     }
@@ -372,6 +376,7 @@ impl Tasks {
             signers: Arc::default(),
             vouched: Arc::default(),
             metrics: parts.metrics.clone(),
+            precedence: self.inner.precedence.clone(),
             shutdown: parts.shutdown.clone(),
         };
         (live, context, incoming, stopped)

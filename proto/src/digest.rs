@@ -7,6 +7,8 @@ use sha2::Digest as _;
 
 use crate::invalid::Invalid;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// The digest of some content. Only sha256 and sha512 exist: the OCI image specification registers
 /// no weaker one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,10 +52,28 @@ impl Digest {
 
     /// The hash in lower-case hex: the file's name in an OCI layout.
     pub fn hex(&self) -> String {
-        self.hash()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let digit = |value: u8| char::from(HEX[usize::from(value)]);
+        let mut hex = String::with_capacity(2 * self.hash().len());
+        for byte in self.hash() {
+            hex.push(digit(byte >> 4));
+            hex.push(digit(byte & 0xf));
+        }
+        hex
+    }
+
+    /// The inverse of [`Digest::algorithm`] and [`Digest::hex`].
+    ///
+    /// # Errors
+    /// Another algorithm, or not lower-case hex of its length.
+    pub fn from_hex(algorithm: &str, hex: &str) -> Result<Self, Invalid> {
+        match algorithm {
+            "sha256" => Ok(Self::Sha256(parse_hex(hex)?)),
+            "sha512" => Ok(Self::Sha512(parse_hex(hex)?)),
+            _ => Err(Invalid::new(
+                "digest",
+                "algorithm is neither sha256 nor sha512",
+            )),
+        }
     }
 
     /// A hasher of this digest's algorithm.
@@ -119,14 +139,7 @@ impl FromStr for Digest {
         let (algorithm, hex) = text
             .split_once(':')
             .ok_or_else(|| Invalid::new("digest", "has no algorithm"))?;
-        match algorithm {
-            "sha256" => Ok(Self::Sha256(parse_hex(hex)?)),
-            "sha512" => Ok(Self::Sha512(parse_hex(hex)?)),
-            _ => Err(Invalid::new(
-                "digest",
-                "algorithm is neither sha256 nor sha512",
-            )),
-        }
+        Self::from_hex(algorithm, hex)
     }
 }
 

@@ -29,6 +29,7 @@ mod caller;
 mod cluster_key;
 mod connector;
 mod files;
+mod gather;
 pub mod issued;
 mod join;
 mod live;
@@ -51,6 +52,7 @@ pub use stream::{Caller, Stream};
 pub use tls::{Callers, Protocol};
 
 use cluster_key::ClusterKey;
+use gather::Gathered;
 use live::Live;
 
 /// A handshake is two messages each way; who takes longer is not in earnest.
@@ -311,7 +313,7 @@ impl Inner {
             (Protocol::Grpc, Callers::Joining) => &current.joining,
             (Protocol::Http1, _) => &current.http1,
         };
-        let handshake = TlsAcceptor::from(config.clone()).accept(tcp);
+        let handshake = TlsAcceptor::from(config.clone()).accept(Gathered::new(tcp));
         let tls = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_| Refused::Timeout)?

@@ -204,6 +204,11 @@ pub struct Store {
     /// Bytes of private content kept at most, apart from the rest and never sent to other nodes;
     /// 0 keeps none. Default 10 GiB.
     pub private_capacity: u64,
+    /// Everything kept is read again and compared with its digest this often; what a disk has lost
+    /// is set aside and had again from other nodes. 0 never does. Default 7 days.
+    pub scrub_every: Duration,
+    /// The part of the time, in percent, that is spent on that at most. Default 5.
+    pub scrub_share: u32,
 }
 
 /// `[limits]`: sizes are bytes a second, such as `50 MB`.

@@ -1,6 +1,6 @@
 //! Clients: threads with a socket each.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use darner_proto::digest::Digest;
 
+use crate::secured::{Member, Secured};
 use crate::servers::Blob;
 
 /// Read from a socket at once: more does not help.
@@ -20,6 +21,14 @@ pub(crate) struct Target {
     address: SocketAddr,
     path: String,
     pieces: bool,
+    member: Option<Member>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Plain(TcpStream),
+    Secured(Box<Secured>),
 }
 
 impl Target {
@@ -29,6 +38,7 @@ impl Target {
             address,
             path: path.to_owned(),
             pieces: false,
+            member: None,
         }
     }
 
@@ -39,14 +49,24 @@ impl Target {
             address,
             path,
             pieces: true,
+            member: None,
         }
     }
 
-    pub(crate) fn connect(&self) -> Result<TcpStream> {
+    /// The same, asked for by a member under TLS.
+    pub(crate) fn secured(self, member: &Member) -> Self {
+        let member = Some(member.clone());
+        Self { member, ..self }
+    }
+
+    pub(crate) fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(stream)
+        Ok(match &self.member {
+            Some(member) => Connection::Secured(Box::new(member.connect(stream)?)),
+            None => Connection::Plain(stream),
+        })
     }
 
     /// A request for `start..end`.
@@ -65,6 +85,31 @@ impl Target {
             "GET {} HTTP/1.1\r\nhost: {}\r\n\r\n",
             self.path, self.address
         )
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(buffer),
+            Self::Secured(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write(bytes),
+            Self::Secured(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.flush(),
+            Self::Secured(tls) => tls.flush(),
+        }
     }
 }
 
@@ -131,7 +176,7 @@ impl Load {
 
 /// Reads an answer and gives out its body as it comes.
 pub(crate) fn read_body(
-    stream: &mut TcpStream,
+    stream: &mut impl Read,
     buffer: &mut [u8],
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<u64> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use darner_e2e::darner::{self, Settings};
 use darner_e2e::place;
@@ -16,6 +16,7 @@ use darner_proto::digest::Digest;
 use serde_json::json;
 
 use crate::load::{self, Target};
+use crate::secured::Member;
 use crate::{COLD, MIB, local, wait, write};
 
 const NAME: &str = "registry.test";
@@ -23,6 +24,8 @@ const REPOSITORY: &str = "bench/blobs";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const COLD_SIZE: u64 = 256 * MIB;
 const SERVED_SIZE: u64 = 512 * MIB;
+const MANAGER: &str = "127.0.0.1:15110";
+const NGINX_TLS: u16 = 15_201;
 
 /// Per second, in what `/proc` tells programs.
 const TICKS: u64 = 100;
@@ -92,9 +95,12 @@ pub(crate) struct Servers {
     pub(crate) directory: PathBuf,
     pub(crate) registry: Server,
     pub(crate) nginx: Server,
+    /// The same files under TLS.
+    pub(crate) nginx_tls: SocketAddr,
     pub(crate) mirror: Server,
     pub(crate) mirror_pieces: SocketAddr,
     pub(crate) seed: Server,
+    pub(crate) seed_pieces: SocketAddr,
     /// Mirrors of the same cluster as the seed.
     pub(crate) parents: [Server; 3],
     pub(crate) child: Server,
@@ -123,24 +129,19 @@ impl Servers {
             .set("manager.api_listen", "127.0.0.1:0")
             .set("identity.insecure", true);
         let mirror = start(directory, "up", up, 15_000, &upstream, &mut children)?;
+        manager(directory, &mut children)?;
         scheduler(directory, &mut children)?;
-        let node = |name: &str| {
-            let schedulers = toml::Value::Array(vec!["http://127.0.0.1:15100".into()]);
-            Settings::new(&directory.join(format!("data-{name}")))
-                .set("node.id", name)
-                .set("scheduler.addresses", schedulers)
-                .set("identity.insecure", true)
-        };
-        let seed = node("seed").set("mirror.role", "seed");
+        let node = |name: &str| member(directory, name, "mirror");
+        let seed = member(directory, "seed", "seed")?.set("mirror.role", "seed");
         let mut node_at = |name: &str, settings, port| {
             start(directory, name, settings, port, &upstream, &mut children)
         };
         let seed = node_at("seed", seed, 15_010)?;
-        let child = node_at("child", node("child"), 15_020)?;
+        let child = node_at("child", node("child")?, 15_020)?;
         let parents = [
-            node_at("parent1", node("parent1"), 15_030)?,
-            node_at("parent2", node("parent2"), 15_040)?,
-            node_at("parent3", node("parent3"), 15_050)?,
+            node_at("parent1", node("parent1")?, 15_030)?,
+            node_at("parent2", node("parent2")?, 15_040)?,
+            node_at("parent3", node("parent3")?, 15_050)?,
         ];
         let nginx = nginx(directory, &storage, &mut children)?;
         let servers = Self {
@@ -151,9 +152,11 @@ impl Servers {
                 pids: Vec::new(),
             },
             nginx,
+            nginx_tls: local(NGINX_TLS),
             mirror,
             mirror_pieces: local(15_001),
             seed,
+            seed_pieces: local(15_011),
             parents,
             child,
             cold,
@@ -176,6 +179,11 @@ impl Servers {
             load::read(&Target::file(mirror.address, &servers.manifest))?;
         }
         Ok(servers)
+    }
+
+    /// A member of the cluster, for clients in this process.
+    pub(crate) fn member(&self) -> Result<Member> {
+        Member::of(&certificate(&self.directory, "child"))
     }
 
     /// Waits until content is in a mirror's store: durable, and served from there.
@@ -284,10 +292,50 @@ fn start(
     })
 }
 
+fn manager(directory: &Path, children: &mut Vec<std::process::Child>) -> Result<()> {
+    let settings = Settings::new(&directory.join("data-manager"))
+        .set("node.id", "manager")
+        .set("manager.listen", MANAGER)
+        .set("manager.api_listen", "127.0.0.1:15111");
+    spawn(directory, "manager", "manager", &settings, children)?;
+    wait("the manager", || {
+        Ok(std::net::TcpStream::connect(MANAGER).is_ok())
+    })?;
+    for role in ["scheduler", "seed", "mirror"] {
+        let mut command = darner::command()?;
+        command.args([
+            "manager", "token", "create", "--uses", "10000", "--role", role,
+        ]);
+        command.arg("--config").arg(directory.join("manager.toml"));
+        let output = command.output().context("darner")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "no join token: {said}");
+        std::fs::write(token(directory, role), output.stdout)?;
+    }
+    Ok(())
+}
+
+fn token(directory: &Path, role: &str) -> PathBuf {
+    directory.join(format!("{role}.token"))
+}
+
+/// Settings of a member of the cluster.
+fn member(directory: &Path, name: &str, role: &str) -> Result<Settings> {
+    let token = token(directory, role);
+    Ok(Settings::new(&directory.join(format!("data-{name}")))
+        .set("node.id", name)
+        .set("manager.address", format!("https://{MANAGER}"))
+        .set("identity.token_file", token.display().to_string()))
+}
+
+/// Where a mirror keeps its key and certificate.
+fn certificate(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("data-{name}/identity-mirror.pem"))
+}
+
 fn scheduler(directory: &Path, children: &mut Vec<std::process::Child>) -> Result<()> {
-    let settings = Settings::new(&directory.join("data-scheduler"))
+    let settings = member(directory, "scheduler", "scheduler")?
         .set("scheduler.listen", "127.0.0.1:15100")
-        .set("identity.insecure", true)
         .set("scheduler.settle", "0s");
     spawn(directory, "scheduler", "scheduler", &settings, children)?;
     wait("the scheduler", || {
@@ -322,6 +370,9 @@ fn nginx(
     let address = local(15_200);
     let config = directory.join("nginx.conf");
     let work = directory.display();
+    // Any certificate will do.
+    let pem = certificate(directory, "child");
+    let pem = pem.display();
     write(
         &config,
         &format!(
@@ -329,8 +380,11 @@ fn nginx(
              error_log {work}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
              http {{\n  access_log off;\n  sendfile on;\n  tcp_nodelay on;\n  \
              keepalive_requests 1000000;\n  default_type application/octet-stream;\n  \
-             server {{ listen {address}; root {}; }}\n}}\n",
-            storage.display()
+             root {};\n  server {{ listen {address}; }}\n  \
+             server {{ listen {} ssl; ssl_certificate {pem}; ssl_certificate_key {pem}; \
+             ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; }}\n}}\n",
+            storage.display(),
+            local(NGINX_TLS)
         ),
     )?;
     let mut command = Command::new(place::required_tool("nginx").or_else(|_| {

@@ -37,14 +37,12 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::copied::Pool;
 use crate::store::{MAX_SPAN, Span};
 
 /// Blanks that can be on their way at once on one connection. The server takes a new frame only
 /// when most of the last has been sent, so two spans are what it comes to.
 const BLANK: usize = 4 * MAX_SPAN as usize;
-/// Spans read ahead for a connection that cannot send from files: the next is read while one is
-/// being sent.
-const READ_AHEAD: usize = 2;
 /// A connection whose client takes everything at once lets others have their turn after this many
 /// bytes: about a millisecond.
 const TURN: usize = 4 << 20;
@@ -54,12 +52,20 @@ static BLANKS: LazyLock<&'static [u8]> = LazyLock::new(|| Vec::leak(vec![0; BLAN
 
 /// Where the body of an answer goes. Clones lead to the same connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Outlet(Option<Arc<Mutex<Queue>>>);
+pub(crate) struct Outlet(Way);
+
+#[derive(Debug, Clone)]
+enum Way {
+    /// From the file.
+    File(Arc<Mutex<Queue>>),
+    /// By way of buffers.
+    Copied(Pool),
+}
 
 impl Outlet {
-    /// A connection that takes bytes only.
-    pub(crate) fn of_bytes() -> Self {
-        Self(None)
+    /// A connection that takes bytes only, by way of buffers of `pool`.
+    pub(super) fn of_bytes(pool: Pool) -> Self {
+        Self(Way::Copied(pool))
     }
 
     /// The spans as the body of an answer on this connection.
@@ -68,11 +74,8 @@ impl Outlet {
         spans: impl Stream<Item = io::Result<Span>> + Send + 'static,
     ) -> BoxStream<'static, io::Result<Bytes>> {
         match self.0 {
-            Some(queue) => spans.map(move |span| lock(&queue).push(span?)).boxed(),
-            None => spans
-                .map(|span| async move { span?.read().await.map_err(io::Error::other) })
-                .buffered(READ_AHEAD)
-                .boxed(),
+            Way::File(queue) => spans.map(move |span| lock(&queue).push(span?)).boxed(),
+            Way::Copied(pool) => pool.bytes(spans).boxed(),
         }
     }
 }
@@ -164,7 +167,7 @@ impl Plain {
     }
 
     pub(crate) fn outlet(&self) -> Outlet {
-        Outlet(Some(self.queue.clone()))
+        Outlet(Way::File(self.queue.clone()))
     }
 
     /// Tries to send until the socket takes something.

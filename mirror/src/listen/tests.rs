@@ -42,7 +42,7 @@ impl Front for Files {
             length -= 1;
         }
         let outlet = if self.as_bytes {
-            Outlet::of_bytes()
+            Outlet::of_bytes(copied::Pool::default())
         } else {
             outlet
         };

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use darner_proto::digest::Digest;
@@ -29,6 +29,31 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(flags())
         .open(path)
+}
+
+/// Opens a file whose bytes are read from the disk itself: what is in memory is neither used nor
+/// kept. Not every file system can.
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags() | direct)
+        .open(path)
+}
+
+/// Reads by way of the memory from now on.
+pub(super) fn read_through_memory(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
+}
+
+/// Whether `file` is what is called `path` now.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let there = std::fs::symlink_metadata(path);
+    match (file.metadata(), there) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
 }
 
 /// Opens a file for reading and writing, making it if need be.

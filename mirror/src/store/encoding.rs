@@ -22,6 +22,17 @@ pub(super) struct BlobRecord {
     pub(super) last_use: u64,
 }
 
+/// How far the store has been read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ScrubPass {
+    /// Unix milliseconds.
+    pub(super) began_ms: u64,
+    /// The last content that was read; they are read in the order of their digests.
+    pub(super) after: Option<Digest>,
+    /// All have been.
+    pub(super) done: bool,
+}
+
 /// What the index says of a repository itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RepositoryRecord {
@@ -73,6 +84,27 @@ impl BlobRecord {
         Some(Self {
             size: rest.try_get_u64().ok()?,
             last_use: rest.try_get_u64().ok()?,
+        })
+    }
+}
+
+impl ScrubPass {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut value = versioned(80);
+        value.put_u64(self.began_ms);
+        value.put_u8(u8::from(self.done));
+        if let Some(after) = &self.after {
+            put_digest(&mut value, after);
+        }
+        value
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let mut rest = unversioned(value)?;
+        Some(Self {
+            began_ms: rest.try_get_u64().ok()?,
+            done: rest.try_get_u8().ok()? == 1,
+            after: take_digest(&mut rest),
         })
     }
 }

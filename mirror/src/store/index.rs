@@ -41,17 +41,20 @@ pub(super) enum Table {
     Tags,
     /// Repository and digest to what it is there.
     Links,
+    /// What the store notes of its own work.
+    State,
 }
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 impl Table {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Blobs,
         Self::PieceMaps,
         Self::Repositories,
         Self::Tags,
         Self::Links,
+        Self::State,
     ];
 
     fn definition(self) -> Definition {
@@ -61,6 +64,7 @@ impl Table {
             Self::Repositories => "repositories",
             Self::Tags => "tags",
             Self::Links => "links",
+            Self::State => "state",
         })
     }
 }

@@ -24,7 +24,7 @@ use super::layout::{self, Layout};
 use super::ledger::{Ledger, Room, Victim};
 use super::metrics::StoreMetrics;
 use super::records::Records;
-use super::{Content, Options, StoreError, StoreEvent, disk, keeper, lock, now_ms, recover};
+use super::{Content, Options, StoreError, StoreEvent, disk, keeper, lock, now_ms, recover, scrub};
 
 /// Events a slow listener may be behind; beyond this it has to look at everything anew.
 const EVENTS: usize = 4096;
@@ -54,6 +54,7 @@ pub(super) struct Inner {
     pub(super) hot: HotRoom,
     faults: Mutex<VecDeque<Instant>>,
     _keeper: SyncSender<()>,
+    _scrub: SyncSender<()>,
     pub(super) layout: Layout,
 }
 
@@ -70,13 +71,21 @@ impl Inner {
         let begun = Instant::now();
         let layout = Layout::open(&options.path)?;
         let damaged = damaged_name(&layout.quarantine());
-        let (index, loaded) = Index::open(&layout.index(), &damaged)?;
-        let recovered = recover::recover(&layout, &loaded, options)?;
+        // Both take long where there is much.
+        let (found, opened) = std::thread::scope(|scope| {
+            let scan = scope.spawn(|| layout.scan_blobs());
+            let opened = Index::open(&layout.index(), &damaged);
+            (scan.join(), opened)
+        });
+        let found = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (index, loaded) = opened?;
+        let recovered = recover::recover(&layout, &loaded, found, options)?;
         let metrics = StoreMetrics::new(metrics);
         let limits = recovered.ledger.limits();
         metrics.capacity(limits.capacity);
         metrics.totals(recovered.ledger.totals());
         let (keeper, stop) = sync_channel(1);
+        let (scrub, scrub_stop) = sync_channel(1);
         let inner = Arc::new(Self {
             index,
             ledger: Mutex::new(recovered.ledger),
@@ -88,6 +97,7 @@ impl Inner {
             hot: HotRoom::default(),
             faults: Mutex::default(),
             _keeper: keeper,
+            _scrub: scrub,
             layout,
         });
         inner.submit(recovered.changes)?;
@@ -101,6 +111,9 @@ impl Inner {
             "the store is open"
         );
         keeper::start(&inner, stop)?;
+        if let Some(schedule) = options.scrub {
+            scrub::start(&inner, schedule, scrub_stop)?;
+        }
         Ok(inner)
     }
 
@@ -177,12 +190,13 @@ impl Inner {
     /// Withdraws content and sets its file aside.
     pub(super) fn quarantine(&self, digest: &Digest) {
         let mut ledger = lock(&self.ledger);
-        if ledger.remove(digest).is_none() {
+        let Some(size) = ledger.remove(digest) else {
             return;
-        }
+        };
         // Nobody listens only while nobody has to know.
         let _ = self.events.send(StoreEvent::Withdrawn(*digest));
         self.move_to_quarantine(digest);
+        let _ = self.events.send(StoreEvent::Damaged(*digest, size));
         self.metrics.totals(ledger.totals());
         let most = ledger.limits().capacity / QUARANTINE_SHARE;
         drop(ledger);

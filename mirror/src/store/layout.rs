@@ -146,7 +146,7 @@ impl Layout {
                 if entry.file_type().map_err(failed)?.is_file()
                     && let Some(name) = entry.file_name().to_str()
                 {
-                    found.extend(format!("{algorithm}:{name}").parse::<Digest>().ok());
+                    found.extend(Digest::from_hex(algorithm, name).ok());
                 }
             }
         }

@@ -180,11 +180,40 @@ impl Ledger {
         self.blobs.keys().copied().collect()
     }
 
-    /// Takes up a blob that the index knows from before.
-    pub(super) fn load(&mut self, digest: Digest, record: BlobRecord) {
-        self.used += footprint(record.size);
-        self.last_stamp = self.last_stamp.max(record.last_use);
-        self.enter(digest, record, Weak::new());
+    /// The first `count` blobs whose digests come after `after`, in order.
+    pub(super) fn following(&self, after: Option<&Digest>, count: usize) -> Vec<Digest> {
+        let mut first = BTreeSet::new();
+        for digest in self.blobs.keys() {
+            if after.is_some_and(|after| digest <= after) {
+                continue;
+            }
+            first.insert(*digest);
+            if first.len() > count {
+                first.pop_last();
+            }
+        }
+        first.into_iter().collect()
+    }
+
+    /// Takes up the blobs that the index knows from before, each of them once.
+    pub(super) fn load(&mut self, blobs: Vec<(Digest, BlobRecord)>) {
+        self.blobs.reserve(blobs.len());
+        let mut by_use = Vec::with_capacity(blobs.len());
+        for (digest, record) in blobs {
+            let BlobRecord { size, last_use } = record;
+            self.used += footprint(size);
+            self.last_stamp = self.last_stamp.max(last_use);
+            by_use.push((last_use, digest));
+            let open = Weak::new();
+            let blob = Blob {
+                size,
+                last_use,
+                open,
+            };
+            self.blobs.insert(digest, blob);
+        }
+        // At once: one by one takes several times as long.
+        self.by_use.append(&mut by_use.into_iter().collect());
     }
 
     /// A blob whose room was granted is in its place. Gives back the room when it was there already.
@@ -269,6 +298,16 @@ impl Ledger {
 
     pub(super) fn partial(&mut self, digest: &Digest) -> Option<&mut Unfinished> {
         self.partials.get_mut(digest)
+    }
+
+    /// Whether somebody works on a download.
+    pub(super) fn is_busy(&self) -> bool {
+        let busy = |unfinished: &Unfinished| match &unfinished.phase {
+            Phase::Idle => false,
+            Phase::Beginning => true,
+            Phase::Live(shared) => shared.strong_count() > 0,
+        };
+        self.partials.values().any(busy)
     }
 
     /// Every download that somebody works on.

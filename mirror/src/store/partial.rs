@@ -123,6 +123,11 @@ impl Shared {
         self.geometry.size()
     }
 
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &Arc<Inner> {
+        &self.store
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

@@ -125,6 +125,15 @@ impl Records {
         Some(repository.links.get(digest)?.record.clone())
     }
 
+    /// Every repository that has the content. Not a use of any of them.
+    pub(super) fn links_to(&self, digest: &Digest) -> Vec<(Source, LinkRecord)> {
+        let links = self.repositories.iter().filter_map(|(source, repository)| {
+            let link = repository.links.get(digest)?;
+            Some((source.clone(), link.record.clone()))
+        });
+        links.collect()
+    }
+
     pub(super) fn public_since(&self, source: &Source) -> Option<u64> {
         self.repositories.get(source)?.public_ms
     }

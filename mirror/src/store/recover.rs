@@ -5,8 +5,6 @@
 //! was complete when it got its name, but the disk may have lost some of it since: it counts after it
 //! has been hashed, beside normal work too. What the index knows and is not there is forgotten.
 
-use std::collections::HashMap;
-
 use darner_proto::digest::Digest;
 
 use super::encoding::BlobRecord;
@@ -27,24 +25,29 @@ pub(super) struct Recovered {
     pub(super) changes: Vec<Change>,
 }
 
-/// Reads the directory and compares it with the index.
+/// Compares the files that were `found` with the index.
 pub(super) fn recover(
     layout: &Layout,
     loaded: &Loaded,
+    mut found: Vec<Digest>,
     options: &Options,
 ) -> Result<Recovered, StoreError> {
-    let mut ledger = Ledger::new();
     let mut changes = Vec::new();
-    let mut known: HashMap<Digest, BlobRecord> = HashMap::with_capacity(loaded.blobs.len());
-    for (key, value) in &loaded.blobs {
-        match (Digest::from_wire(key), BlobRecord::decode(value)) {
-            (Ok(digest), Some(record)) => drop(known.insert(digest, record)),
-            _ => changes.push(Change::remove(Table::Blobs, key.clone())),
+    let known = known(loaded, &mut changes);
+    let mut ledger = Ledger::new();
+    found.sort_unstable();
+    let mut held = Vec::with_capacity(known.len());
+    let mut known = known.into_iter().peekable();
+    let mut gone = |digest: Digest| {
+        tracing::warn!(%digest, "a blob is gone from the disk");
+        forget(&digest, &mut changes);
+    };
+    for digest in found {
+        while let Some((before, _)) = known.next_if(|(known, _)| *known < digest) {
+            gone(before);
         }
-    }
-    for digest in layout.scan_blobs()? {
-        match known.remove(&digest) {
-            Some(record) => ledger.load(digest, record),
+        match known.next_if(|(known, _)| *known == digest) {
+            Some(blob) => held.push(blob),
             None => {
                 if let Some(size) = layout.size_of_blob(&digest)? {
                     ledger.suspect(digest, size);
@@ -52,10 +55,8 @@ pub(super) fn recover(
             }
         }
     }
-    for digest in known.into_keys() {
-        tracing::warn!(%digest, "a blob is gone from the disk");
-        forget(&digest, &mut changes);
-    }
+    known.for_each(|(digest, _)| gone(digest));
+    ledger.load(held);
     for (digest, size, last_use) in layout.scan_partials()? {
         if ledger.size_of(&digest).is_some() {
             discard(layout, &digest);
@@ -76,6 +77,20 @@ pub(super) fn recover(
     limits.reserve = options.reserve.unwrap_or(limits.reserve);
     ledger.limit(limits);
     Ok(Recovered { ledger, changes })
+}
+
+/// What the index says of blobs, by digest.
+fn known(loaded: &Loaded, changes: &mut Vec<Change>) -> Vec<(Digest, BlobRecord)> {
+    let mut known = Vec::with_capacity(loaded.blobs.len());
+    for (key, value) in &loaded.blobs {
+        match (Digest::from_wire(key), BlobRecord::decode(value)) {
+            (Ok(digest), Some(record)) => known.push((digest, record)),
+            _ => changes.push(Change::remove(Table::Blobs, key.clone())),
+        }
+    }
+    // The index has them in this order already.
+    known.sort_by_key(|(digest, _)| *digest);
+    known
 }
 
 /// Drops the partials that are too many or too old.

@@ -2,10 +2,10 @@ mod blobs;
 mod crash;
 mod eviction;
 mod partials;
+mod scrub;
 mod size;
 
 use std::convert::Infallible;
-use std::path::Path;
 
 use darner_proto::piece_map::{self, PieceSigner};
 use tempfile::TempDir;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::Buffers;
 use super::metrics::TaskMetrics;
+use super::precedence::Precedence;
 use super::shared::{Ended, Phase, Shared};
 use super::state::{Action, Event, Task};
 use super::{ServedFrom, fetch, read};
@@ -46,6 +47,7 @@ pub(super) struct Context {
     pub(super) signers: Arc<RwLock<TrustedSigners>>,
     pub(super) vouched: Arc<Mutex<HashMap<u32, Arc<PieceRun>>>>,
     pub(super) metrics: TaskMetrics,
+    pub(super) precedence: Precedence,
     pub(super) shutdown: Shutdown,
 }
 
@@ -221,6 +223,9 @@ async fn download(
         }),
     };
     let started = Instant::now();
+    // A lease to begin with: others wait for what this node was told to read.
+    let told = beginning.lease.is_some();
+    let mut standing = context.precedence.stand();
     let mut driver = Driver::new(context.clone(), held, beginning.sources);
     let mut heard = context.swarm.join(join).await;
     let mut tick = tokio::time::interval(TICK);
@@ -248,6 +253,8 @@ async fn download(
                 if context.shutdown.is_draining() && !driver.task.has_readers() {
                     break Err(Ended::Stopping);
                 }
+                let gives_way = standing.gives_way(told || driver.task.is_awaited());
+                driver.task.give_way(gives_way);
                 Event::Tick
             }
             () = tokio::time::sleep(pause), if wake.is_some() => Event::Tick,

@@ -89,6 +89,7 @@ pub struct Task {
     gained: BTreeSet<u32>,
     read_bytes: u64,
     ended: bool,
+    gives_way: bool,
     /// When it was last decided what to do.
     looked_at: Duration,
 }
@@ -147,6 +148,7 @@ impl Task {
             gained: BTreeSet::new(),
             read_bytes: 0,
             ended: false,
+            gives_way: false,
             looked_at: now,
         }
     }
@@ -165,6 +167,16 @@ impl Task {
     /// Whether clients of this node read along.
     pub fn has_readers(&self) -> bool {
         !self.cursors.is_empty()
+    }
+
+    /// Whether clients of this node or children wait for it.
+    pub fn is_awaited(&self) -> bool {
+        self.has_readers() || self.lead.is_followed()
+    }
+
+    /// Others are waited for and this is not: it goes on with one transfer at a time.
+    pub fn give_way(&mut self, gives_way: bool) {
+        self.gives_way = gives_way;
     }
 
     /// Where its pieces may be read from.

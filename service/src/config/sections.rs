@@ -31,6 +31,10 @@ const DEFAULT_UPSTREAM: &str = "docker.io";
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 512;
 const PRIVATE_CAPACITY: u64 = 10 << 30;
+/// A disk that forgets does so over years.
+const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A disk that reads 500 MB/s reads two terabytes within a day.
+const SCRUB_SHARE: u32 = 5;
 const UPLOAD_SLOTS: u32 = 16;
 /// Days of a manager's absence are outlived, and a stolen certificate does not count for long.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -181,10 +185,14 @@ fn gossip(mut section: Section<'_>) -> Gossip {
 fn store(mut section: Section<'_>) -> Store {
     let capacity = section.read("capacity", parse::size);
     let private_capacity = section.read("private_capacity", parse::size_or_none);
+    let scrub_every = section.read("scrub_every", parse::duration);
+    let scrub_share = section.read("scrub_share", |item| parse::count(item, 1..=100));
     section.close();
     Store {
         capacity,
         private_capacity: private_capacity.unwrap_or(PRIVATE_CAPACITY),
+        scrub_every: scrub_every.unwrap_or(SCRUB_EVERY),
+        scrub_share: scrub_share.unwrap_or(SCRUB_SHARE),
     }
 }
 

@@ -52,6 +52,10 @@ const PROBE_RTT: Duration = Duration::from_millis(400);
 const INDIRECT: usize = 3;
 /// A suspect has this long to object: word of it has to go there and back.
 const SUSPICION: Duration = Duration::from_millis(1500);
+/// A process whose own timers are this late has too little of its machine to judge others by theirs.
+const LATE: Duration = Duration::from_millis(250);
+/// For so long after that it gives suspects more time, this much once for each.
+const LENIENT: Duration = Duration::from_secs(5);
 /// So long where there are more than [`FEW`].
 const SUSPICION_OF_MANY: Duration = Duration::from_secs(6);
 /// Who is down is remembered for so long, so that old word of it does not bring it back.
@@ -123,6 +127,8 @@ pub struct Members {
     compare: Duration,
     random: SmallRng,
     live: Arc<AtomicU32>,
+    /// Until when this process takes itself for slow.
+    lenient: Duration,
     refused: u64,
 }
 
@@ -139,6 +145,8 @@ enum Wake {
     /// The time is over in which a suspect of this incarnation could object. The library counts it
     /// only where the suspicion arose.
     Objected(Node, u16),
+    /// A verdict that was put off: what would have been done.
+    PutOff(Box<Wake>),
     /// The next of the ring is to hear from this process.
     Call,
     /// Somebody is to be asked whom it knows.
@@ -201,6 +209,7 @@ impl Members {
             turn: 0,
             compare: COMPARE.0,
             random: SmallRng::seed_from_u64(!seed),
+            lenient: Duration::ZERO,
             refused: 0,
         }
     }
@@ -423,10 +432,27 @@ impl Members {
             let Some(Reverse(due)) = self.timers.pop() else {
                 return;
             };
-            match due.what {
+            if now.saturating_sub(due.at) >= LATE {
+                self.lenient = now + LENIENT;
+            }
+            let what = match due.what {
+                verdict @ (Wake::Objected(..)
+                | Wake::Protocol(Timer::ChangeSuspectToDown { .. }))
+                    if now < self.lenient =>
+                {
+                    wishes
+                        .timers
+                        .push((LENIENT, Wake::PutOff(Box::new(verdict))));
+                    continue;
+                }
+                Wake::PutOff(verdict) => *verdict,
+                what => what,
+            };
+            match what {
                 // Timers of an earlier life are none any more.
                 Wake::Protocol(timer) => drop(self.foca.handle_timer(timer, &mut *wishes)),
                 Wake::Objected(node, incarnation) => self.objected(node, incarnation, wishes),
+                Wake::PutOff(_) => {}
                 Wake::Call => self.call(wishes),
                 Wake::Compare => self.compare(wishes),
             }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::gather::Gathered;
 use super::metrics::Refused;
 use super::peer::PeerRole;
 use super::stream::Stream;
@@ -93,7 +94,7 @@ impl Connector {
             Protocol::Http1 => &current.client_http1,
         };
         let name = session_name(authority.as_str());
-        let handshake = TlsConnector::from(config.clone()).connect(name, tcp);
+        let handshake = TlsConnector::from(config.clone()).connect(name, Gathered::new(tcp));
         let tls = timeout(HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_| ConnectError::Timeout)?

@@ -13,8 +13,15 @@ use tokio_rustls::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
+use super::gather::Gathered;
 use super::live::Place;
 use super::peer::Peer;
+
+/// Encrypted before the system is asked to take it: a call for each of the records would cost more
+/// than it moves.
+const WRITE: usize = 256 << 10;
+/// The most that one record carries (RFC 8446, section 5.1).
+const RECORD: usize = 16 << 10;
 
 /// The connection.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ pub enum Stream {
 /// A connection under TLS.
 #[derive(Debug)]
 pub struct Secured {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Gathered>,
     peer: Option<Peer>,
     place: Option<Place>,
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -47,10 +54,14 @@ pub enum Caller {
 
 impl Stream {
     pub(super) fn secured(
-        tls: TlsStream<TcpStream>,
+        mut tls: TlsStream<Gathered>,
         peer: Option<Peer>,
         place: Option<Place>,
     ) -> Self {
+        match &mut tls {
+            TlsStream::Client(tls) => tls.get_mut().1.set_buffer_limit(Some(WRITE)),
+            TlsStream::Server(tls) => tls.get_mut().1.set_buffer_limit(Some(WRITE)),
+        }
         let closing = place.as_ref().map(|place| Box::pin(place.closed()));
         Self::Secured(Box::new(Secured {
             tls,
@@ -75,6 +86,28 @@ impl Stream {
 impl Secured {
     fn is_closed(&self) -> bool {
         self.place.as_ref().is_some_and(Place::is_closed)
+    }
+
+    /// Reads a record, and those behind it that are here and for which there is room.
+    fn poll_records(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let begun = buffer.filled().len();
+        loop {
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut self.tls).poll_read(context, buffer);
+            match read {
+                Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
+                // What came before it is given out first; an end or a failure comes again.
+                _ if before > begun => return Poll::Ready(Ok(())),
+                read => return read,
+            }
+            if buffer.remaining() < RECORD || !self.tls.get_ref().0.has_waiting() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -101,7 +134,7 @@ impl AsyncRead for Stream {
                 if secured.is_closed() {
                     return Poll::Ready(Err(closed()));
                 }
-                Pin::new(&mut secured.tls).poll_read(context, buffer)
+                secured.poll_records(context, buffer)
             }
         }
     }

@@ -147,6 +147,10 @@ async fn content_that_lost_its_file_or_size_is_withdrawn() {
         assert!(store.get(&digest).is_none());
         assert!(store.size_of(&digest).is_none());
         assert_eq!(events.try_recv().unwrap(), StoreEvent::Withdrawn(digest));
+        assert_eq!(
+            events.try_recv().unwrap(),
+            StoreEvent::Damaged(digest, 9000)
+        );
     }
     put(store, 9000, 1).await;
     assert!(store.get(&lost).is_some());

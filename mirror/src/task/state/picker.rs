@@ -38,12 +38,13 @@ impl Task {
         let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
         // Nearly always every parent has its requests already: nothing is worked out then.
         let can_ask = self.links.values().any(|link| link.can_be_asked(now));
-        if !can_ask || self.requests.len() >= MAX_REQUESTS || reads_for_others {
+        let most = if self.gives_way { 1 } else { MAX_REQUESTS };
+        if !can_ask || self.requests.len() >= most || reads_for_others {
             return;
         }
         let mut taken = self.taken();
         // Bounded by itself too: a request made here may give another one up.
-        for _ in self.requests.len()..MAX_REQUESTS {
+        for _ in self.requests.len()..most {
             let Some((parent, wanted, hedge)) = self.next_request(now, &taken) else {
                 return;
             };

@@ -51,6 +51,10 @@ impl Lead {
         self.children = children;
     }
 
+    pub(super) fn is_followed(&self) -> bool {
+        self.children > 0
+    }
+
     /// Whether reading waits for children to take what is there.
     fn is_long(&self, now: Duration) -> bool {
         self.children > 0
@@ -81,7 +85,7 @@ impl Task {
         if self.lead.is_long(now) {
             return;
         }
-        let at_once = if self.ranged == Some(true) {
+        let at_once = if self.ranged == Some(true) && !self.gives_way {
             PARALLEL_READS
         } else {
             1

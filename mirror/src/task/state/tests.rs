@@ -1,3 +1,5 @@
+mod giving_way;
+
 use super::*;
 use darner_proto::digest::Digest;
 use darner_proto::id::Role;

@@ -26,6 +26,7 @@ address = "https://10.0.0.2:7423/x"
     )
     .variable("DARNER_ADMIN__LISTEN", "here")
     .set("pieces.upload_slots=0")
+    .set("store.scrub_share=101")
     .faults(Command::Up);
     let expected = [
         "darner.toml:1: data_dir: is an integer, not a string",
@@ -40,6 +41,7 @@ address = "https://10.0.0.2:7423/x"
         "darner.toml:17: [manager] address: has a path",
         "DARNER_ADMIN__LISTEN: \"here\" is not an IP address and port",
         "--set pieces.upload_slots: 0 is not a whole number from 1 to 1024",
+        "--set store.scrub_share: 101 is not a whole number from 1 to 100",
     ];
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
     for (fault, expected) in faults.iter().zip(expected) {
