@@ -12,8 +12,9 @@ use darner_e2e::midway::{pull_while, under_way};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{raw, scene, wait};
 
-/// Nobody who keeps the table names a member that was killed for longer.
-const OUT_OF_ANSWERS: Duration = Duration::from_secs(5);
+/// Nobody who keeps the table names a member that was killed for longer, on a machine that is busy with
+/// six of them; a scheduler by itself is held to five seconds elsewhere, and membership in its own tests.
+const OUT_OF_ANSWERS: Duration = Duration::from_secs(15);
 /// Schedulers that are back are used again within this time.
 const HANDED_BACK: Duration = Duration::from_secs(10);
 /// Mirrors that lose their schedulers. All of them keep the table then.
@@ -71,6 +72,7 @@ fn a_member_that_is_killed_in_the_middle_of_a_pull_is_soon_forgotten_and_nobody_
                 })
                 .await?;
                 let took = killed.elapsed();
+                println!("out of all answers after {took:?}");
                 ensure!(took < OUT_OF_ANSWERS, "it was named for {took:?}");
                 members::settled(&survivors).await?;
                 Ok(())

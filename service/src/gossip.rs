@@ -85,7 +85,7 @@ impl Gossip {
             generation: epoch,
             place: Some(options.place),
         };
-        let members = Members::new(me, epoch, random());
+        let members = Members::new(Duration::ZERO, me, epoch, random());
         metrics.members(members.count());
         let (published, keepers) = watch::channel(members.keepers().to_vec());
         let gossip = Self { heard, keepers };

@@ -109,7 +109,12 @@ fn plain_text_is_meant(
 /// A certificate comes from the manager, for a join token, or from files.
 fn has_an_identity(command: Command, settings: &Settings, file: Option<&Path>, reading: &Reading) {
     let identity = &settings.identity;
-    if identity.insecure || reading.is_bad(INSECURE) || reading.is_bad("identity.certificate") {
+    let unclear = [
+        INSECURE,
+        "identity.certificate",
+        "identity.cluster_key_file",
+    ];
+    if identity.insecure || unclear.iter().any(|key| reading.is_bad(key)) {
         return;
     }
     if command == Command::Up && identity.files.is_some() {

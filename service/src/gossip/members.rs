@@ -183,15 +183,15 @@ struct Packet {
 }
 
 impl Members {
-    /// What `me` knows at first: itself. `epoch` is milliseconds since 1970 at time zero, `seed` makes
+    /// What `me`, which begins `now`, knows at first: itself. `epoch` is milliseconds since 1970 at time zero, `seed` makes
     /// this process choose otherwise than others.
-    pub fn new(me: Member, epoch: u64, seed: u64) -> Self {
+    pub fn new(now: Duration, me: Member, epoch: u64, seed: u64) -> Self {
         let me = Node::new(me);
         let live = Arc::new(AtomicU32::new(1));
         let ring = vec![me.clone()];
-        let begin = |at, what| {
+        let begin = |after, what| {
             Reverse(Due {
-                at,
+                at: now + after,
                 number: 0,
                 what,
             })

@@ -15,8 +15,8 @@ pub(super) const EPOCH: u64 = 1_764_000_000_000;
 const IDLE: Duration = Duration::from_secs(50);
 /// Request line, headers and TLS record of an exchange, each way.
 const HEADS: (u64, u64) = (100, 100);
-/// A handshake that resumes a session, each way; measured in `identity::tests`.
-const HANDSHAKE: (u64, u64) = (600, 400);
+/// A handshake that resumes a session, each way; measured in `identity::cluster_key`.
+const HANDSHAKE: (u64, u64) = (1000, 1600);
 /// What nobody is there to take is known to be lost after this, where the port is closed.
 const REFUSAL: Duration = Duration::from_millis(2);
 
@@ -120,12 +120,15 @@ impl Network {
             network.apply(name, Event::Introduced(all.clone()));
         }
         network.now = Duration::from_secs(1);
+        // What was late at the start is forgotten.
+        network.run(Duration::from_secs(7));
         network
     }
 
     fn begin(&mut self, name: u32, generation: u64) -> Members {
         *self.lives.entry(name).or_default() += 1;
         Members::new(
+            self.now,
             member(name, generation),
             EPOCH,
             self.random.random_range(0..u64::MAX),
