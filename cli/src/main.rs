@@ -12,9 +12,11 @@ mod cluster;
 mod config;
 mod demo;
 mod doctor;
+mod get;
 mod manager;
 mod mirror;
 mod pull;
+mod put;
 mod run;
 mod scheduler;
 mod setup;
@@ -56,6 +58,10 @@ enum Command {
     Demo(demo::Args),
     /// Pull an image through a mirror into an OCI image layout
     Pull(pull::Args),
+    /// Get a file through a mirror: what is at a URL, or what was put into the cluster
+    Get(Box<get::Args>),
+    /// Put a file into the cluster
+    Put(put::Args),
     /// See where an image comes from and how fast, without keeping it
     Verify(verify::Args),
     /// See how fast a cluster of any size would pull, and what faults would cost
@@ -78,6 +84,8 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     // What waits would otherwise hold a third more memory: pages of 2 MiB, mostly unused.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    // Credentials of callers are in its memory: no core of it is written, and only root looks in.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // The only other way to have one is somebody else's having been first, and there is nobody.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -98,6 +106,8 @@ fn main() -> ExitCode {
             Command::Manager(args) => manager::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Pull(args) => pull::run(args).await,
+            Command::Get(args) => get::run(*args).await,
+            Command::Put(args) => put::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Login(login) => login.run().await,
             Command::Ask(ask) => ask.run().await,

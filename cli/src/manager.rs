@@ -77,7 +77,7 @@ async fn serve(args: Args) -> ExitCode {
 pub(crate) fn tell_setup_link(manager: &Manager) {
     if let Some(link) = manager.setup_link() {
         run::say(format_args!(
-            "Make the first administrator, within a day: darner login --setup '{}'",
+            "Make the first administrator, within a day: open this link in a browser on this host, or run darner login --setup '{}'",
             link.reveal()
         ));
     }

@@ -5,10 +5,16 @@
 //! median of the rounds counts. Processor time is the kernel's account of a process. The client is
 //! this process; it reads and throws away, except where it says that it verifies.
 
+#[path = "datapath/caches.rs"]
+mod caches;
 #[path = "datapath/floor.rs"]
 mod floor;
+#[path = "datapath/growth.rs"]
+mod growth;
 #[path = "datapath/load.rs"]
 mod load;
+#[path = "datapath/plot.rs"]
+mod plot;
 #[path = "datapath/report.rs"]
 mod report;
 #[path = "datapath/secured.rs"]
@@ -43,7 +49,7 @@ const COLD: usize = 6;
 type Part = fn(&Servers, &mut Report) -> Result<()>;
 
 /// All of them, by the names that choose them. What is measured cold comes first.
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 13] = [
     ("idle", idle),
     ("cold", cold),
     ("cold-gigabit", cold_gigabit),
@@ -53,6 +59,10 @@ const PARTS: [(&str, Part); 9] = [
     ("pieces", pieces),
     ("pieces-tls", pieces_under_tls),
     ("manifests", manifests),
+    ("caches", caches::compare),
+    ("crowd", growth::crowd),
+    ("sizes", growth::sizes),
+    ("clients", growth::clients),
 ];
 
 fn main() -> Result<()> {

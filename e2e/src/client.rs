@@ -35,7 +35,14 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     registry: String,
-    credentials: Option<(String, String)>,
+    credentials: Option<Credentials>,
+}
+
+/// What a client shows.
+#[derive(Debug, Clone)]
+enum Credentials {
+    Password(String, String),
+    Token(String),
 }
 
 /// An answer read to its end.
@@ -82,7 +89,15 @@ impl Client {
     /// The same client with a user's credentials.
     pub fn with_credentials(&self, user: &str, password: &str) -> Self {
         Self {
-            credentials: Some((user.to_owned(), password.to_owned())),
+            credentials: Some(Credentials::Password(user.to_owned(), password.to_owned())),
+            ..self.clone()
+        }
+    }
+
+    /// The same client with a token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            credentials: Some(Credentials::Token(token.to_owned())),
             ..self.clone()
         }
     }
@@ -92,7 +107,8 @@ impl Client {
         let url = format!("{}/v2/{path}?ns={}", self.base, self.registry);
         let request = self.http.request(method, url).header("accept", ACCEPT);
         match &self.credentials {
-            Some((user, password)) => request.basic_auth(user, Some(password)),
+            Some(Credentials::Password(user, password)) => request.basic_auth(user, Some(password)),
+            Some(Credentials::Token(token)) => request.bearer_auth(token),
             None => request,
         }
     }

@@ -10,6 +10,7 @@ use crate::members;
 use crate::scene::Scene;
 use crate::upstream::{NAME, Upstream};
 use crate::wait;
+use crate::web::Web;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +66,8 @@ struct Joining<'a> {
     scene: &'a Scene,
     manager: &'a Darner,
     plain: bool,
+    /// A web server whose files are shared.
+    web: Option<&'a Web>,
 }
 
 impl Joining<'_> {
@@ -90,8 +93,22 @@ impl Joining<'_> {
         Darner::start(self.scene, name, "scheduler", &settings).await
     }
 
+    async fn nodes(&self, upstream: &Upstream, shape: Shape) -> Result<(Vec<Darner>, Vec<Darner>)> {
+        let start = |role: &'static str, count: usize| {
+            let names = (1..=count).map(move |number| format!("{role}-{number}"));
+            try_join_all(names.map(|name| self.mirror(upstream, role, name)))
+        };
+        let seeds = start("seed", shape.seeds).await?;
+        Ok((seeds, start("mirror", shape.mirrors).await?))
+    }
+
     async fn mirror(&self, upstream: &Upstream, role: &str, name: String) -> Result<Darner> {
-        let settings = mirror_settings(self.scene, upstream, &name)?;
+        let mut settings = mirror_settings(self.scene, upstream, &name)?;
+        if let Some(web) = self.web {
+            settings = settings
+                .route(&web.host())
+                .set("proxy.listen", "127.0.0.1:0");
+        }
         self.mirror_with(settings, role, name).await
     }
 
@@ -111,6 +128,33 @@ impl Cluster {
         Self::start_with(scene, upstream, shape, &settings).await
     }
 
+    /// As [`Cluster::start`], beside a web server whose files are shared.
+    pub async fn start_beside(
+        scene: &Scene,
+        upstream: &Upstream,
+        shape: Shape,
+        web: &Web,
+    ) -> Result<Self> {
+        let settings = manager_settings(scene)?;
+        let manager = Darner::start(scene, "manager", "manager", &settings).await?;
+        let joining = Joining {
+            scene,
+            manager: &manager,
+            plain: shape.plain,
+            web: Some(web),
+        };
+        let scheduler = joining.scheduler("scheduler").await?;
+        let (seeds, mirrors) = joining.nodes(upstream, shape).await?;
+        let cluster = Self {
+            seeds,
+            mirrors,
+            scheduler,
+            manager,
+        };
+        cluster.attended().await?;
+        Ok(cluster)
+    }
+
     /// As [`Cluster::start`], with settings of the manager's own.
     pub async fn start_with(
         scene: &Scene,
@@ -123,15 +167,13 @@ impl Cluster {
             scene,
             manager: &manager,
             plain: shape.plain,
+            web: None,
         };
         let scheduler = joining.scheduler("scheduler").await?;
-        let start = |role: &'static str, count: usize| {
-            let names = (1..=count).map(move |number| format!("{role}-{number}"));
-            try_join_all(names.map(|name| joining.mirror(upstream, role, name)))
-        };
+        let (seeds, mirrors) = joining.nodes(upstream, shape).await?;
         let cluster = Self {
-            seeds: start("seed", shape.seeds).await?,
-            mirrors: start("mirror", shape.mirrors).await?,
+            seeds,
+            mirrors,
             scheduler,
             manager,
         };
@@ -193,6 +235,7 @@ pub async fn add_scheduler(scene: &Scene, manager: &Darner, name: &str) -> Resul
         scene,
         manager,
         plain: false,
+        web: None,
     };
     joining.scheduler(name).await
 }
@@ -208,6 +251,7 @@ pub async fn join_mirror(
         scene,
         manager,
         plain: false,
+        web: None,
     };
     joining.mirror(upstream, "mirror", name.to_owned()).await
 }
@@ -223,6 +267,7 @@ pub async fn join_mirror_with(
         scene,
         manager,
         plain: false,
+        web: None,
     };
     joining
         .mirror_with(settings, "mirror", name.to_owned())

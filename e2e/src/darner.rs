@@ -72,6 +72,24 @@ impl Settings {
         self
     }
 
+    /// Adds a `[[route]]` to the swarm for a host on this machine.
+    pub fn route(mut self, host: &str) -> Self {
+        let mut route = toml::Table::new();
+        route.insert("host".to_owned(), host.into());
+        route.insert("to".to_owned(), "swarm".into());
+        route.insert("private".to_owned(), true.into());
+        let ignored = toml::Value::Array(vec!["X-Sig".into()]);
+        route.insert("ignore_query".to_owned(), ignored);
+        let list = self
+            .table
+            .entry("route")
+            .or_insert_with(|| toml::Value::Array(Vec::new()));
+        if let Some(list) = list.as_array_mut() {
+            list.push(route.into());
+        }
+        self
+    }
+
     /// The file's text.
     pub fn text(&self) -> String {
         self.table.to_string()

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,9 +28,19 @@ pub struct Dockerd {
 impl Dockerd {
     /// Starts one with the settings and the /var/lib of the host in `root`.
     pub async fn start(scene: &Scene, root: &Path) -> Result<Self> {
+        Self::start_in(scene, root, &[]).await
+    }
+
+    /// As [`Dockerd::start`], with these variables in its environment.
+    pub async fn start_in(
+        scene: &Scene,
+        root: &Path,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         // Socket paths are short by nature, and build directories are not.
         let directory = tempfile::Builder::new().prefix("e2e-").tempdir()?;
         let mut command = Command::new(place::required_tool("unshare")?);
+        command.envs(environment.iter().copied());
         command.args(["--mount", "--pid", "--fork", "--kill-child=SIGTERM"]);
         command.args(["--mount-proc", "sh", "-ec"]);
         command.arg(
@@ -69,19 +81,30 @@ impl Dockerd {
     /// Pulls an image of Docker Hub.
     pub async fn pull(&self, repository: &str, tag: &str) -> Result<()> {
         let path = format!("/images/create?fromImage={repository}&tag={tag}");
-        let told = self.ask("POST", &path).await?;
+        let told = self.ask("POST", &path, "").await?;
         ensure!(told.contains("Downloaded newer image"), "{told}");
         Ok(())
     }
 
-    async fn get(&self, path: &str) -> Result<String> {
-        self.ask("GET", path).await
+    /// Pulls an image with credentials, as `docker login` has left them: `alice:password`. Says what
+    /// dockerd said.
+    pub async fn pull_as(&self, image: &str, tag: &str, login: &str) -> Result<String> {
+        let (user, password) = login.split_once(':').context("a user and a password")?;
+        let login = serde_json::json!({"username": user, "password": password}).to_string();
+        let login = BASE64_URL_SAFE.encode(login);
+        let path = format!("/images/create?fromImage={image}&tag={tag}");
+        let header = format!("X-Registry-Auth: {login}\r\n");
+        self.ask("POST", &path, &header).await
     }
 
-    async fn ask(&self, method: &str, path: &str) -> Result<String> {
+    async fn get(&self, path: &str) -> Result<String> {
+        self.ask("GET", path, "").await
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> Result<String> {
         let socket: PathBuf = self.directory.path().join("socket");
         let mut stream = UnixStream::connect(socket).await?;
-        let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use darner_proto::id::Role;
 use darner_proto::wire;
 use darner_proto::wire::manager_client::ManagerClient;
 use darner_service::config::{Command, Flag, Sources, load};
 use darner_service::identity::{Connector, Identity, IdentityMetrics, PeerRole, Protocol};
 use darner_service::shutdown::Shutdown;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -130,6 +133,19 @@ impl Guest {
         let mut stream = connected.into_inner();
         greet(&mut stream, port).await?;
         Ok(stream)
+    }
+
+    /// What `port` answers to a request: status and body.
+    pub async fn ask(&self, port: &Port, request: Request<Bytes>) -> Result<(u16, Bytes)> {
+        let mut connector = self.connector(port.protocol);
+        let stream = connector.call(port.url("https").parse()?).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        let driving = self.shutdown.spawn(connection);
+        let answer = sender.send_request(request.map(Full::new)).await?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await?.to_bytes();
+        driving.abort();
+        Ok((status, body))
     }
 
     /// Registers `id` in `role` with the manager at `port`.

@@ -1,5 +1,5 @@
 //! The rig of the end-to-end tests: real `darner` processes, a real registry with a proxy in front
-//! of it that counts and breaks things on demand, real container runtimes, guests of a
+//! of it that counts and breaks things on demand, real container runtimes and a real browser, guests of a
 //! cluster and strangers to it, and peers that lie.
 //!
 //! Every test runs in a [`scene`]: a directory and a time limit of its own, and on failure the logs
@@ -7,6 +7,7 @@
 //! ([`wait`]), never on the clock.
 
 pub mod attendant;
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod containerd;
@@ -27,3 +28,4 @@ pub mod scene;
 pub mod skopeo;
 pub mod upstream;
 pub mod wait;
+pub mod web;

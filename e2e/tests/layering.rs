@@ -42,13 +42,17 @@ const STRANGERS: [&str; 3] = ["store", "upstream", "swarm"];
 
 /// Outside libraries that have owners, by path from the workspace's root. The rig and the demo talk
 /// to the product from outside and are left out.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 8] = [
+    ("maud", &["manager/src/console"]),
     (
         "axum",
         &[
             "mirror/src/registry",
             "mirror/src/pieces",
+            "mirror/src/files",
+            "mirror/src/proxy",
             "manager/src/api",
+            "manager/src/console",
             "service/src/admin",
             "service/src/listener",
         ],

@@ -1,5 +1,6 @@
 //! The HTTP API for people and their programs: JSON under `/api/v1`, described by itself at
-//! `/api/openapi.json`. Errors are problem documents (RFC 9457).
+//! `/api/openapi.json`. Errors are problem documents (RFC 9457). The pages for people (`console`)
+//! are served beside it, and made of its answers.
 //!
 //! Nothing is answered before [`access`] has found out who asks and that it may; a route that is not
 //! in its table answers nobody. Lists come in pages: `limit` items at most, and `next` is what to
@@ -19,32 +20,39 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::authority::Authority;
+use crate::console;
 use crate::database::Database;
+use crate::figures::Tallies;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::users::password::Passwords;
 use crate::users::throttle::Throttle;
 
 pub mod access;
-mod body;
-mod jobs;
-mod log;
-mod members;
-mod page;
-mod people;
-mod problem;
-mod session;
+pub(crate) mod body;
+pub(crate) mod jobs;
+pub(crate) mod join;
+pub(crate) mod live;
+pub(crate) mod log;
+pub(crate) mod members;
+pub(crate) mod overview;
+pub(crate) mod page;
+pub(crate) mod people;
+pub(crate) mod problem;
+pub(crate) mod session;
 #[cfg(test)]
-mod tests;
-mod tokens;
+pub(crate) mod tests;
+pub(crate) mod tokens;
 
 use access::Security;
+use live::Streams;
 use problem::Problem;
 
 /// Operators and their tools, not the cluster: a few connections each.
 pub(crate) const MAX_CONNECTIONS: usize = 256;
 /// Nothing large is uploaded.
-const MAX_BODY: usize = 64 << 10;
+pub(crate) const MAX_BODY: usize = 64 << 10;
 /// Connections that are open at the process's end have this long to finish.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -55,13 +63,35 @@ pub struct Api {
     pub members: Members,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
+    /// What they have counted.
+    pub tallies: Tallies,
+    /// Who may become one; nobody has to ask in plain text.
+    pub authority: Option<Authority>,
     /// Everything else that is remembered.
     pub database: Database,
     /// How passwords are compared.
     pub passwords: Passwords,
     throttle: Arc<Mutex<Throttle>>,
     began: Instant,
+    pub(crate) streams: Streams,
     shutdown: Shutdown,
+}
+
+/// What an [`Api`] is over.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who belongs to the cluster.
+    pub members: Members,
+    /// What they are to hold ahead of time.
+    pub jobs: Jobs,
+    /// What they have counted.
+    pub tallies: Tallies,
+    /// Who may become one; none in plain text.
+    pub authority: Option<Authority>,
+    /// Everything else that is remembered.
+    pub database: Database,
+    /// How passwords are compared.
+    pub passwords: Passwords,
 }
 
 #[derive(OpenApi)]
@@ -82,20 +112,25 @@ struct Document;
 
 impl Api {
     /// An API over what the manager keeps.
-    pub fn new(
-        members: Members,
-        jobs: Jobs,
-        database: Database,
-        passwords: Passwords,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub fn new(parts: Parts, shutdown: Shutdown) -> Self {
+        let Parts {
+            members,
+            jobs,
+            tallies,
+            authority,
+            database,
+            passwords,
+        } = parts;
         Self {
             members,
             jobs,
+            tallies,
+            authority,
             database,
             passwords,
             throttle: Arc::default(),
             began: Instant::now(),
+            streams: Streams::new(shutdown.clone()),
             shutdown,
         }
     }
@@ -129,11 +164,20 @@ pub fn document() -> utoipa::openapi::OpenApi {
 fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(members::nodes))
+        .routes(routes!(overview::node))
+        .routes(routes!(join::revoke_node))
+        .routes(routes!(join::list, join::create))
+        .routes(routes!(join::revoke))
+        .routes(routes!(overview::overview))
+        .routes(routes!(overview::events))
+        .routes(routes!(overview::past))
+        .routes(routes!(overview::upstreams))
         .routes(routes!(members::seeds))
         .routes(routes!(members::schedulers))
         .routes(routes!(members::configuration))
         .routes(routes!(jobs::list, jobs::create))
         .routes(routes!(jobs::show))
+        .routes(routes!(jobs::events))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(session::setup))
@@ -159,6 +203,7 @@ fn routes(api: Api) -> Router {
             api.clone(),
             access::authorize,
         ))
+        .merge(console::routes(&api))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_way)
         .layer(middleware::map_response(guarded))

@@ -22,13 +22,14 @@ use darner_service::shutdown::Shutdown;
 use crate::database::authority as stored;
 use crate::database::{Database, DatabaseError};
 use crate::members::Members;
+use crate::users::audit::Entry;
 
 pub mod issue;
 pub(crate) mod rpc;
 mod seal;
 pub mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use issue::{IssueError, Order};
 use seal::{Seal, SealError};
@@ -113,7 +114,8 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Makes a join token that is good for `uses` processes (none: any number) within `time`.
+    /// Makes a join token that is good for `uses` processes (none: any number) within `time`, in the
+    /// name of `by`.
     ///
     /// # Errors
     /// There are too many, or the database is away.
@@ -122,15 +124,23 @@ impl Authority {
         role: Role,
         uses: Option<u32>,
         time: Duration,
+        by: &str,
     ) -> Result<JoinToken, AuthorityError> {
         if !self.shared.issues {
             return Err(Refusal::NotIssuing.into());
         }
         let token = JoinToken::generate(role).map_err(|_| AuthorityError::Busy)?;
         let now = unix_now();
-        let expires = now + time.as_secs();
-        self.change(|state| Ok(state.add_token(&token, uses, now, expires)?))
-            .await?;
+        let expires = now.saturating_add(time.as_secs());
+        let uses_told = uses.map_or("any number of".to_owned(), |uses| uses.to_string());
+        let entry = Entry {
+            actor: by,
+            action: "join-token.create",
+            object: token.number(),
+            detail: &format!("{role}, {uses_told} uses"),
+        };
+        let add = |state: &mut State| Ok(state.add_token(&token, uses, now, expires)?);
+        self.change(Some(entry), add).await?;
         tracing::info!(token = token.number(), %role, ?uses, "join token made");
         Ok(token)
     }
@@ -149,18 +159,34 @@ impl Authority {
     ///
     /// # Errors
     /// The database is away.
-    pub async fn remove_token(&self, number: &str) -> Result<bool, AuthorityError> {
-        self.change(|state| Ok(state.tokens.remove(number).is_some()))
-            .await
+    pub async fn remove_token(&self, number: &str, by: &str) -> Result<bool, AuthorityError> {
+        let entry = Entry {
+            actor: by,
+            action: "join-token.revoke",
+            object: number,
+            detail: "",
+        };
+        // A token that is over is removed by anybody's change, and is no reason for a line.
+        if !self.state().await?.tokens.contains_key(number) {
+            return Ok(false);
+        }
+        let remove = |state: &mut State| Ok(state.tokens.remove(number).is_some());
+        self.change(Some(entry), remove).await
     }
 
     /// No certificate that `id` has now counts any more.
     ///
     /// # Errors
     /// There are too many revocations, or the database is away.
-    pub async fn revoke(&self, id: &HostId) -> Result<(), AuthorityError> {
-        self.change(|state| Ok(state.revoke(unix_now(), id)?))
-            .await?;
+    pub async fn revoke(&self, id: &HostId, by: &str) -> Result<(), AuthorityError> {
+        let entry = Entry {
+            actor: by,
+            action: "certificates.revoke",
+            object: id.as_str(),
+            detail: "",
+        };
+        let revoke = |state: &mut State| Ok(state.revoke(unix_now(), id)?);
+        self.change(Some(entry), revoke).await?;
         tracing::warn!(%id, "certificates revoked");
         Ok(())
     }
@@ -169,18 +195,27 @@ impl Authority {
     ///
     /// # Errors
     /// Too many rotations at once, or the database is away.
-    pub async fn rotate(&self) -> Result<(), AuthorityError> {
+    pub async fn rotate(&self, by: &str) -> Result<(), AuthorityError> {
         if !self.shared.issues {
             return Err(Refusal::NotIssuing.into());
         }
-        self.sign_with_new(When::Asked).await
+        self.sign_with_new(When::Asked(by)).await
     }
 
     /// Whether there is need of a new authority is looked at in the state that is replaced: of several
     /// managers that start over one new database, the first one's counts.
-    async fn sign_with_new(&self, when: When) -> Result<(), AuthorityError> {
+    async fn sign_with_new(&self, when: When<'_>) -> Result<(), AuthorityError> {
         let lifetime = self.shared.lifetime;
-        let made = self.change(|state| {
+        let entry = match when {
+            When::NobodySigns => None,
+            When::Asked(by) => Some(Entry {
+                actor: by,
+                action: "authority.rotate",
+                object: "",
+                detail: "",
+            }),
+        };
+        let made = self.change(entry, |state| {
             if when == When::NobodySigns && state.signing().is_some() {
                 return Ok(None);
             }
@@ -267,7 +302,7 @@ impl Authority {
                 let hash = darner_proto::digest::Digest::sha256(&key).hex();
                 let redeem =
                     |state: &mut State| Ok(state.redeem(unix_now(), token, id, role, &hash)?);
-                self.change(redeem).await?;
+                self.change(None, redeem).await?;
             }
         }
         let issued = self.issue(role.into(), id, &key).await?;
@@ -348,13 +383,14 @@ impl Authority {
         let is_plain = state.authorities.iter().any(|one| one.key.is_some());
         if self.shared.seal.is_some() && is_plain {
             // Whoever was faster has the same key to seal it with.
-            self.replace(revision, &state).await?;
+            self.replace(revision, &state, None).await?;
         }
         Ok(())
     }
 
     async fn change<T>(
         &self,
+        entry: Option<Entry<'_>>,
         mut change: impl FnMut(&mut State) -> Result<T, AuthorityError>,
     ) -> Result<T, AuthorityError> {
         for _ in 0..TRIES {
@@ -362,7 +398,7 @@ impl Authority {
             let mut wanted = state.clone();
             wanted.prune(unix_now());
             let changed = change(&mut wanted)?;
-            if wanted == state || self.replace(revision, &wanted).await? {
+            if wanted == state || self.replace(revision, &wanted, entry).await? {
                 return Ok(changed);
             }
         }
@@ -370,11 +406,16 @@ impl Authority {
     }
 
     /// Whether nobody was faster.
-    async fn replace(&self, revision: i64, state: &State) -> Result<bool, AuthorityError> {
+    async fn replace(
+        &self,
+        revision: i64,
+        state: &State,
+        entry: Option<Entry<'_>>,
+    ) -> Result<bool, AuthorityError> {
         let state = seal::sealed(self.shared.seal.as_ref(), state.clone())?;
         let document = serde_json::to_string(&state)
             .map_err(|error| AuthorityError::Damaged(error.to_string()))?;
-        Ok(stored::replace(&self.shared.database, revision, document).await?)
+        Ok(stored::replace(&self.shared.database, revision, document, entry).await?)
     }
 }
 
@@ -404,9 +445,10 @@ pub(crate) async fn identity(
 
 /// When a new authority is to sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
+enum When<'a> {
     NobodySigns,
-    Asked,
+    /// By whom.
+    Asked(&'a str),
 }
 
 /// Issues to one part of this process.

@@ -20,6 +20,7 @@ use crate::database::{Database, DatabaseError};
 use crate::members::Members;
 use crate::membership::MemberKey;
 use crate::random;
+use crate::users::{Name, hash_of};
 
 pub mod board;
 pub mod job;
@@ -79,6 +80,28 @@ pub struct Wanted {
     pub to: To,
 }
 
+/// Who begins a job.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    /// For the audit.
+    pub actor: &'a str,
+    /// What the caller calls this request: asked again, it is the same job.
+    pub request: Option<&'a RequestKey>,
+}
+
+/// What a caller calls a request of its own, so that asking again begins nothing anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey(String);
+
+/// A job that was asked for.
+#[derive(Debug, Clone)]
+pub enum Begun {
+    /// It was begun.
+    New(Job),
+    /// It was begun by the same request before.
+    Before(Job),
+}
+
 /// A job is not begun, or not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -101,6 +124,9 @@ pub enum JobError {
     /// There is no such job.
     #[error("there is no such job")]
     Absent,
+    /// The request was another one before.
+    #[error("this Idempotency-Key was used for a job with other images, platform or nodes")]
+    OtherRequest,
     /// Another manager is at it.
     #[error("another manager is changing this job: try again")]
     Busy,
@@ -128,11 +154,49 @@ impl Jobs {
         self.apply(Event::Heard { node, reports })
     }
 
-    /// Begins a job.
+    /// Begins a job, or finds the one that the same request has begun.
     ///
     /// # Errors
     /// It asks for too much or is for nobody, or the database fails.
-    pub async fn create(&self, wanted: Wanted, by: &str) -> Result<Job, JobError> {
+    pub async fn create(&self, wanted: Wanted, by: By<'_>) -> Result<Begun, JobError> {
+        if let Some(before) = self.begun_before(&wanted, by.request).await? {
+            return Ok(Begun::Before(before));
+        }
+        let job = self.job(&wanted, by.actor)?;
+        let audited = Audited {
+            actor: by.actor,
+            action: "job.create",
+        };
+        let request = by.request.map(|key| key.0.as_str());
+        match kept::create(&self.shared.database, &job, request, audited).await {
+            // The same request came twice at once.
+            Err(error) if error.is_duplicate() => {
+                let before = self.begun_before(&wanted, by.request).await?;
+                return Ok(Begun::Before(before.ok_or(JobError::Busy)?));
+            }
+            created => created?,
+        }
+        self.apply(Event::Take(job.clone()));
+        Ok(Begun::New(job))
+    }
+
+    /// The job that a request of this key has begun, if it asked for the same.
+    async fn begun_before(
+        &self,
+        wanted: &Wanted,
+        request: Option<&RequestKey>,
+    ) -> Result<Option<Job>, JobError> {
+        let Some(RequestKey(hash)) = request else {
+            return Ok(None);
+        };
+        let found = kept::made_by(&self.shared.database, hash).await?;
+        match found {
+            Some(job) if !wanted.is_of(&job) => Err(JobError::OtherRequest),
+            found => Ok(found),
+        }
+    }
+
+    fn job(&self, wanted: &Wanted, by: &str) -> Result<Job, JobError> {
         within("images", wanted.images.len(), MAX_IMAGES)?;
         within(
             "jobs under way",
@@ -154,22 +218,15 @@ impl Jobs {
             let nodes = nodes.iter();
             nodes.map(move |(node, seed)| Item::new(image, node.clone(), *seed))
         };
-        let job = Job {
+        Ok(Job {
             id: format!("{created_ms:011x}{}", random::hexadecimal::<4>()),
             created_ms,
             by: by.to_owned(),
             items: (0..).take(images.len()).flat_map(of_image).collect(),
             images,
-            platform: wanted.platform.map(|platform| platform.to_string()),
+            platform: wanted.platform.as_ref().map(ToString::to_string),
             to: wanted.to.to_string(),
-        };
-        let audited = Audited {
-            actor: by,
-            action: "job.create",
-        };
-        kept::create(&self.shared.database, &job, audited).await?;
-        self.apply(Event::Take(job.clone()));
-        Ok(job)
+        })
     }
 
     /// Calls a job off.
@@ -186,6 +243,11 @@ impl Jobs {
     /// There is none, or the database fails.
     pub async fn retry(&self, id: &str, by: &str) -> Result<Job, JobError> {
         self.change(id, by, "job.retry", Job::retry).await
+    }
+
+    /// How many have not ended.
+    pub fn running(&self) -> usize {
+        lock(&self.shared.board).count()
     }
 
     /// A job.
@@ -338,6 +400,33 @@ impl Jobs {
             }
         }
         orders
+    }
+}
+
+impl RequestKey {
+    /// `key` as `account` uses it.
+    pub fn new(account: &Name, key: &str) -> Self {
+        let hash = hash_of(&format!("{account} {key}"));
+        Self(random::hex(&hash))
+    }
+}
+
+impl Begun {
+    /// The job.
+    pub fn job(self) -> Job {
+        match self {
+            Self::New(job) | Self::Before(job) => job,
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether `job` is what comes of it; which nodes there are may have changed.
+    fn is_of(&self, job: &Job) -> bool {
+        let images = self.images.iter().map(ToString::to_string);
+        images.eq(job.images.iter().cloned())
+            && self.platform.as_ref().map(ToString::to_string) == job.platform
+            && self.to.to_string() == job.to
     }
 }
 

@@ -7,11 +7,13 @@
 //!
 //! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
 //! what it decides; [`database`] remembers across restarts; [`authority`] issues certificates;
-//! [`jobs`] has members hold images ahead of time; [`rpc`] and [`api`] are the two faces.
+//! [`jobs`] has members hold images ahead of time; [`figures`] adds up what they count; [`rpc`] and [`api`] are two faces; `console` shows the API's answers as pages.
 
 pub mod api;
 pub mod authority;
+mod console;
 pub mod database;
+pub mod figures;
 pub mod jobs;
 pub mod members;
 pub mod membership;

@@ -260,6 +260,12 @@ impl Membership {
             .map(|(_, member)| &member.record)
     }
 
+    /// A member.
+    pub fn get(&self, key: &MemberKey) -> Option<&Record> {
+        let member = self.members.get(&key.role)?.get(&key.id)?;
+        Some(&member.record)
+    }
+
     /// Whether `key` is a member now, here or by another manager's word.
     pub fn has(&self, key: &MemberKey) -> bool {
         let of_role = self.members.get(&key.role);

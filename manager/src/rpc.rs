@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darner_proto::PROTOCOL;
+use darner_proto::figures::Figures;
 use darner_proto::id::{Host, HostId, Role};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
 use darner_proto::preheat::{MAX_ORDERS, Report};
@@ -23,6 +24,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::authority::{self, Authority};
+use crate::figures::Tallies;
 use crate::jobs::Jobs;
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
@@ -54,6 +56,7 @@ const MEMBERS: &[PeerRole] = &[
 struct Rpc {
     members: Members,
     jobs: Jobs,
+    tallies: Tallies,
     watchers: Arc<Semaphore>,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
@@ -63,7 +66,7 @@ struct Rpc {
 pub(crate) async fn serve(
     listener: Listener,
     (identity, authority): (Identity, Option<Authority>),
-    (members, jobs): (Members, Jobs),
+    (members, jobs, tallies): (Members, Jobs, Tallies),
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
@@ -71,6 +74,7 @@ pub(crate) async fn serve(
     let rpc = Rpc {
         members,
         jobs,
+        tallies,
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         metrics,
         shutdown: shutdown.clone(),
@@ -99,6 +103,16 @@ pub(crate) async fn serve(
     let ended = shutdown.cancellation().run_until_cancelled_owned(serving);
     if let Some(Err(error)) = ended.await {
         tracing::error!(%error, "the manager's listener ended");
+    }
+}
+
+impl Rpc {
+    /// Numbers that make no sense are no reason to drop a member.
+    fn count(&self, key: MemberKey, told: wire::Figures) {
+        match Figures::try_from(told) {
+            Ok(figures) => self.tallies.heard(key, figures),
+            Err(error) => tracing::debug!(host = %key.id, %error, "its figures are not understood"),
+        }
     }
 }
 
@@ -138,6 +152,9 @@ impl Manager for Rpc {
         let reports: Result<Vec<_>, _> = reports.map(Report::try_from).collect();
         let reports = reports?;
         let known = self.members.keep_alive(key.clone());
+        if let (true, Some(told)) = (known, request.figures) {
+            self.count(key.clone(), told);
+        }
         let orders = match known {
             true => self.jobs.heard(&key, reports),
             false => Vec::new(),

@@ -12,11 +12,12 @@ use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Api;
+use crate::api::{Api, Parts};
 use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
+use crate::figures::Tallies;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
@@ -35,6 +36,7 @@ pub struct Manager {
     identity: Identity,
     authority: Option<Authority>,
     jobs: Jobs,
+    tallies: Tallies,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -125,13 +127,16 @@ impl Manager {
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
-        let served = Api::new(
-            members.clone(),
-            jobs.clone(),
-            database.clone(),
+        let tallies = Tallies::default();
+        let parts = Parts {
+            members: members.clone(),
+            jobs: jobs.clone(),
+            tallies: tallies.clone(),
+            authority: authority.clone(),
+            database: database.clone(),
             passwords,
-            shutdown.clone(),
-        );
+        };
+        let served = Api::new(parts, shutdown.clone());
         Ok(Self {
             served,
             invitation,
@@ -139,6 +144,7 @@ impl Manager {
             identity,
             authority,
             jobs,
+            tallies,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -178,6 +184,7 @@ impl Manager {
             identity,
             authority,
             jobs,
+            tallies,
             served,
             invitation: _,
             keeper,
@@ -188,7 +195,7 @@ impl Manager {
             shutdown,
         } = self;
         let known = (identity.clone(), authority.clone());
-        let told = (members.clone(), jobs.clone());
+        let told = (members.clone(), jobs.clone(), tallies.clone());
         let serving = rpc::serve(rpc, known, told, metrics, shutdown.clone());
         if let Some(authority) = authority {
             let following = authority.follow(members.clone(), identity, shutdown.clone());
@@ -203,6 +210,7 @@ impl Manager {
         shutdown.spawn(api::serve(api, served));
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
         shutdown.spawn(jobs.run(shutdown.clone()));
+        shutdown.spawn(tallies.run(members.clone(), shutdown.clone()));
         shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();

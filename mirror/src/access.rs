@@ -3,13 +3,17 @@
 //! Upstream alone decides: a caller's own credential is shown to it with a `HEAD` for what is asked,
 //! and a yes is a grant for a few minutes, kept in memory under an HMAC of registry, repository and
 //! credential, never with the credential itself. What the decision is at each point is [`grants`]'
-//! business (pure); asking upstream is the front end's.
+//! business (pure); [`proof`] asks upstream.
 //!
-//! Private content has a store of its own, which neither the swarm nor the pieces listener knows:
-//! no other node can be sent any of it, whatever it asks for. Being in that store proves nothing
-//! either: content is read only under a grant for a repository that upstream has linked it to.
+//! Private content has a store and downloads of its own, which no scheduler hears of. Being in that
+//! store proves nothing: content is read only under a grant for a repository that upstream has
+//! linked it to. It travels between nodes from a seed alone, and only after that seed has itself
+//! asked upstream whether the credential behind it is good ([`tickets`]).
 
 pub mod grants;
+pub mod proof;
+pub mod tickets;
+pub mod wallet;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::store::Store;
 use grants::{Ask, Caller, GRANT_FOR, GrantKey, Grants, Proof, Step};
+use wallet::Wallet;
 
 /// Grants, and what they give access to. Its `Debug` shows neither keys nor credentials.
 #[derive(Debug)]
@@ -33,6 +38,7 @@ pub struct Access {
     key: hmac::Key,
     began: Instant,
     store: Store,
+    wallet: Wallet,
 }
 
 /// The system gives no random bytes.
@@ -50,7 +56,13 @@ impl Access {
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             began: Instant::now(),
             store,
+            wallet: Wallet::default(),
         })
+    }
+
+    /// Credentials that upstream accepted a moment ago.
+    pub fn wallet(&self) -> &Wallet {
+        &self.wallet
     }
 
     /// Where private content is kept.
@@ -93,6 +105,14 @@ impl Access {
     pub fn proved(&self, ask: &Ask, proof: Proof) -> Step {
         let now = self.now();
         self.grants().proved(now, ask, proof)
+    }
+
+    /// For how long the caller's grant still counts.
+    pub fn left(&self, caller: Caller) -> Duration {
+        match caller {
+            Caller::Shown(key) => self.grants().left(&key, self.now()),
+            Caller::Nobody | Caller::Exposed => Duration::ZERO,
+        }
     }
 
     /// Grants held.

@@ -6,13 +6,20 @@
 //! clients ask, joining [`swarm`] (schedulers and parents), [`upstream`] (the registry itself) and
 //! [`store`] (content on disk), none of which knows the others; [`pieces`] serves what is held to
 //! other peers. [`listen`] is what both listeners stand on, [`bandwidth`] what all transfers share.
-//! [`preheat`] brings images here before anybody asks, [`repair`] what a disk has lost, [`server`] puts the parts together.
+//! [`files`] answers for what is no image, from the same tasks, and [`proxy`] is how other programs
+//! ask for either. [`preheat`] brings images here before anybody asks, [`repair`] what a disk has lost,
+//! `figures` tells the manager what was counted, [`server`] puts the parts together, `private` those for
+//! what is not public.
 
 pub mod access;
 pub mod bandwidth;
+mod figures;
+pub mod files;
 pub mod listen;
 pub mod pieces;
 pub mod preheat;
+mod private;
+pub mod proxy;
 pub mod registry;
 pub mod repair;
 pub mod resolve;

@@ -181,7 +181,9 @@ async fn serve<F: Front>(
     let stream = TokioIo::new(Patient::new(stream, busy.clone(), F::STALL_TIMEOUT));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
-        let answering = busy.begin();
+        let answering = Arc::new(busy.begin());
+        let kept_open = KeptOpen(answering.clone());
+        request.extensions_mut().insert(kept_open);
         let (front, outlet) = (front.clone(), outlet.clone());
         async move {
             let response = front.answer(request, outlet).await;
@@ -196,7 +198,8 @@ async fn serve<F: Front>(
         .max_header_size(MAX_HEAD)
         // The stream sees to that.
         .header_read_timeout(None)
-        .serve_connection(stream, service);
+        .serve_connection(stream, service)
+        .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
@@ -244,8 +247,13 @@ async fn refuse_tls(mut stream: TcpStream) {
 /// A body that keeps its connection from counting as idle while it is being sent.
 struct Answer<B> {
     body: Pin<Box<B>>,
-    _answering: Answering,
+    _answering: Arc<Answering>,
 }
+
+/// With a request: as long as it is held, its connection does not count as idle. For who makes a
+/// tunnel of it.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptOpen(#[expect(dead_code, reason = "held, never looked at")] Arc<Answering>);
 
 impl<B: http_body::Body<Data = Bytes>> http_body::Body for Answer<B> {
     type Data = Bytes;

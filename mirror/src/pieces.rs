@@ -2,13 +2,15 @@
 //! content as that grows, and answers from the repositories it owns. Paths are in
 //! [`darner_proto::peer`].
 //!
-//! What is sent to whom, and when, [`uploads`] decides and [`desk`] waits for. What is public is decided when content enters the store:
-//! in this version nothing else is stored.
+//! What is sent to whom, and when, [`uploads`] decides and [`desk`] waits for. What is public was
+//! decided when content entered the store: it goes to any member. What is not is in another store,
+//! and [`private`] asks for a ticket.
 
 mod availability;
 pub mod desk;
 mod gossip;
 mod paced;
+pub mod private;
 pub mod uploads;
 mod want;
 
@@ -54,6 +56,7 @@ use crate::resolve::Resolver;
 use crate::store::{Content, Span, Store};
 use crate::task::Tasks;
 use crate::task::shared::Shared;
+use crate::upstream::files::Files;
 use desk::{Desk, Slot, Turned};
 use paced::paced;
 use uploads::{Child, Holding};
@@ -69,6 +72,7 @@ pub struct Pieces {
     listener: TcpListener,
     identity: Identity,
     serving: Serving,
+    private: Option<private::Private>,
 }
 
 /// What requests are answered from. Clones share it.
@@ -80,6 +84,8 @@ pub struct Serving {
     pub tasks: Tasks,
     /// Repositories' records.
     pub resolver: Resolver,
+    /// Which files may be read for others.
+    pub files: Files,
     /// Signs the map of content whose map was lost.
     pub signer: Arc<PieceSigner>,
     /// A seed begins what it is asked for and does not have.
@@ -103,6 +109,8 @@ pub struct PiecesMetrics {
     uploads: Counter,
     busy: Counter,
     uploading: Gauge,
+    tickets: Counter,
+    no_right: Counter,
 }
 
 impl PiecesMetrics {
@@ -136,6 +144,16 @@ impl PiecesMetrics {
                 "Runs of pieces being sent",
                 new.uploading.clone(),
             );
+            registry.register(
+                "private_tickets",
+                "Tickets given to nodes for private content, after a proof of the right to it",
+                new.tickets.clone(),
+            );
+            registry.register(
+                "private_refused",
+                "Requests of nodes for private content refused for want of a proof or a ticket",
+                new.no_right.clone(),
+            );
         });
         new
     }
@@ -147,12 +165,18 @@ impl Pieces {
         TcpListener::bind(listen).await
     }
 
-    /// Serves peers on `listener`.
-    pub fn new(listener: TcpListener, identity: Identity, serving: Serving) -> Self {
+    /// Serves peers on `listener`; a seed also what is `private`.
+    pub fn new(
+        listener: TcpListener,
+        identity: Identity,
+        serving: Serving,
+        private: Option<private::Private>,
+    ) -> Self {
         Self {
             listener,
             identity,
             serving,
+            private,
         }
     }
 
@@ -171,7 +195,8 @@ impl Pieces {
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
             .route(PATH, get(gossip::list).post(gossip::receive))
-            .with_state(self.serving);
+            .with_state(self.serving)
+            .merge(self.private.map(private::routes).unwrap_or_default());
         let front = Front {
             routes,
             identity: self.identity,
@@ -215,6 +240,8 @@ enum Refusal {
     /// Until then.
     Busy(Duration),
     Unreadable,
+    /// What it shows is no right to this.
+    NoRight,
 }
 
 impl From<Turned> for Refusal {
@@ -239,6 +266,7 @@ impl axum::response::IntoResponse for Refusal {
                 (StatusCode::BAD_REQUEST, invalid.to_string()).into_response()
             }
             Self::NotHeld => StatusCode::NOT_FOUND.into_response(),
+            Self::NoRight => StatusCode::FORBIDDEN.into_response(),
             Self::Busy(again) => {
                 let again = [(BUSY_FOR, again.as_millis().to_string())];
                 (StatusCode::SERVICE_UNAVAILABLE, again).into_response()
@@ -255,7 +283,7 @@ async fn send_run(
     headers: HeaderMap,
     Extension(outlet): Extension<Outlet>,
 ) -> Result<Response, Refusal> {
-    let task: Digest = task.parse()?;
+    let task = Digest::parse_key(&task)?;
     let query = query.unwrap_or_default();
     let want = want::parse(query.strip_prefix("want=").unwrap_or_default())?;
     let held = serving.held(&task).ok_or(Refusal::NotHeld)?;
@@ -297,7 +325,7 @@ async fn doubt(
     State(serving): State<Serving>,
     Path(task): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    let task: Digest = task.parse()?;
+    let task = Digest::parse_key(&task)?;
     // The check reads the whole content; the store bounds how often it does that.
     let store = serving.store.clone();
     serving
@@ -307,12 +335,7 @@ async fn doubt(
 }
 
 async fn resolve(State(serving): State<Serving>, body: Body) -> Result<Response, Refusal> {
-    let body = timeout(REQUEST_TIMEOUT, axum::body::to_bytes(body, MAX_REQUEST)).await;
-    let Ok(Ok(body)) = body else {
-        return Err(Invalid::new("look-up", "does not come, or is too long").into());
-    };
-    let invalid = |error: prost::DecodeError| Invalid::new("look-up", error.to_string());
-    let request = wire::ResolveRequest::decode(body).map_err(invalid)?;
+    let request: wire::ResolveRequest = message(body, MAX_REQUEST).await?;
     let reply = serving
         .resolver
         .answer(ResolveRequest::try_from(request)?)
@@ -320,6 +343,16 @@ async fn resolve(State(serving): State<Serving>, body: Body) -> Result<Response,
     Ok(wire::ResolveReply::from(&reply)
         .encode_to_vec()
         .into_response())
+}
+
+/// The message that a request's body is, of at most `limit` bytes.
+async fn message<M: prost::Message + Default>(body: Body, limit: usize) -> Result<M, Refusal> {
+    let body = timeout(REQUEST_TIMEOUT, axum::body::to_bytes(body, limit)).await;
+    let Ok(Ok(body)) = body else {
+        return Err(Invalid::new("look-up", "does not come, or is too long").into());
+    };
+    // What is wrong with it is not told in its own words, which may be secret.
+    M::decode(body).map_err(|_| Invalid::new("look-up", "is no such message").into())
 }
 
 /// Content this node has, whole or in part.

@@ -12,12 +12,11 @@
 
 mod admission;
 mod blobs;
-mod keep;
 mod link;
 mod metrics;
 mod outgoing;
 mod private;
-mod range;
+pub(crate) mod range;
 mod referrers;
 mod refusal;
 mod relay;
@@ -33,20 +32,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darner_proto::piece_map::PieceSigner;
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::request::Parts as Head;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
-use crate::access::Access;
-use crate::listen::{self, ListenMetrics};
+use crate::files::FileFront;
+use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
-use keep::Keeping;
 use metrics::RegistryMetrics;
+pub use private::Private;
 use serve::Front;
 
 /// That a repository is not public is remembered for this long, for callers who show credentials.
@@ -63,10 +64,10 @@ pub struct Parts {
     pub tasks: Tasks,
     /// The registries themselves.
     pub upstreams: Upstreams,
-    /// Who may read what is not public; without it that passes through.
-    pub access: Option<Access>,
-    /// What is kept is signed with.
-    pub signer: Arc<PieceSigner>,
+    /// What serves what is not public; without it that passes through.
+    pub private: Option<Private>,
+    /// What is no image.
+    pub files: FileFront,
 }
 
 /// The front end, listening.
@@ -74,8 +75,19 @@ pub struct Parts {
 pub struct Registry {
     listener: TcpListener,
     address: SocketAddr,
-    front: Front,
+    front: Arc<Front>,
     shutdown: Shutdown,
+}
+
+/// The content of images, for who is asked for it elsewhere than at the listener. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Images(Arc<Front>);
+
+impl Images {
+    /// Answers a request as the listener would.
+    pub(crate) async fn answer(&self, parts: Head, outlet: &Outlet) -> Response<Body> {
+        self.0.respond(parts, outlet).await.map(Body::new)
+    }
 }
 
 /// The front end cannot listen.
@@ -107,8 +119,8 @@ impl Registry {
             resolver,
             tasks,
             upstreams,
-            access,
-            signer,
+            private,
+            files,
         } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
@@ -126,8 +138,8 @@ impl Registry {
             first_byte_timeout: settings.first_byte_timeout,
             admission: Admission::new(settings.max_requests),
             metrics: RegistryMetrics::new(metrics),
-            access,
-            keeping: Keeping::new(signer),
+            private,
+            files,
             confined: address.ip().is_loopback(),
             not_public: moka::future::Cache::builder()
                 .max_capacity(NOT_PUBLIC)
@@ -137,7 +149,7 @@ impl Registry {
         Ok(Self {
             listener,
             address,
-            front,
+            front: Arc::new(front),
             shutdown: shutdown.clone(),
         })
     }
@@ -145,6 +157,16 @@ impl Registry {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What answers for files.
+    pub(crate) fn files(&self) -> FileFront {
+        self.front.files.clone()
+    }
+
+    /// What it answers from.
+    pub(crate) fn images(&self) -> Images {
+        Images(self.front.clone())
     }
 
     /// Serves until the process drains; requests that are being answered go on as tasks of the

@@ -10,7 +10,6 @@ use darner_proto::gossip::Place;
 use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
-use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::gossip::{self, Gossip, GossipMetrics};
 use darner_service::health::{Health, Part};
@@ -22,12 +21,16 @@ use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::access::{Access, NoRandom};
+use crate::access::NoRandom;
 use crate::bandwidth::Bandwidth;
+use crate::figures::Counted;
+use crate::files::FileFront;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
+use crate::private::Private;
+use crate::proxy::Proxy;
 use crate::registry::{self, Registry, RegistryError};
 use crate::repair::Repair;
 use crate::resolve::Resolver;
@@ -43,15 +46,17 @@ use crate::upstream::{UpstreamError, Upstreams};
 #[derive(Debug)]
 pub struct Mirror {
     registry: Registry,
+    proxy: Option<Proxy>,
     pieces: Pieces,
     pieces_address: SocketAddr,
     tasks: Tasks,
     leases: tokio::sync::mpsc::Receiver<darner_proto::scheduler::Lease>,
     store: Store,
+    private: Option<Private>,
     swarm: Swarm,
     preheat: Preheat,
     repair: Repair,
-    orders: Orders,
+    counted: Counted,
     listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
@@ -98,6 +103,15 @@ pub enum StartError {
     /// The registry front end cannot be bound.
     #[error("the registry front end cannot be bound; set [registry] listen to a free address")]
     Registry(#[source] RegistryError),
+    /// The proxy's listener cannot be bound.
+    #[error("the forward proxy cannot be bound to {listen}; set [proxy] listen to a free address")]
+    Proxy {
+        /// What was asked for.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The listener's address is a wildcard and nothing says how others reach it.
     #[error("[pieces] advertise is needed where [pieces] listen is {0}")]
     Advertise(SocketAddr),
@@ -118,72 +132,63 @@ impl Mirror {
         let part = health.part("mirror");
         let store = open_store(settings, metrics).await?;
         let bandwidth = Bandwidth::new(&settings.limits, metrics);
-        let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown);
-        let upstreams = upstreams.map(|all| all.limited(bandwidth.clone()));
-        let upstreams = upstreams.map_err(StartError::Upstream)?;
+        let upstreams = upstreams(settings, metrics, shutdown)?.limited(bandwidth.clone());
         let signer = signer(settings)?;
         let (listener, pieces_address) = listen_for_peers(settings).await?;
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
-        let inventory = inventory(&store, pieces_metrics.clone());
+        let held = inventory(&store, pieces_metrics.clone());
         let gossip = gossip(settings, &me, &identity, metrics, shutdown);
         let schedulers = Schedulers {
             named: directory.watch(),
             keepers: gossip.as_ref().map(Gossip::keepers),
         };
-        let (swarm, leases) = Swarm::start(me, schedulers, inventory, &identity, shutdown);
+        let (swarm, leases) = Swarm::start(me, schedulers, held, &identity, shutdown);
         let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
-        let tasks = Tasks::new(Parts {
+        let downloads = Parts {
             store: store.clone(),
             upstreams: upstreams.clone(),
             swarm: swarm.clone(),
             peers: peers.clone(),
             buffers: Buffers::new(metrics),
-            bandwidth: bandwidth.clone(),
+            bandwidth,
+            wallet: None,
             signer: signer.clone(),
             metrics: TaskMetrics::new(metrics),
             shutdown: shutdown.clone(),
-        });
+        };
+        let private = Private::open(settings, &identity, &downloads).await?;
+        let tasks = Tasks::new(downloads);
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
         let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
-        let preheat = Preheat {
-            resolver: resolver.clone(),
-            tasks: tasks.clone(),
-            store: store.clone(),
-            upstreams: upstreams.clone(),
-        };
+        let preheat = preheat(&resolver, &tasks, &store, &upstreams);
         let parts = registry::Parts {
+            files: FileFront::new(&tasks, metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,
-            access: access(settings).await?,
-            signer: signer.clone(),
+            private: private.as_ref().map(Private::for_clients),
         };
-        let registry = Registry::bind(&settings.registry, metrics, shutdown, parts).await;
+        let registry = listen_for_clients(settings, metrics, shutdown, parts).await?;
         let serving = Serving {
-            store: store.clone(),
-            tasks: tasks.clone(),
-            resolver,
-            signer,
-            role: settings.mirror.role,
-            desk: Desk::open(settings.pieces.upload_slots, shutdown),
-            bandwidth,
-            metrics: pieces_metrics,
             gossip,
-            shutdown: shutdown.clone(),
+            ..serving(settings, &tasks, resolver, pieces_metrics)
         };
+        let for_nodes = Private::for_nodes(private.as_ref(), &serving)?;
         Ok(Self {
-            registry: registry.map_err(StartError::Registry)?,
-            pieces: Pieces::new(listener, identity, serving),
+            proxy: proxy(settings, &registry, &tasks).await?,
+            registry,
+            pieces: Pieces::new(listener, identity, serving, for_nodes),
             pieces_address,
             tasks,
             leases,
             store,
+            private,
             swarm,
             preheat,
             repair,
-            orders: directory.orders().clone(),
+            counted: Counted::new(metrics, directory.orders()),
             listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
@@ -192,30 +197,37 @@ impl Mirror {
 
     /// What it listens on, by name.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![
+        let mut addresses = vec![
             ("registry", self.registry.address()),
             ("pieces", self.pieces_address),
-        ]
+        ];
+        addresses.extend(self.proxy.as_ref().map(|proxy| ("proxy", proxy.address())));
+        addresses
     }
 
     /// Serves until the process ends.
     pub fn serve(self) {
         let Self {
             registry,
+            proxy,
             pieces,
             tasks,
             leases,
             store,
+            private,
             swarm,
             preheat,
             repair,
-            orders,
+            counted,
             listening,
             part,
             shutdown,
             ..
         } = self;
         shutdown.spawn(registry.serve(listening.clone()));
+        if let Some(proxy) = proxy {
+            shutdown.spawn(proxy.serve(listening.clone()));
+        }
         shutdown.spawn(pieces.serve(listening));
         let (leased, ending) = (tasks.clone(), shutdown.clone());
         shutdown.spawn(async move {
@@ -225,7 +237,8 @@ impl Mirror {
             }
         });
         shutdown.spawn(repair.run(shutdown.clone()));
-        shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
+        shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
+        shutdown.spawn(counted.tell(shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
@@ -235,13 +248,45 @@ impl Mirror {
             tasks.idle().await;
             swarm.stop();
             store.flush().await;
+            if let Some(private) = private {
+                private.close().await;
+            }
         });
     }
+}
+
+fn preheat(resolver: &Resolver, tasks: &Tasks, store: &Store, upstreams: &Upstreams) -> Preheat {
+    Preheat {
+        resolver: resolver.clone(),
+        tasks: tasks.clone(),
+        store: store.clone(),
+        upstreams: upstreams.clone(),
+    }
+}
+
+fn upstreams(
+    settings: &Settings,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Result<Upstreams, StartError> {
+    let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown);
+    let routed = upstreams.and_then(|all| all.routed(&settings.routes));
+    routed.map_err(StartError::Upstream)
 }
 
 fn signer(settings: &Settings) -> Result<Arc<PieceSigner>, StartError> {
     let signer = piece_signer(&settings.data_dir, settings.node.id.clone());
     signer.map(Arc::new).map_err(StartError::Identity)
+}
+
+async fn listen_for_clients(
+    settings: &Settings,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+    parts: registry::Parts,
+) -> Result<Registry, StartError> {
+    let registry = Registry::bind(&settings.registry, metrics, shutdown, parts).await;
+    registry.map_err(StartError::Registry)
 }
 
 async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -252,25 +297,51 @@ async fn listen_for_peers(settings: &Settings) -> Result<(TcpListener, SocketAdd
     Ok((listener, address))
 }
 
+/// The forward proxy, where there is to be one.
+async fn proxy(
+    settings: &Settings,
+    registry: &Registry,
+    tasks: &Tasks,
+) -> Result<Option<Proxy>, StartError> {
+    let Some(listen) = settings.proxy.listen else {
+        return Ok(None);
+    };
+    let bound = Proxy::bind(listen, registry, tasks).await;
+    bound
+        .map(Some)
+        .map_err(|source| StartError::Proxy { listen, source })
+}
+
+/// What other peers are served from.
+fn serving(
+    settings: &Settings,
+    tasks: &Tasks,
+    resolver: Resolver,
+    metrics: PiecesMetrics,
+) -> Serving {
+    let parts = tasks.parts();
+    Serving {
+        store: parts.store.clone(),
+        tasks: tasks.clone(),
+        resolver,
+        files: parts.upstreams.files().clone(),
+        signer: parts.signer.clone(),
+        role: settings.mirror.role,
+        desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
+        bandwidth: parts.bandwidth.clone(),
+        metrics,
+        gossip: None,
+        shutdown: parts.shutdown.clone(),
+    }
+}
+
 async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Store, StartError> {
     let path = settings.data_dir.join("store");
     let options = options(settings, path, settings.store.capacity);
     open_at(options, metrics.clone()).await
 }
 
-/// Private content has a store of its own. What that counts is not the store's metrics.
-async fn access(settings: &Settings) -> Result<Option<Access>, StartError> {
-    if settings.store.private_capacity == 0 {
-        return Ok(None);
-    }
-    let path = settings.data_dir.join("private");
-    let capacity = Some(settings.store.private_capacity);
-    let options = options(settings, path, capacity);
-    let store = open_at(options, Metrics::default()).await?;
-    Access::new(store).map(Some).map_err(StartError::Access)
-}
-
-fn options(settings: &Settings, path: PathBuf, capacity: Option<u64>) -> Options {
+pub(crate) fn options(settings: &Settings, path: PathBuf, capacity: Option<u64>) -> Options {
     let options = Options::new(path, capacity);
     let every = settings.store.scrub_every;
     if every.is_zero() {
@@ -282,7 +353,7 @@ fn options(settings: &Settings, path: PathBuf, capacity: Option<u64>) -> Options
     })
 }
 
-async fn open_at(options: Options, metrics: Metrics) -> Result<Store, StartError> {
+pub(crate) async fn open_at(options: Options, metrics: Metrics) -> Result<Store, StartError> {
     let path = options.path().to_owned();
     let opened = tokio::task::spawn_blocking(move || Store::open(options, &metrics)).await;
     match opened {

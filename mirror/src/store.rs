@@ -153,6 +153,11 @@ impl Store {
         lock(&self.inner.ledger).size_of(digest)
     }
 
+    /// The digest of the bytes of what is held as `key`; for a file, where it is known.
+    pub fn content_digest(&self, key: &Digest) -> Option<Digest> {
+        self.inner.content_digest(key)
+    }
+
     /// Everything held.
     pub fn keys(&self) -> Vec<Digest> {
         lock(&self.inner.ledger).keys()

@@ -1,9 +1,11 @@
 //! The way to the rest of the cluster: sessions with the schedulers, and requests to other peers.
 //!
-//! [`sessions`] decides what each scheduler is told and [`keepers`] who counts as one (both pure), [`link`] keeps one connection, [`peers`]
-//! fetches from other nodes. This file is the driver that joins them. What is done with pieces,
-//! parents and leases is the task's business; the store is not known here.
+//! [`sessions`] decides what each scheduler is told and [`keepers`] who counts as one (both pure),
+//! [`link`] keeps one connection, [`peers`] fetches from other nodes, [`apart`] stands in for the
+//! schedulers where they are to hear of nothing. This file is the driver that joins them. What is
+//! done with pieces, parents and leases is the task's business; the store is not known here.
 
+mod apart;
 mod keepers;
 mod link;
 pub mod peers;
@@ -24,6 +26,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use apart::Seeds;
 use keepers::Table;
 use link::LinkEvent;
 pub use peers::{PeerError, Peers};

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use darner_proto::digest::Digest;
+use darner_proto::file::Supply;
 use darner_proto::name::Source;
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::scheduler::{Lease, ReturnReason};
@@ -30,6 +31,7 @@ use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::access::wallet::Wallet;
 use crate::bandwidth::Bandwidth;
 use crate::store::{Content, Partial, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
@@ -118,6 +120,9 @@ pub struct Parts {
     pub buffers: Buffers,
     /// How fast pieces may come.
     pub bandwidth: Bandwidth,
+    /// For what is not public: what upstream is read with in callers' names. Without it everything
+    /// is read in the operator's.
+    pub wallet: Option<Wallet>,
     /// What this node's statements about pieces are signed with.
     pub signer: Arc<PieceSigner>,
     /// What is counted.
@@ -158,12 +163,28 @@ impl Tasks {
         }
     }
 
+    /// What downloads run on.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
     /// Brings the content here, or finds it here. One download per digest however many call.
     pub async fn open(
         &self,
         digest: &Digest,
         size: u64,
         source: &Source,
+    ) -> Result<Reading, TaskError> {
+        let sources = vec![source.clone().into()];
+        self.open_from(digest, size, sources).await
+    }
+
+    /// As [`Tasks::open`], to be read at any of `sources`; without one, only from other nodes.
+    pub async fn open_from(
+        &self,
+        digest: &Digest,
+        size: u64,
+        sources: Vec<Supply>,
     ) -> Result<Reading, TaskError> {
         if let Some(content) = self.inner.parts.store.get(digest) {
             return Ok(Reading::Stored(content));
@@ -172,7 +193,7 @@ impl Tasks {
             return self.empty(digest).await;
         }
         let beginning = Beginning {
-            sources: vec![source.clone()],
+            sources,
             lease: None,
             clean: false,
         };
@@ -213,6 +234,15 @@ impl Tasks {
         self.note(digest, Event::Followed { children });
     }
 
+    /// A download under way can read at `supply`, too.
+    pub async fn supply(&self, digest: &Digest, supply: Supply) {
+        let cell = lock(&self.inner.live).get(digest).cloned();
+        if let Some(live) = cell.as_ref().and_then(|cell| cell.get()) {
+            // One that has ended needs none.
+            let _ = live.events.send(Event::Supplied(supply)).await;
+        }
+    }
+
     /// What only steers a download, and does no harm when it is lost because too much happens.
     fn note(&self, digest: &Digest, event: Event) {
         let cell = lock(&self.inner.live).get(digest).cloned();
@@ -244,7 +274,7 @@ impl Tasks {
             return swarm.tell(Input::Held(vec![lease.task])).await;
         }
         let beginning = Beginning {
-            sources: lease.sources.clone(),
+            sources: lease.sources.iter().cloned().map(Into::into).collect(),
             // Without ranges it is an invitation.
             lease: (!lease.ranges.is_empty()).then(|| lease.clone()),
             clean: false,
@@ -332,7 +362,7 @@ impl Tasks {
     }
 
     /// What came did not have the digest, whoever is to blame: once more, from upstream alone.
-    async fn read_clean(&self, digest: &Digest, size: u64, sources: Vec<Source>) {
+    async fn read_clean(&self, digest: &Digest, size: u64, sources: Vec<Supply>) {
         let Ok(partial) = self.inner.parts.store.begin(digest, size).await else {
             return;
         };
@@ -372,6 +402,7 @@ impl Tasks {
             peers: parts.peers.clone(),
             buffers: parts.buffers.clone(),
             bandwidth: parts.bandwidth.clone(),
+            wallet: parts.wallet.clone(),
             signer: parts.signer.clone(),
             signers: Arc::default(),
             vouched: Arc::default(),

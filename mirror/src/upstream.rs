@@ -3,7 +3,7 @@
 //!
 //! [`Upstreams`] knows the configured registries, and no other is ever contacted. An [`Upstream`]
 //! is one of them: manifests and blobs in the operator's name or anonymously, and a client's own
-//! request in the client's name ([`Upstream::relay`]).
+//! request in the client's name ([`Upstream::relay`]). Files of other hosts are read by [`files`].
 //!
 //! What holds for all of it: credentials go to the host they belong to and nowhere else; token
 //! services are vetted; redirects are followed by hand and checked; nothing waits for ever, and
@@ -12,6 +12,7 @@
 //! resolver's.
 //!
 //! ```text
+//! Files ----> files (routes, versions, redirects) --------------------> dial
 //! Upstream --> ask (turn, deadline, retries, challenge) --> wire (redirects) --> dial (addresses)
 //!                  |-- limit: exchanges at once, 429          |-- origin: what belongs to whom
 //!                  '-- token: what meets a challenge          '-- body: stalls, lengths
@@ -25,12 +26,15 @@ mod credentials;
 mod dial;
 mod endpoint;
 mod error;
+pub mod files;
 mod health;
 mod limit;
 mod metrics;
 mod origin;
 mod relay;
+mod routes;
 mod token;
+mod version;
 mod wire;
 
 use std::collections::HashMap;
@@ -46,6 +50,8 @@ use darner_proto::name::{Reference, RegistryName, RepositoryName};
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
+use http::HeaderValue;
+use url::Url;
 
 use crate::bandwidth::Bandwidth;
 use ask::{Asker, Patience};
@@ -53,6 +59,7 @@ pub use body::ByteStream;
 use endpoint::Endpoint;
 use error::Fault;
 pub use error::{UpstreamError, UpstreamErrorKind};
+use files::Files;
 use health::Turns;
 use metrics::UpstreamMetrics;
 pub use relay::{Relay, Relayed};
@@ -71,6 +78,9 @@ const MANIFEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Upstreams {
     by_name: Arc<HashMap<RegistryName, Arc<Inner>>>,
     bandwidth: Bandwidth,
+    files: Files,
+    metrics: UpstreamMetrics,
+    shutdown: Shutdown,
 }
 
 /// One configured registry. Clones share its connections, tokens and limits.
@@ -78,6 +88,13 @@ pub struct Upstreams {
 pub struct Upstream {
     inner: Arc<Inner>,
     bandwidth: Bandwidth,
+}
+
+/// One registry, in a caller's name.
+#[derive(Debug)]
+pub struct AsCaller {
+    upstream: Upstream,
+    shown: HeaderValue,
 }
 
 struct Inner {
@@ -188,12 +205,56 @@ impl Upstreams {
         Ok(Self {
             by_name: Arc::new(by_name),
             bandwidth: Bandwidth::default(),
+            files: Files::new(&[], metrics.of_files(), shutdown)?,
+            metrics,
+            shutdown: shutdown.clone(),
         })
+    }
+
+    /// The same, with these routes for what is no registry.
+    ///
+    /// The hosts of registries, and of their token services, have routes of their own after these:
+    /// what is asked of them goes there straight.
+    pub fn routed(self, routes: &[settings::Route]) -> Result<Self, UpstreamError> {
+        let registries = self.by_name.values();
+        let own = registries.flat_map(|inner| inner.registry.asker.wire.routes());
+        let routes: Vec<_> = routes.iter().cloned().chain(own).collect();
+        let files = Files::new(&routes, self.metrics.of_files(), &self.shutdown)?;
+        let files = files.limited(self.bandwidth.clone());
+        Ok(Self { files, ..self })
+    }
+
+    /// The client for what is no registry.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Where a URL leads whose host is what clients call a registry that the operator has put
+    /// elsewhere, at `http://`.
+    pub fn own_url(&self, url: &Url) -> Option<Url> {
+        let host = url.host_str()?;
+        let called = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let inner = self.by_name.get(&called.parse::<RegistryName>().ok()?)?;
+        inner.registry.asker.wire.origin.moved(url)
+    }
+
+    /// The registry whose own host a URL leads to, at no path of its own there.
+    pub fn registry_at(&self, url: &Url) -> Option<RegistryName> {
+        let is_at = |inner: &&Arc<Inner>| inner.registry.asker.wire.origin.is_whole(url);
+        let found = self.by_name.values().find(is_at);
+        found.map(|inner| inner.name.clone())
     }
 
     /// The same, with limits on how fast the bodies of blobs come.
     pub fn limited(self, bandwidth: Bandwidth) -> Self {
-        Self { bandwidth, ..self }
+        Self {
+            files: self.files.limited(bandwidth.clone()),
+            bandwidth,
+            ..self
+        }
     }
 
     /// The registry that clients call `name`, if it is configured.
@@ -316,19 +377,32 @@ impl Upstream {
         let mut turns = Turns::new(&self.inner);
         let opened = loop {
             let endpoint = turns.next();
-            let opened = endpoint.blob(repository, digest, &range, size).await;
+            let opened = match endpoint.ask_blob(repository, digest, &range, size) {
+                Ok(ask) => endpoint.blob(&ask, &range, size).await,
+                Err(fault) => Err(fault),
+            };
             if let Some(settled) = turns.settle(endpoint, opened) {
                 break settled;
             }
         };
-        let (ranged, range, answer) = opened.map_err(|fault| self.inner.blame(fault))?;
+        let opened = opened.map_err(|fault| self.inner.blame(fault))?;
+        Ok(self.body(opened))
+    }
+
+    /// The registry, read in the name of whoever showed `shown`.
+    pub fn as_caller(&self, shown: HeaderValue) -> AsCaller {
+        let upstream = self.clone();
+        AsCaller { upstream, shown }
+    }
+
+    fn body(&self, (ranged, range, answer): (bool, Range<u64>, ask::Answer)) -> BlobBody {
         let body = answer.body.with_length(range.end - range.start);
         let inner = self.inner.clone();
-        Ok(BlobBody {
+        BlobBody {
             ranged,
             range,
             stream: body.into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
-        })
+        }
     }
 
     /// Passes a client's own request on, in the client's name. Redirects are followed without its
@@ -344,6 +418,31 @@ impl Upstream {
                 .body
                 .into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
         })
+    }
+}
+
+impl AsCaller {
+    /// Reads `range` of a blob of `size` bytes from the registry itself, on the caller's credential.
+    /// Redirects are followed without it.
+    pub async fn blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+        size: u64,
+    ) -> Result<BlobBody, UpstreamError> {
+        let Inner { registry, .. } = &*self.upstream.inner;
+        let mut shown = self.shown.clone();
+        shown.set_sensitive(true);
+        let opened = match registry.ask_blob(repository, digest, &range, size) {
+            Ok(ask) => {
+                let ask = ask.in_the_name_of(shown);
+                registry.blob(&ask, &range, size).await
+            }
+            Err(fault) => Err(fault),
+        };
+        let opened = opened.map_err(|fault| self.upstream.inner.blame(fault))?;
+        Ok(self.upstream.body(opened))
     }
 }
 

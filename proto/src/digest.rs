@@ -1,4 +1,6 @@
-//! Content digests as the OCI image specification writes them, parsed once and never a string after.
+//! What content is known by, parsed once and never a string after: its digest as the OCI image
+//! specification writes it; or, for a file whose digest nobody knows before all of it was read, the
+//! digest of where it lies and of which version it is (see [`crate::file`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +11,18 @@ use crate::invalid::Invalid;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// The digest of some content. Only sha256 and sha512 exist: the OCI image specification registers
-/// no weaker one.
+/// What content is known by. Of digests of content only sha256 and sha512 exist: the OCI image
+/// specification registers no weaker one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
     /// `sha256:` and 64 lower-case hex digits.
     Sha256([u8; 32]),
     /// `sha512:` and 128 lower-case hex digits.
     Sha512([u8; 64]),
+    /// One version of the file at a URL. It says nothing about the bytes: these are as right as the
+    /// statements of those who read them there. Written `file:` and 64 hex digits, which is no
+    /// digest: no client, manifest or registry can name content so.
+    File([u8; 32]),
 }
 
 /// Computes a digest of one algorithm over bytes that come in order.
@@ -39,7 +45,30 @@ impl Digest {
         match self {
             Self::Sha256(_) => "sha256",
             Self::Sha512(_) => "sha512",
+            Self::File(_) => "file",
         }
+    }
+
+    /// Whether it is a digest of the content's own bytes.
+    pub fn is_of_content(&self) -> bool {
+        !matches!(self, Self::File(_))
+    }
+
+    /// Whether content with the digest `found` may be known by this: the very same, or for a file
+    /// any, since only its pieces can be checked.
+    pub fn admits(&self, found: &Self) -> bool {
+        !self.is_of_content() || self == found
+    }
+
+    /// Parses what is not from outside the cluster: as [`str::parse`], and the form of files.
+    ///
+    /// # Errors
+    /// Neither of them.
+    pub fn parse_key(text: &str) -> Result<Self, Invalid> {
+        let (algorithm, hex) = text
+            .split_once(':')
+            .ok_or_else(|| Invalid::new("digest", "has no algorithm"))?;
+        Self::from_hex(algorithm, hex)
     }
 
     /// The raw hash.
@@ -47,6 +76,7 @@ impl Digest {
         match self {
             Self::Sha256(hash) => hash,
             Self::Sha512(hash) => hash,
+            Self::File(hash) => hash,
         }
     }
 
@@ -69,6 +99,7 @@ impl Digest {
         match algorithm {
             "sha256" => Ok(Self::Sha256(parse_hex(hex)?)),
             "sha512" => Ok(Self::Sha512(parse_hex(hex)?)),
+            "file" => Ok(Self::File(parse_hex(hex)?)),
             _ => Err(Invalid::new(
                 "digest",
                 "algorithm is neither sha256 nor sha512",
@@ -76,15 +107,15 @@ impl Digest {
         }
     }
 
-    /// A hasher of this digest's algorithm.
+    /// A hasher of this digest's algorithm; for a file, of sha256.
     pub fn hasher(&self) -> Hasher {
         match self {
-            Self::Sha256(_) => Hasher::Sha256(sha2::Sha256::new()),
+            Self::Sha256(_) | Self::File(_) => Hasher::Sha256(sha2::Sha256::new()),
             Self::Sha512(_) => Hasher::Sha512(sha2::Sha512::new()),
         }
     }
 
-    /// Whether `bytes` have this digest.
+    /// Whether `bytes` have this digest. Nothing has that of a file.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         let mut hasher = self.hasher();
         hasher.update(bytes);
@@ -96,6 +127,7 @@ impl Digest {
         let algorithm = match self {
             Self::Sha256(_) => 1,
             Self::Sha512(_) => 2,
+            Self::File(_) => 3,
         };
         let mut wire = Vec::with_capacity(65);
         wire.push(algorithm);
@@ -109,6 +141,7 @@ impl Digest {
         match wire.split_first().ok_or_else(bad)? {
             (1, hash) => Ok(Self::Sha256(hash.try_into().map_err(|_| bad())?)),
             (2, hash) => Ok(Self::Sha512(hash.try_into().map_err(|_| bad())?)),
+            (3, hash) => Ok(Self::File(hash.try_into().map_err(|_| bad())?)),
             _ => Err(bad()),
         }
     }
@@ -136,10 +169,11 @@ impl FromStr for Digest {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (algorithm, hex) = text
-            .split_once(':')
-            .ok_or_else(|| Invalid::new("digest", "has no algorithm"))?;
-        Self::from_hex(algorithm, hex)
+        let parsed = Self::parse_key(text)?;
+        match parsed.is_of_content() {
+            true => Ok(parsed),
+            false => Err(Invalid::new("digest", "is the key of a file")),
+        }
     }
 }
 

@@ -9,6 +9,8 @@
 //! Non-goals: transport, retries, decisions. Everything here is pure.
 
 pub mod digest;
+pub mod figures;
+pub mod file;
 pub mod geometry;
 pub mod gossip;
 pub mod id;

@@ -17,6 +17,11 @@ use crate::wire;
 /// `GET /v1/tasks/<digest>/pieces?want=0-3,7`: one run of the wanted pieces, chosen by the parent.
 /// `POST /v1/resolve`: [`ResolveRequest`] in, [`ResolveReply`] out.
 pub const PATH_PREFIX: &str = "/v1";
+/// Below it the same paths for what is not public, at a seed alone. `resolve` takes a
+/// [`PrivateRequest`] and answers a [`PrivateReply`]; all else needs a ticket from there.
+pub const PRIVATE_PREFIX: &str = "/v1/private";
+/// The ticket for a private content, as a [`PrivateReply`] gave it.
+pub const TICKET: &str = "darner-ticket";
 /// First piece of the run in the answer to a pieces request.
 pub const FIRST_PIECE: &str = "darner-first-piece";
 /// How many pieces that run has.
@@ -105,6 +110,34 @@ pub struct Resolved {
     pub stale: bool,
     /// The manifest's bytes, which have the digest; empty for a blob.
     pub content: Vec<u8>,
+}
+
+/// A look-up in a repository that is not public, for a client that shows a credential. Its `Debug`
+/// does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PrivateRequest {
+    /// What is looked up.
+    pub request: ResolveRequest,
+    /// The client's credential, as in the header of that name.
+    pub authorization: String,
+}
+
+impl std::fmt::Debug for PrivateRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("PrivateRequest");
+        shown
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a seed answers to a [`PrivateRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivateReply {
+    /// `NotPublic` when upstream refuses the credential.
+    pub reply: ResolveReply,
+    /// For a blob that was found: a ticket, and for how long it is good.
+    pub ticket: Option<(String, Duration)>,
 }
 
 fn millis(quiet: Duration) -> u32 {
@@ -255,5 +288,52 @@ impl TryFrom<wire::ResolveReply> for ResolveReply {
             }),
             wire::ResolveOutcome::Unspecified => Err(Invalid::new("outcome", "is missing")),
         }
+    }
+}
+
+impl From<&PrivateRequest> for wire::PrivateRequest {
+    fn from(request: &PrivateRequest) -> Self {
+        Self {
+            request: Some((&request.request).into()),
+            authorization: request.authorization.clone(),
+        }
+    }
+}
+
+impl TryFrom<wire::PrivateRequest> for PrivateRequest {
+    type Error = Invalid;
+
+    fn try_from(request: wire::PrivateRequest) -> Result<Self, Invalid> {
+        let asked = request.request;
+        let asked = asked.ok_or_else(|| Invalid::new("request", "is missing"))?;
+        Ok(Self {
+            request: asked.try_into()?,
+            authorization: request.authorization,
+        })
+    }
+}
+
+impl From<&PrivateReply> for wire::PrivateReply {
+    fn from(reply: &PrivateReply) -> Self {
+        let (ticket, life) = reply.ticket.clone().unwrap_or_default();
+        Self {
+            reply: Some((&reply.reply).into()),
+            ticket,
+            ticket_ms: millis(life),
+        }
+    }
+}
+
+impl TryFrom<wire::PrivateReply> for PrivateReply {
+    type Error = Invalid;
+
+    fn try_from(reply: wire::PrivateReply) -> Result<Self, Invalid> {
+        let answer = reply.reply;
+        let answer = answer.ok_or_else(|| Invalid::new("reply", "is missing"))?;
+        let ticket = (reply.ticket, Duration::from_millis(reply.ticket_ms.into()));
+        Ok(Self {
+            reply: answer.try_into()?,
+            ticket: (!ticket.0.is_empty()).then_some(ticket),
+        })
     }
 }

@@ -14,6 +14,7 @@ mod fault;
 mod layers;
 mod parse;
 mod read;
+mod routes;
 mod rules;
 mod sections;
 #[cfg(test)]

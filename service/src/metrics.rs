@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 mod classic;
 mod process;
+pub mod samples;
 
 /// Every metric of the process. Names begin with `darner_`. Clones share it.
 #[derive(Debug, Clone)]

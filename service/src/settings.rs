@@ -32,6 +32,10 @@ pub struct Settings {
     pub registry: Registry,
     /// Registries that content comes from, configured ones first, then those known by default.
     pub upstreams: Vec<Upstream>,
+    /// What becomes of URLs that are asked for.
+    pub routes: Vec<Route>,
+    /// The forward proxy.
+    pub proxy: Proxy,
     /// The listener other peers fetch pieces from.
     pub pieces: Pieces,
     /// The scheduler role, and where schedulers are.
@@ -130,6 +134,55 @@ pub struct Credentials {
     pub password_file: PathBuf,
 }
 
+/// `[[route]]`: of those given, the first that fits a URL says what becomes of it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// `files.example.com`, `*.example.com` for what is below it, an address, or `*`; with `:port`,
+    /// or else at ports 80 and 443. Names are meant as they stand in URLs.
+    pub host: RouteHost,
+    /// The path, in which `*` stands for anything. Default `*`.
+    pub path: String,
+    /// `swarm`: read once for the whole cluster. `straight`: passed on to the host. `refuse`: not
+    /// asked for.
+    pub to: RouteTo,
+    /// Query parameters that do not say which file is meant, such as those of a signature: URLs
+    /// that differ in them alone are one file. `*` at the end stands for anything. Each caller's
+    /// own URL must still be accepted by the host.
+    pub ignore_query: Vec<String>,
+    /// Names may lead to addresses of private networks and of this machine. Default false.
+    pub private: bool,
+    /// A file of certificate authorities to trust in place of the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The hosts that a route is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteHost {
+    /// As it stands in a URL; with `*.` in front, or `*` alone.
+    pub name: String,
+    /// At this port only.
+    pub port: Option<u16>,
+}
+
+/// `[[route]] to`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteTo {
+    /// Read once for the whole cluster.
+    Swarm,
+    /// Passed on.
+    Straight,
+    /// Refused.
+    Refuse,
+}
+
+/// `[proxy]`
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Where programs of this machine find the forward proxy, such as 127.0.0.1:7425. Default: there
+    /// is none.
+    pub listen: Option<SocketAddr>,
+}
+
 /// `[pieces]`
 #[derive(Debug, Clone)]
 pub struct Pieces {
@@ -201,8 +254,8 @@ pub struct Store {
     /// Bytes of content kept at most. Default: half of what is free on the file system at start,
     /// at most 100 GiB.
     pub capacity: Option<u64>,
-    /// Bytes of private content kept at most, apart from the rest and never sent to other nodes;
-    /// 0 keeps none. Default 10 GiB.
+    /// Bytes of private content kept at most, apart from the rest; other nodes are sent it by seeds
+    /// alone, each by its own proof of the right to it; 0 keeps none. Default 10 GiB.
     pub private_capacity: u64,
     /// Everything kept is read again and compared with its digest this often; what a disk has lost
     /// is set aside and had again from other nodes. 0 never does. Default 7 days.

@@ -160,7 +160,7 @@ fn every_key_on_the_page_is_one_that_is_read() {
     assert!(faults_of("registry.nonsense").contains(UNKNOWN));
     for section in sections() {
         assert!(!section.keys.is_empty(), "{} has no keys", section.title);
-        if section.title == "[[upstream]]" {
+        if section.title.starts_with("[[") {
             continue;
         }
         for key in &section.keys {
@@ -173,11 +173,18 @@ fn every_key_on_the_page_is_one_that_is_read() {
 
 #[test]
 fn every_key_of_an_upstream_is_read() {
+    every_key_of_a_list_is_read("[[upstream]]");
+}
+
+#[test]
+fn every_key_of_a_route_is_read() {
+    every_key_of_a_list_is_read("[[route]]");
+}
+
+fn every_key_of_a_list_is_read(title: &str) {
     let sections = sections();
-    let upstream = sections
-        .iter()
-        .find(|section| section.title == "[[upstream]]");
-    let keys = &upstream.expect("documented").keys;
+    let list = sections.iter().find(|section| section.title == title);
+    let keys = &list.expect("documented").keys;
     assert!(keys.len() > 5);
     let table: Vec<_> = keys
         .iter()
@@ -185,7 +192,7 @@ fn every_key_of_an_upstream_is_read() {
         .collect();
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("darner.toml");
-    std::fs::write(&file, format!("[[upstream]]\n{}\n", table.join("\n"))).expect("written");
+    std::fs::write(&file, format!("{title}\n{}\n", table.join("\n"))).expect("written");
     let sources = Sources {
         file: Some(file),
         ..Sources::default()

@@ -37,6 +37,9 @@ pub(crate) struct Preheat {
     /// Wait until it has ended; exit status 1 unless all of it is done
     #[arg(long)]
     wait: bool,
+    /// What to call this request: given again, it is the same job
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
 }
 
 /// Jobs.
@@ -86,7 +89,10 @@ impl Preheat {
         if let Some(platform) = &self.platform {
             body["platform"] = json!(platform);
         }
-        let request = client.request(Method::POST, "/api/v1/jobs").json(&body);
+        let mut request = client.request(Method::POST, "/api/v1/jobs").json(&body);
+        if let Some(key) = &self.key {
+            request = request.header("idempotency-key", key);
+        }
         let job = client.json(request).await?;
         let id = string(&job, "id");
         match self.wait {

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use reqwest::{Method, header};
@@ -26,8 +27,52 @@ pub(crate) struct Token {
     what: OfTokens,
 }
 
+/// What a process becomes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Becomes {
+    /// A node's mirror
+    Mirror,
+    /// A mirror that reads upstream for the others
+    Seed,
+    /// A scheduler
+    Scheduler,
+}
+
+#[derive(Debug, Subcommand)]
+enum OfJoin {
+    /// Make a token and print it: it is shown this once
+    Create {
+        #[command(flatten)]
+        common: Common,
+        /// What its holder becomes
+        #[arg(long)]
+        role: Becomes,
+        /// How many processes may join with it
+        #[arg(long, value_name = "COUNT", default_value_t = 1)]
+        uses: u32,
+        /// How long it is good for
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+        expires: Duration,
+    },
+    /// See the tokens that are not over, without their secrets
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Revoke a token; who joined with it stays
+    Revoke {
+        #[command(flatten)]
+        common: Common,
+        /// As `darner token join list` shows it
+        id: String,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 enum OfTokens {
+    /// Make, see and revoke tokens that processes join the cluster with
+    #[command(subcommand)]
+    Join(OfJoin),
     /// See your tokens; as an administrator, everybody's
     List {
         #[command(flatten)]
@@ -90,9 +135,68 @@ impl Role {
     }
 }
 
+impl Becomes {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Mirror => "mirror",
+            Self::Seed => "seed",
+            Self::Scheduler => "scheduler",
+        }
+    }
+}
+
+impl OfJoin {
+    async fn run(self) -> Result<(), ClientError> {
+        const PATH: &str = "/api/v1/join-tokens";
+        match self {
+            Self::Create {
+                common,
+                role,
+                uses,
+                expires,
+            } => {
+                let client = common.client()?;
+                let seconds = expires.as_secs();
+                let body =
+                    json!({ "role": role.as_str(), "uses": uses, "expires_in_seconds": seconds });
+                let request = client.request(Method::POST, PATH).json(&body);
+                let made = client.json(request).await?;
+                match common.output {
+                    Output::Json => table::print_json(&made),
+                    // Nothing but the token, for a file.
+                    Output::Table => table::print_line(&string(&made, "token")),
+                }
+            }
+            Self::List { common } => {
+                let tokens = common.client()?.list(PATH).await?;
+                let columns: &[table::Column] = &[
+                    ("ID", |item| string(item, "id")),
+                    ("ROLE", |item| string(item, "role")),
+                    ("USED", |item| format!("{}/{}", item["used"], uses(item))),
+                    ("EXPIRES", |item| table::time(&item["expires_ms"])),
+                ];
+                print(&common, columns, tokens);
+            }
+            Self::Revoke { common, id } => {
+                let client = common.client()?;
+                let path = format!("{PATH}/{}", segment(&id)?);
+                client.send(client.request(Method::DELETE, &path)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn uses(item: &Value) -> String {
+    item["uses"]
+        .as_u64()
+        .map_or("any".to_owned(), |uses| uses.to_string())
+}
+
 impl Token {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         match self.what {
+            OfTokens::Join(join) => join.run().await?,
             OfTokens::List { common } => {
                 let tokens = common.client()?.list("/api/v1/tokens").await?;
                 let columns: &[table::Column] = &[

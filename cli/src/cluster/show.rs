@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bytesize::ByteSize;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -31,44 +32,36 @@ pub(crate) struct Nodes {
 impl Status {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         let client = self.common.client()?;
-        let told = client.get("/api/v1/configuration").await?;
-        let nodes = client.list("/api/v1/nodes").await?;
-        let schedulers = client.list("/api/v1/schedulers").await?;
-        let seeds = nodes.iter().filter(|node| node["role"] == "seed").count();
-        let mut missing = Vec::new();
-        if schedulers.is_empty() {
-            missing.push("no scheduler: nodes read upstream by themselves");
-        }
-        if seeds == 0 {
-            missing.push("no seed: what is private does not travel between nodes");
-        }
-        let status = json!({
-            "healthy": !schedulers.is_empty(),
-            "version": told["version"],
-            "mirrors": nodes.len() - seeds,
-            "seeds": seeds,
-            "schedulers": schedulers.len(),
-            "remarks": missing,
-        });
+        let mut told = client.get("/api/v1/overview").await?;
+        let is_healthy = told["schedulers"].as_u64().unwrap_or(0) > 0;
+        told["healthy"] = json!(is_healthy);
+        told["hits"] = match told["hit_ratio"].as_f64() {
+            Some(ratio) => json!(format!("{:.1} %", ratio * 100.0)),
+            None => Value::Null,
+        };
+        let remarks = told["remarks"].as_array().cloned().unwrap_or_default();
         match self.common.output {
-            Output::Json => table::print_json(&status),
+            Output::Json => table::print_json(&told),
             Output::Table => {
-                let columns: [Column; 5] = [
+                let columns: [Column; 8] = [
                     ("HEALTHY", |item| string(item, "healthy")),
                     ("MIRRORS", |item| string(item, "mirrors")),
                     ("SEEDS", |item| string(item, "seeds")),
                     ("SCHEDULERS", |item| string(item, "schedulers")),
+                    ("SAVED", |item| bytes(&item["saved_bytes"])),
+                    ("HITS", |item| string(item, "hits")),
+                    ("RUNNING", |item| string(item, "running")),
                     ("CONFIGURATION", |item| string(item, "version")),
                 ];
-                table::print(&columns, &[status]);
-                for remark in missing {
+                table::print(&columns, &[told]);
+                for remark in remarks.iter().filter_map(Value::as_str) {
                     crate::run::say(format_args!("{remark}"));
                 }
             }
         }
-        Ok(match schedulers.is_empty() {
-            true => ExitCode::from(UNHEALTHY),
-            false => ExitCode::SUCCESS,
+        Ok(match is_healthy {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(UNHEALTHY),
         })
     }
 }
@@ -101,6 +94,10 @@ impl Nodes {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn bytes(value: &Value) -> String {
+    ByteSize::b(value.as_u64().unwrap_or(0)).to_string()
 }
 
 fn labels(item: &Value) -> String {

@@ -1,6 +1,7 @@
 //! Tables for people: columns as wide as what is in them, and nothing but text.
 
 use std::io::{self, Write as _};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -17,6 +18,17 @@ pub(super) fn print(columns: &[Column], items: &[Value]) {
 /// Writes JSON to standard output.
 pub(super) fn print_json(value: &Value) {
     let _ = writeln!(io::stdout().lock(), "{value:#}");
+}
+
+/// Writes a line to standard output.
+pub(super) fn print_line(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// A unix time in ms, as people read it.
+pub(super) fn time(ms: &Value) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(ms.as_u64().unwrap_or(0));
+    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 fn text(columns: &[Column], items: &[Value]) -> String {

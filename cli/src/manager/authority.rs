@@ -14,6 +14,9 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::run::{self, Args};
 
+/// Who the audit names: whoever can read the manager's data.
+const BY: &str = "darner manager";
+
 /// What to do with join tokens.
 #[derive(Debug, Subcommand)]
 pub(super) enum Token {
@@ -93,7 +96,7 @@ pub(super) async fn token(token: Token) -> ExitCode {
             expires,
         } => {
             let create = async |authority: Authority| {
-                let token = authority.create_token(role.into(), Some(uses), expires);
+                let token = authority.create_token(role.into(), Some(uses), expires, BY);
                 say(&token.await?.reveal());
                 Ok(())
             };
@@ -101,10 +104,11 @@ pub(super) async fn token(token: Token) -> ExitCode {
         }
         Token::List { settings } => with(settings, list).await,
         Token::Remove { settings, number } => {
-            let remove = async |authority: Authority| match authority.remove_token(&number).await? {
-                true => Ok(()),
-                false => anyhow::bail!("there is no token {number}"),
-            };
+            let remove =
+                async |authority: Authority| match authority.remove_token(&number, BY).await? {
+                    true => Ok(()),
+                    false => anyhow::bail!("there is no token {number}"),
+                };
             with(settings, remove).await
         }
     }
@@ -113,14 +117,14 @@ pub(super) async fn token(token: Token) -> ExitCode {
 pub(super) async fn revoke(revoke: Revoke) -> ExitCode {
     let Revoke { settings, node } = revoke;
     with(settings, async |authority: Authority| {
-        Ok(authority.revoke(&node).await?)
+        Ok(authority.revoke(&node, BY).await?)
     })
     .await
 }
 
 pub(super) async fn rotate(rotate: Rotate) -> ExitCode {
     with(rotate.settings, async |authority: Authority| {
-        Ok(authority.rotate().await?)
+        Ok(authority.rotate(BY).await?)
     })
     .await
 }

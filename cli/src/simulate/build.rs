@@ -32,7 +32,7 @@ impl World {
         let scheduler: HostId = "scheduler".parse()?;
         let mut world = Self {
             queue: Queue::new(),
-            network: Network::default(),
+            network: Network::new(plan.latency.0),
             nodes: Vec::new(),
             contents: contents(&plan)?,
             exchanges: Exchanges::default(),

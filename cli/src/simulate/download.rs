@@ -49,19 +49,20 @@ impl World {
         let described = &self.contents[usize::from(content)];
         let (id, geometry) = (described.task, described.geometry);
         let held = PieceSet::empty(geometry.pieces());
-        let sources = vec![described.source.clone()];
+        let source = described.source.clone();
         let node = &mut self.nodes[host as usize];
         let me = node.host.id.clone();
         let join = Join {
             task: id,
             size: geometry.size(),
-            sources: sources.clone(),
+            sources: vec![source.clone()],
             held: held.clone(),
             lease: lease.as_ref().map(|lease| LeaseClaim {
                 lease: lease.lease,
                 ranges: lease.ranges.clone(),
             }),
         };
+        let sources = vec![source.into()];
         let task = Task::new(Duration::ZERO, id, me, held.clone(), geometry, sources);
         let download = Download {
             task,
@@ -75,6 +76,8 @@ impl World {
             wake: Time::MAX,
         };
         node.downloads.insert(content, download);
+        self.share(host);
+        let node = &mut self.nodes[host as usize];
         let source = node.host.role == Role::Seed;
         node.offers.insert(content, Offer::new(held, source));
         self.todo.push_back(Todo::Input(host, Input::Join(join)));
@@ -212,6 +215,15 @@ impl World {
         }
     }
 
+    /// Every download of the host is told how many there are.
+    fn share(&mut self, host: u32) {
+        let downloads = &self.nodes[host as usize].downloads;
+        let count = u32::try_from(downloads.len()).unwrap_or(u32::MAX);
+        for content in downloads.keys().copied().collect::<Vec<_>>() {
+            self.task_event(host, content, TaskEvent::Beside { downloads: count });
+        }
+    }
+
     /// A piece is verified and written.
     pub(super) fn gained(&mut self, host: u32, content: ContentId, index: u32) {
         self.offer_piece(host, content, index);
@@ -253,6 +265,8 @@ impl World {
             self.todo.push_back(Todo::Input(host, failed));
             return self.begin_download(host, content, None, true);
         }
+        self.share(host);
+        let node = &mut self.nodes[host as usize];
         node.stored.push(content);
         let before = node.wanted.len();
         node.wanted.retain(|wanted| *wanted != content);
@@ -273,6 +287,8 @@ impl World {
         let task = self.contents[usize::from(content)].task;
         let node = &mut self.nodes[host as usize];
         node.downloads.remove(&content);
+        self.share(host);
+        let node = &mut self.nodes[host as usize];
         let children = node.offers.remove(&content);
         for child in children.into_iter().flat_map(|offer| offer.children) {
             let failure = Some(darner_proto::scheduler::FailureKind::Slow);

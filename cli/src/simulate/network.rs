@@ -68,9 +68,19 @@ pub(super) struct Network {
     links: Vec<Link>,
     transfers: Vec<Transfer>,
     free: Vec<u32>,
+    /// The way between most hosts.
+    near: Time,
 }
 
 impl Network {
+    /// No links yet; `near` is how long the way between most hosts takes.
+    pub(super) fn new(near: Time) -> Self {
+        Self {
+            near,
+            ..Self::default()
+        }
+    }
+
     /// Adds a host with these rates in bytes a second.
     pub(super) fn add(&mut self, up: u64, down: u64) {
         self.links.push(Link {
@@ -132,13 +142,7 @@ impl Network {
     ) -> Option<Moved> {
         match event {
             LinkEvent::Sent(host) => return self.sent(queue, host),
-            LinkEvent::Reached(id, bytes) => {
-                let to = self.get(id)?.to;
-                let link = &mut self.links[to as usize];
-                let start = link.down_free.max(queue.now);
-                link.down_free = start + time_for(bytes, link.down);
-                queue.at(link.down_free, LinkEvent::Passed(id, bytes).into());
-            }
+            LinkEvent::Reached(id, bytes) => self.reached(queue, id, bytes, queue.now),
             LinkEvent::Passed(id, bytes) => {
                 self.passed(queue, id)?;
                 return Some(Moved::Brought(id, bytes));
@@ -147,12 +151,36 @@ impl Network {
         None
     }
 
+    /// A chunk is at the receiver's downlink from `at` on.
+    fn reached<E: From<LinkEvent>>(
+        &mut self,
+        queue: &mut Queue<E>,
+        id: TransferId,
+        bytes: u32,
+        at: Time,
+    ) {
+        let Some(to) = self.get(id).map(|transfer| transfer.to) else {
+            return;
+        };
+        let link = &mut self.links[to as usize];
+        let start = link.down_free.max(at);
+        link.down_free = start + time_for(bytes, link.down);
+        queue.at(link.down_free, LinkEvent::Passed(id, bytes).into());
+    }
+
     fn sent<E: From<LinkEvent>>(&mut self, queue: &mut Queue<E>, host: u32) -> Option<Moved> {
         let (id, bytes) = self.links[host as usize].sending.take()?;
         let mut moved = None;
         if let Some(transfer) = self.get(id) {
-            queue.after(transfer.latency, LinkEvent::Reached(id, bytes).into());
             moved = (transfer.left == 0).then_some(Moved::Sent(id));
+            let latency = transfer.latency;
+            // Chunks that all have the same way arrive in the order in which they are sent: what the
+            // downlink does with them is known already.
+            if latency == self.near {
+                self.reached(queue, id, bytes, queue.now + latency);
+            } else {
+                queue.after(latency, LinkEvent::Reached(id, bytes).into());
+            }
             self.wait_for_turn(id);
         }
         self.next_chunk(queue, host);

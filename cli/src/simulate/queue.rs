@@ -13,10 +13,26 @@ pub(super) fn nanos(duration: Duration) -> Time {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Events are put together by slices of time of so many binary digits of nanoseconds: a few dozen
+/// fall into one in a busy model.
+const SLICE: u32 = 13;
+/// Slices that are kept apart, a power of two; what is later than their 0.27 s is rare.
+const SLICES: u64 = 1 << 15;
+
 /// Events by time; of the same time, in the order they were put in.
+///
+/// A wheel of time: only the events of the present slice are sorted, so that the cost of an event does
+/// not grow with how many there are.
 #[derive(Debug)]
 pub(super) struct Queue<E> {
-    heap: BinaryHeap<Entry<E>>,
+    /// Those of the slice in hand.
+    present: BinaryHeap<Entry<E>>,
+    slice: u64,
+    /// Those of the slices that follow, each in the place of its slice.
+    wheel: Vec<Vec<Entry<E>>>,
+    in_wheel: usize,
+    /// All others.
+    later: BinaryHeap<Entry<E>>,
     next: u64,
     /// When the event taken last happened.
     pub(super) now: Time,
@@ -34,7 +50,11 @@ struct Entry<E> {
 impl<E> Queue<E> {
     pub(super) fn new() -> Self {
         Self {
-            heap: BinaryHeap::new(),
+            present: BinaryHeap::new(),
+            slice: 0,
+            wheel: (0..SLICES).map(|_| Vec::new()).collect(),
+            in_wheel: 0,
+            later: BinaryHeap::new(),
             next: 0,
             now: 0,
             taken: 0,
@@ -51,16 +71,53 @@ impl<E> Queue<E> {
         let number = self.next;
         self.next += 1;
         let at = at.max(self.now);
-        self.heap.push(Entry { at, number, event });
+        let entry = Entry { at, number, event };
+        let slice = at >> SLICE;
+        if slice <= self.slice {
+            self.present.push(entry);
+        } else if slice - self.slice < SLICES {
+            self.wheel[place(slice)].push(entry);
+            self.in_wheel += 1;
+        } else {
+            self.later.push(entry);
+        }
     }
 
     /// Takes the next event out; time is then its time.
     pub(super) fn take(&mut self) -> Option<E> {
-        let entry = self.heap.pop()?;
-        self.now = entry.at;
-        self.taken += 1;
-        Some(entry.event)
+        loop {
+            if let Some(entry) = self.present.pop() {
+                self.now = entry.at;
+                self.taken += 1;
+                return Some(entry.event);
+            }
+            self.turn()?;
+        }
     }
+
+    /// Goes on to the next slice, or to the first in which anything happens.
+    fn turn(&mut self) -> Option<()> {
+        let next_later = self.later.peek().map(|entry| entry.at >> SLICE);
+        self.slice = if self.in_wheel > 0 {
+            self.slice + 1
+        } else {
+            next_later?
+        };
+        let slice = &mut self.wheel[place(self.slice)];
+        self.in_wheel -= slice.len();
+        self.present.extend(slice.drain(..));
+        while let Some(entry) = self.later.peek()
+            && entry.at >> SLICE <= self.slice
+        {
+            self.present.extend(self.later.pop());
+        }
+        Some(())
+    }
+}
+
+/// Where a slice is kept.
+fn place(slice: u64) -> usize {
+    usize::try_from(slice % SLICES).unwrap_or(0)
 }
 
 impl<E> PartialEq for Entry<E> {
@@ -131,6 +188,33 @@ mod tests {
         }
         let order: String = std::iter::from_fn(|| queue.take()).collect();
         assert_eq!((order.as_str(), queue.now), ("abcd", 5));
+    }
+
+    #[test]
+    fn what_is_put_in_while_time_passes_comes_in_its_place() {
+        // Against a sorted list, over distances within a slice, around the wheel and beyond it.
+        let mut chance = Chance::new(3);
+        let mut queue = Queue::new();
+        let mut expected = Vec::new();
+        let mut number = 0u64;
+        for _ in 0..20_000 {
+            let digits = chance.below(34);
+            let after = chance.below(1 << digits);
+            if chance.below(3) > 0 || expected.is_empty() {
+                expected.push((queue.now + after, number));
+                queue.after(after, number);
+                number += 1;
+                continue;
+            }
+            let least = expected.iter().copied().min().expect("not empty");
+            expected.retain(|one| *one != least);
+            assert_eq!(queue.take(), Some(least.1));
+            assert_eq!(queue.now, least.0);
+        }
+        expected.sort_unstable();
+        let order: Vec<_> = std::iter::from_fn(|| Some((queue.take()?, queue.now))).collect();
+        let expected: Vec<_> = expected.into_iter().map(|(at, one)| (one, at)).collect();
+        assert_eq!(order, expected);
     }
 
     #[test]

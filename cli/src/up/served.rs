@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytesize::ByteSize;
+use darner_service::metrics::samples::{samples, sum};
 
 const BYTES: &str = "darner_served_bytes_total";
 const REQUESTS: &str = "darner_served_requests_total";
@@ -10,10 +11,11 @@ const REQUESTS: &str = "darner_served_requests_total";
 /// Such as `served 12 requests, 34.5 MiB: store 20.0 MiB, upstream 14.5 MiB`, out of the Prometheus
 /// text of all metrics.
 pub(super) fn line(metrics: &str) -> String {
-    let requests: u64 = series(metrics, REQUESTS).map(|(_, value)| value).sum();
+    let requests = sum(metrics, REQUESTS);
     let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
-    for (labels, value) in series(metrics, BYTES) {
-        *sources.entry(label(labels, "source")).or_default() += value;
+    for sample in samples(metrics, BYTES) {
+        let source = sample.label("source").unwrap_or("other");
+        *sources.entry(source).or_default() += sample.value;
     }
     let total: u64 = sources.values().sum();
     let parts: Vec<_> = sources
@@ -27,27 +29,6 @@ pub(super) fn line(metrics: &str) -> String {
         "served {requests} requests, {}{separator}{parts}",
         ByteSize::b(total)
     )
-}
-
-/// The labels and value of every series of `name`, a counter.
-fn series<'a>(metrics: &'a str, name: &str) -> impl Iterator<Item = (&'a str, u64)> {
-    metrics.lines().filter_map(move |line| {
-        let rest = line.strip_prefix(name)?;
-        let (labels, value) = match rest.strip_prefix('{') {
-            Some(rest) => rest.rsplit_once("} ")?,
-            None => ("", rest.strip_prefix(' ')?),
-        };
-        Some((labels, value.parse().ok()?))
-    })
-}
-
-/// The value of label `name`; its values have no quotes in them.
-fn label<'a>(labels: &'a str, name: &str) -> &'a str {
-    let value = labels.split(',').find_map(|label| {
-        let value = label.strip_prefix(name)?.strip_prefix("=\"")?;
-        value.strip_suffix('"')
-    });
-    value.unwrap_or("other")
 }
 
 #[cfg(test)]

@@ -80,7 +80,8 @@ impl Target {
         format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nrange: bytes={start}-{last}\r\n\r\n")
     }
 
-    fn whole(&self) -> String {
+    /// A request for everything.
+    pub(crate) fn whole(&self) -> String {
         format!(
             "GET {} HTTP/1.1\r\nhost: {}\r\n\r\n",
             self.path, self.address

@@ -1,9 +1,11 @@
-//! The figures: a table for people and JSON for programs.
+//! The figures: a table and a picture for people, JSON for programs.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+
+use crate::plot::{self, Ratio, Series};
 
 /// A figure with its unit.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ impl Figure {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    series: Vec<Series>,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,15 @@ impl Report {
         });
     }
 
+    /// How a figure grows.
+    pub(crate) fn grows(&mut self, series: Series) {
+        for (at, value) in &series.points {
+            let name = format!("{}, {at} {}", series.name, series.along);
+            self.alone(&name, Figure::new(series.unit, *value));
+        }
+        self.series.push(series);
+    }
+
     fn push(&mut self, row: Row) {
         eprintln!("{}", row.line());
         self.rows.push(row);
@@ -76,7 +88,10 @@ impl Report {
             "figures": rows,
         });
         std::fs::write(json, serde_json::to_string_pretty(&report)?)?;
-        println!("\n{}", json.display());
+        let ratios: Vec<_> = self.rows.iter().filter_map(Row::ratio).collect();
+        let svg = json.with_extension("svg");
+        std::fs::write(&svg, plot::picture(&ratios, &self.series))?;
+        println!("\n{}\n{}", json.display(), svg.display());
         Ok(())
     }
 }
@@ -96,6 +111,14 @@ impl Row {
             "| {} | {unit} | {value:.3} | {other} | {theirs} | {ratio} |",
             self.name
         )
+    }
+
+    fn ratio(&self) -> Option<Ratio> {
+        let (other, theirs) = self.beside.as_ref()?;
+        Some(Ratio {
+            name: format!("{}: {}, {other}", self.name, self.figure.unit),
+            ratio: self.figure.value / theirs,
+        })
     }
 
     fn json(&self) -> Value {

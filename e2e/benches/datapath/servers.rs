@@ -26,6 +26,10 @@ const COLD_SIZE: u64 = 256 * MIB;
 const SERVED_SIZE: u64 = 512 * MIB;
 const MANAGER: &str = "127.0.0.1:15110";
 const NGINX_TLS: u16 = 15_201;
+const SLICES: u16 = 15_202;
+const PULL_THROUGH: u16 = 15_210;
+/// How many blobs of how many mebibytes show how cost grows with size.
+const SIZES: [(u64, u64); 4] = [(64, 1), (8, 16), (1, 256), (1, 1024)];
 
 /// Per second, in what `/proc` tells programs.
 const TICKS: u64 = 100;
@@ -106,6 +110,15 @@ pub(crate) struct Servers {
     pub(crate) child: Server,
     /// In the registry and nowhere else.
     pub(crate) cold: Vec<Blob>,
+    /// The registry behind other caches.
+    pub(crate) pull_through: Server,
+    pub(crate) slices: Server,
+    /// Pulled through each of the caches.
+    pub(crate) caches: Vec<Blob>,
+    /// Blobs by their size, pulled once.
+    pub(crate) sizes: Vec<(u64, Vec<Blob>)>,
+    /// 10 MiB.
+    pub(crate) small: Blob,
     /// Held by the mirror.
     pub(crate) served: Blob,
     /// The path of a manifest that the mirror holds.
@@ -120,7 +133,7 @@ impl Servers {
         std::fs::create_dir_all(&storage)?;
         let registry = Registry::start(directory, &storage, false).await?;
         let pusher = registry.pusher();
-        let (cold, served, manifest) = push(&pusher).await?;
+        let pushed = push(&pusher).await?;
         let mut children = Vec::new();
         let upstream = format!("http://{}", registry.address());
         let up = Settings::new(&directory.join("data-up"))
@@ -143,14 +156,11 @@ impl Servers {
             node_at("parent2", node("parent2")?, 15_040)?,
             node_at("parent3", node("parent3")?, 15_050)?,
         ];
-        let nginx = nginx(directory, &storage, &mut children)?;
+        let nginx = nginx(directory, &storage, registry.address(), &mut children)?;
+        let pull_through = pull_through(directory, registry.address(), &mut children)?;
         let servers = Self {
             directory: directory.to_owned(),
-            registry: Server {
-                name: "registry".to_owned(),
-                address: registry.address(),
-                pids: Vec::new(),
-            },
+            registry: unmeasured(registry.address()),
             nginx,
             nginx_tls: local(NGINX_TLS),
             mirror,
@@ -159,9 +169,14 @@ impl Servers {
             seed_pieces: local(15_011),
             parents,
             child,
-            cold,
-            served,
-            manifest,
+            pull_through,
+            slices: unmeasured(local(SLICES)),
+            caches: pushed.caches,
+            sizes: pushed.sizes,
+            small: pushed.small,
+            cold: pushed.cold,
+            served: pushed.served,
+            manifest: pushed.manifest,
             children,
             _registry: registry,
         };
@@ -229,17 +244,42 @@ impl Drop for Servers {
     }
 }
 
-async fn push(pusher: &Pusher) -> Result<(Vec<Blob>, Blob, String)> {
-    let mut cold = Vec::new();
-    for number in 0..COLD {
-        cold.push(push_blob(pusher, number as u64 + 1, COLD_SIZE).await?);
+/// What the registry was given.
+struct Pushed {
+    cold: Vec<Blob>,
+    caches: Vec<Blob>,
+    sizes: Vec<(u64, Vec<Blob>)>,
+    small: Blob,
+    served: Blob,
+    manifest: String,
+}
+
+async fn push(pusher: &Pusher) -> Result<Pushed> {
+    let mut next = 0;
+    let mut some = async |count: u64, size: u64| {
+        let mut blobs = Vec::new();
+        for _ in 0..count {
+            next += 1;
+            blobs.push(push_blob(pusher, next, size).await?);
+        }
+        Ok::<_, anyhow::Error>(blobs)
+    };
+    let cold = some(COLD as u64, COLD_SIZE).await?;
+    let caches = some(3, COLD_SIZE).await?;
+    let mut sizes = Vec::new();
+    for (count, size) in SIZES {
+        sizes.push((size * MIB, some(count, size * MIB).await?));
     }
+    let small = push_blob(pusher, u64::MAX, 10 * MIB).await?;
     let served = push_blob(pusher, 0, SERVED_SIZE).await?;
     let layer = |blob: &Blob| {
         let media_type = "application/vnd.oci.image.layer.v1.tar";
         json!({"mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size})
     };
     let config = pusher.blob(REPOSITORY, Bytes::from_static(b"{}")).await?;
+    let sized = sizes.iter().flat_map(|(_, blobs)| blobs);
+    let layers = cold.iter().chain(&caches).chain(sized);
+    let layers: Vec<_> = layers.chain([&small, &served]).map(layer).collect();
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -248,13 +288,20 @@ async fn push(pusher: &Pusher) -> Result<(Vec<Blob>, Blob, String)> {
             "digest": config.to_string(),
             "size": 2,
         },
-        "layers": cold.iter().chain([&served]).map(layer).collect::<Vec<_>>(),
+        "layers": layers,
     });
     let bytes = Bytes::from(manifest.to_string());
     let digest = pusher
         .manifest(REPOSITORY, "latest", MANIFEST, bytes)
         .await?;
-    Ok((cold, served, format!("/v2/{REPOSITORY}/manifests/{digest}")))
+    Ok(Pushed {
+        cold,
+        caches,
+        sizes,
+        small,
+        served,
+        manifest: format!("/v2/{REPOSITORY}/manifests/{digest}"),
+    })
 }
 
 async fn push_blob(pusher: &Pusher, seed: u64, size: u64) -> Result<Blob> {
@@ -297,10 +344,7 @@ fn manager(directory: &Path, children: &mut Vec<std::process::Child>) -> Result<
         .set("node.id", "manager")
         .set("manager.listen", MANAGER)
         .set("manager.api_listen", "127.0.0.1:15111");
-    spawn(directory, "manager", "manager", &settings, children)?;
-    wait("the manager", || {
-        Ok(std::net::TcpStream::connect(MANAGER).is_ok())
-    })?;
+    write(&directory.join("manager.toml"), &settings.text())?;
     for role in ["scheduler", "seed", "mirror"] {
         let mut command = darner::command()?;
         command.args([
@@ -312,7 +356,11 @@ fn manager(directory: &Path, children: &mut Vec<std::process::Child>) -> Result<
         ensure!(output.status.success(), "no join token: {said}");
         std::fs::write(token(directory, role), output.stdout)?;
     }
-    Ok(())
+    // It takes up the database that holds them.
+    spawn(directory, "manager", "manager", &settings, children)?;
+    wait("the manager", || {
+        Ok(std::net::TcpStream::connect(MANAGER).is_ok())
+    })
 }
 
 fn token(directory: &Path, role: &str) -> PathBuf {
@@ -362,9 +410,48 @@ fn spawn(
     Ok(pid)
 }
 
+fn unmeasured(address: SocketAddr) -> Server {
+    Server {
+        name: address.to_string(),
+        address,
+        pids: Vec::new(),
+    }
+}
+
+/// Debian's registry as a cache of the other one.
+fn pull_through(
+    directory: &Path,
+    registry: SocketAddr,
+    children: &mut Vec<std::process::Child>,
+) -> Result<Server> {
+    let address = local(PULL_THROUGH);
+    let config = directory.join("pull-through.yml");
+    write(
+        &config,
+        &format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             http: {{addr: '{address}', secret: 'not used by one instance'}}\n\
+             storage:\n  filesystem: {{rootdirectory: '{}'}}\n\
+             proxy: {{remoteurl: 'http://{registry}'}}\n",
+            directory.join("pull-through").display()
+        ),
+    )?;
+    let log = std::fs::File::create(directory.join("pull-through.log"))?;
+    let mut command = Command::new(place::required_tool("docker-registry")?);
+    command.arg("serve").arg(&config);
+    command.stdout(log.try_clone()?).stderr(log);
+    let child = command.spawn().context("docker-registry")?;
+    children.push(child);
+    wait("docker-registry", || {
+        Ok(std::net::TcpStream::connect(address).is_ok())
+    })?;
+    Ok(unmeasured(address))
+}
+
 fn nginx(
     directory: &Path,
     storage: &Path,
+    registry: SocketAddr,
     children: &mut Vec<std::process::Child>,
 ) -> Result<Server> {
     let address = local(15_200);
@@ -382,9 +469,15 @@ fn nginx(
              keepalive_requests 1000000;\n  default_type application/octet-stream;\n  \
              root {};\n  server {{ listen {address}; }}\n  \
              server {{ listen {} ssl; ssl_certificate {pem}; ssl_certificate_key {pem}; \
-             ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; }}\n}}\n",
+             ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; }}\n  \
+             proxy_cache_path {work}/slices keys_zone=slices:10m max_size=20g;\n  \
+             server {{ listen {}; location / {{ slice 1m; proxy_cache slices; \
+             proxy_cache_key $uri$slice_range; proxy_set_header Range $slice_range; \
+             proxy_http_version 1.1; proxy_cache_valid 200 206 1h; \
+             proxy_pass http://{registry}; }} }}\n}}\n",
             storage.display(),
-            local(NGINX_TLS)
+            local(NGINX_TLS),
+            local(SLICES)
         ),
     )?;
     let mut command = Command::new(place::required_tool("nginx").or_else(|_| {

@@ -16,6 +16,8 @@ pub enum Guard {
     /// A token from this host's `/token`, which gives it to whoever shows this `Authorization`
     /// header, or when it is `None`, to anybody.
     Bearer(Option<String>),
+    /// For a repository of the first name, the second as a token; nothing gives it out here.
+    Tokens(Vec<(String, String)>),
 }
 
 /// The one token there is.
@@ -35,12 +37,20 @@ impl Guard {
                 Some(token(granted))
             }
             Self::Bearer(_) if shown == Some(&format!("Bearer {TOKEN}")) => None,
-            Self::Bearer(_) => Some(challenge(format!(
+            Self::Tokens(tokens) if opens(tokens, request.uri().path(), shown) => None,
+            Self::Bearer(_) | Self::Tokens(_) => Some(challenge(format!(
                 "Bearer realm=\"http://{me}/token\",service=\"upstream\",scope=\"{}\"",
                 scope(request.uri().path())
             ))),
         }
     }
+}
+
+fn opens(tokens: &[(String, String)], path: &str, shown: Option<&str>) -> bool {
+    let token = shown.and_then(|shown| shown.strip_prefix("Bearer "));
+    tokens.iter().any(|(repository, wanted)| {
+        path.starts_with(&format!("/v2/{repository}/")) && token == Some(wanted)
+    })
 }
 
 fn scope(path: &str) -> String {

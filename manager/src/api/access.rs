@@ -25,10 +25,10 @@ use crate::users::credentials::{self, By, Caller};
 
 /// `__Host-`: browsers take it over TLS (or from this host) only, for this host and every path, and
 /// nobody else can set it.
-pub(super) const COOKIE: &str = "__Host-darner";
+pub(crate) const COOKIE: &str = "__Host-darner";
 const CSRF: &str = "x-csrf-token";
 /// From request to the head of the answer. The database gives up sooner.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a route needs of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,19 +41,29 @@ pub enum Need {
 
 /// Every route, and what it needs. `HEAD` is as `GET`.
 #[rustfmt::skip]
-pub const ROUTES: &[(&str, &str, Need)] = &[
+pub const ROUTES: &Routes = &[
     ("GET", "/api/openapi.json", Need::Nothing),
     ("POST", "/api/v1/setup", Need::Nothing),
     ("POST", "/api/v1/session", Need::Nothing),
     ("DELETE", "/api/v1/session", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/me", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/nodes", Need::Role(Role::Viewer)),
+    ("GET", "/api/v1/nodes/{id}", Need::Role(Role::Viewer)),
+    ("POST", "/api/v1/nodes/{id}/revoke", Need::Role(Role::Admin)),
+    ("GET", "/api/v1/overview", Need::Role(Role::Viewer)),
+    ("GET", "/api/v1/overview/events", Need::Role(Role::Viewer)),
+    ("GET", "/api/v1/overview/past", Need::Role(Role::Viewer)),
+    ("GET", "/api/v1/upstreams", Need::Role(Role::Viewer)),
+    ("GET", "/api/v1/join-tokens", Need::Role(Role::Admin)),
+    ("POST", "/api/v1/join-tokens", Need::Role(Role::Admin)),
+    ("DELETE", "/api/v1/join-tokens/{id}", Need::Role(Role::Admin)),
     ("GET", "/api/v1/seeds", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/schedulers", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/configuration", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/jobs", Need::Role(Role::Viewer)),
     ("POST", "/api/v1/jobs", Need::Role(Role::Operator)),
     ("GET", "/api/v1/jobs/{id}", Need::Role(Role::Viewer)),
+    ("GET", "/api/v1/jobs/{id}/events", Need::Role(Role::Viewer)),
     ("POST", "/api/v1/jobs/{id}/cancel", Need::Role(Role::Operator)),
     ("POST", "/api/v1/jobs/{id}/retry", Need::Role(Role::Operator)),
     ("GET", "/api/v1/tokens", Need::Role(Role::Viewer)),
@@ -68,7 +78,7 @@ pub const ROUTES: &[(&str, &str, Need)] = &[
 ];
 
 /// Adds to the description how callers show who they are, and which routes need it.
-pub(super) struct Security;
+pub(crate) struct Security;
 
 impl Modify for Security {
     fn modify(&self, document: &mut OpenApi) {
@@ -85,27 +95,29 @@ impl Modify for Security {
     }
 }
 
-/// What the route of `method` and `path` (as in [`ROUTES`]) needs; `None` when there is none.
-pub fn need(method: &Method, path: &str) -> Option<Need> {
+/// A table of routes: method, path, and what it needs.
+pub type Routes = [(&'static str, &'static str, Need)];
+
+/// What the route of `method` and `path` (as in `routes`) needs; `None` when there is none.
+pub fn need(routes: &Routes, method: &Method, path: &str) -> Option<Need> {
     let method = match *method {
         Method::HEAD => "GET",
         ref other => other.as_str(),
     };
-    let found = ROUTES
-        .iter()
-        .find(|(of, at, _)| *of == method && *at == path);
+    let mut routes = routes.iter();
+    let found = routes.find(|(of, at, _)| *of == method && *at == path);
     found.map(|(_, _, need)| *need)
 }
 
 /// The gate before every route. Handlers find the [`Caller`] in the request's extensions.
-pub(super) async fn authorize(
+pub(crate) async fn authorize(
     State(api): State<Api>,
     path: MatchedPath,
     mut request: Request,
     next: Next,
 ) -> Response {
     let method = request.method().clone();
-    let allowed = match need(&method, path.as_str()) {
+    let allowed = match need(ROUTES, &method, path.as_str()) {
         None => Err(Problem::forbidden("this route is open to nobody")),
         Some(Need::Nothing) => Ok(None),
         Some(Need::Role(role)) => {
@@ -127,7 +139,7 @@ pub(super) async fn authorize(
     }
 }
 
-fn late() -> Problem {
+pub(crate) fn late() -> Problem {
     Problem::unavailable("the manager's database does not answer; pulls go on")
 }
 
@@ -137,6 +149,16 @@ async fn caller(
     headers: &HeaderMap,
     needs: Role,
 ) -> Result<Caller, Problem> {
+    let caller = identify(api, headers).await?;
+    if !method.is_safe() {
+        meant(headers, &caller)?;
+    }
+    allowed(&caller, needs)?;
+    Ok(caller)
+}
+
+/// Whoever shows a token or a session.
+pub(crate) async fn identify(api: &Api, headers: &HeaderMap) -> Result<Caller, Problem> {
     let found = if let Some(token) = bearer(headers)? {
         credentials::by_token(&api.database, token).await?
     } else if let Some(secret) = cookie(headers) {
@@ -144,16 +166,17 @@ async fn caller(
     } else {
         None
     };
-    let caller = found.ok_or_else(Problem::unauthorized)?;
-    if !method.is_safe() {
-        meant(headers, &caller)?;
+    found.ok_or_else(Problem::unauthorized)
+}
+
+/// Whether the caller has the role.
+pub(crate) fn allowed(caller: &Caller, needs: Role) -> Result<(), Problem> {
+    if caller.role >= needs {
+        return Ok(());
     }
-    if caller.role < needs {
-        let (has, needs) = (caller.role.as_str(), needs.as_str());
-        let why = format!("this needs the role {needs}; yours here is {has}");
-        return Err(Problem::forbidden(why));
-    }
-    Ok(caller)
+    let (has, needs) = (caller.role.as_str(), needs.as_str());
+    let why = format!("this needs the role {needs}; yours here is {has}");
+    Err(Problem::forbidden(why))
 }
 
 /// A change asked for in a session comes from our own pages: a browser adds the cookie to whatever
@@ -162,18 +185,26 @@ fn meant(headers: &HeaderMap, caller: &Caller) -> Result<(), Problem> {
     let By::Session { csrf } = &caller.by else {
         return Ok(());
     };
-    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    let ours = matches!(site, None | Some(b"same-origin" | b"none"));
     let given = headers.get(CSRF).map(|value| value.as_bytes());
-    let right = given.is_some_and(|given| {
-        aws_lc_rs::constant_time::verify_slices_are_equal(given, csrf.as_bytes()).is_ok()
-    });
-    match ours && right {
+    match is_ours(headers) && is_same(given, csrf) {
         true => Ok(()),
         false => Err(Problem::forbidden(
             "a change in a session needs the session's X-CSRF-Token, from a page of this site",
         )),
     }
+}
+
+/// Whether a browser says that the request comes from a page of this site. Programs say nothing.
+pub(crate) fn is_ours(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    matches!(site, None | Some(b"same-origin" | b"none"))
+}
+
+/// Whether the session's value was given.
+pub(crate) fn is_same(given: Option<&[u8]>, csrf: &str) -> bool {
+    given.is_some_and(|given| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(given, csrf.as_bytes()).is_ok()
+    })
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
@@ -190,7 +221,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 }
 
 /// The session's secret.
-pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter();
     let pairs = cookies
         .filter_map(|value| value.to_str().ok())

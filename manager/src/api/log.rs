@@ -12,7 +12,7 @@ use crate::users::audit::{self, Line};
 /// Who changed what, the newest first
 #[utoipa::path(get, path = "/api/v1/audit", tag = "people", params(Page),
     responses((status = 200, body = List<Line>), (status = "4XX", body = Document)))]
-pub(super) async fn list(
+pub(crate) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Answer<List<Line>>, Problem> {

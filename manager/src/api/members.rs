@@ -17,38 +17,40 @@ use crate::membership::{MemberKey, Membership, Record};
 
 /// A member of the cluster, as it describes itself.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// Its name; the same name in two roles is two members.
-    id: String,
+    pub(crate) id: String,
     /// `mirror`, `seed` or `scheduler`
-    role: String,
+    pub(crate) role: String,
     /// `host:port` that others reach it at.
-    address: String,
+    pub(crate) address: String,
     /// Where it is, and the like.
-    labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// What its statements about pieces are checked with, hexadecimal.
-    signing_key: Option<String>,
+    pub(crate) signing_key: Option<String>,
     /// Pieces it sends at once.
-    upload_slots: u32,
+    pub(crate) upload_slots: u32,
     /// Unix time in ms.
-    last_seen_ms: u64,
+    pub(crate) last_seen_ms: u64,
 }
 
 /// What members are told.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Version {
+pub(crate) struct Version {
     /// Grows with every change.
-    version: u64,
+    pub(crate) version: u64,
     /// How many schedulers are told.
-    schedulers: usize,
+    pub(crate) schedulers: usize,
     /// How many seeds are told.
-    seeds: usize,
+    pub(crate) seeds: usize,
+    /// Whether processes talk in plain text (`[identity] insecure`).
+    pub(crate) insecure: bool,
 }
 
 /// Mirrors and seeds
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "cluster", params(Page),
     responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
-pub(super) async fn nodes(
+pub(crate) async fn nodes(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Json<List<Member>>, Problem> {
@@ -58,7 +60,7 @@ pub(super) async fn nodes(
 /// Seeds: mirrors that read upstream for the others
 #[utoipa::path(get, path = "/api/v1/seeds", tag = "cluster", params(Page),
     responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
-pub(super) async fn seeds(
+pub(crate) async fn seeds(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Json<List<Member>>, Problem> {
@@ -68,7 +70,7 @@ pub(super) async fn seeds(
 /// Schedulers
 #[utoipa::path(get, path = "/api/v1/schedulers", tag = "cluster", params(Page),
     responses((status = 200, body = List<Member>), (status = "4XX", body = Document)))]
-pub(super) async fn schedulers(
+pub(crate) async fn schedulers(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Json<List<Member>>, Problem> {
@@ -78,12 +80,13 @@ pub(super) async fn schedulers(
 /// The configuration told to members
 #[utoipa::path(get, path = "/api/v1/configuration", tag = "cluster",
     responses((status = 200, body = Version), (status = "4XX", body = Document)))]
-pub(super) async fn configuration(State(api): State<Api>) -> Json<Version> {
+pub(crate) async fn configuration(State(api): State<Api>) -> Json<Version> {
     let told = api.members.look(|membership| membership.told().clone());
     Json(Version {
         version: told.version,
         schedulers: told.schedulers.len(),
         seeds: told.seeds.len(),
+        insecure: api.authority.is_none(),
     })
 }
 

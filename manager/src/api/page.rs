@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::problem::Problem;
 
 /// Items on a page, when the caller does not say, and at most.
-pub(super) const PAGE: usize = 1000;
+pub(crate) const PAGE: usize = 1000;
 
 /// Which page.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -15,7 +15,7 @@ pub(super) const PAGE: usize = 1000;
 pub(crate) struct Page {
     /// Items at most.
     #[param(minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// `next` of the page before.
     pub(crate) after: Option<String>,
 }

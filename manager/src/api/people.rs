@@ -19,31 +19,31 @@ use crate::users::{Name, Role};
 /// A new account.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewUser {
+pub(crate) struct NewUser {
     /// The name to log in with.
-    name: Name,
+    pub(crate) name: Name,
     /// What it may do.
-    role: Role,
+    pub(crate) role: Role,
     /// The first password.
     #[schema(min_length = 12, max_length = 256)]
-    password: String,
+    pub(crate) password: String,
 }
 
 /// What is to change.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ChangedUser {
+pub(crate) struct ChangedUser {
     /// What it may do from now on.
-    role: Option<Role>,
+    pub(crate) role: Option<Role>,
     /// Its new password.
     #[schema(min_length = 12, max_length = 256)]
-    password: Option<String>,
+    pub(crate) password: Option<String>,
 }
 
 /// Accounts
 #[utoipa::path(get, path = "/api/v1/users", tag = "people", params(Page),
     responses((status = 200, body = List<Account>), (status = "4XX", body = Document)))]
-pub(super) async fn list(
+pub(crate) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Answer<List<Account>>, Problem> {
@@ -56,7 +56,7 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/api/v1/users", tag = "people", request_body = NewUser,
     responses((status = 201, body = Account), (status = 409, body = Document),
         (status = "4XX", body = Document)))]
-pub(super) async fn create(
+pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Json(new): Json<NewUser>,
@@ -87,7 +87,7 @@ pub(super) async fn create(
 #[utoipa::path(get, path = "/api/v1/users/{name}", tag = "people",
     params(("name" = String, Path, description = "The account")),
     responses((status = 200, body = Account), (status = "4XX", body = Document)))]
-pub(super) async fn show(
+pub(crate) async fn show(
     State(api): State<Api>,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
@@ -103,7 +103,7 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "The account"),
         ("If-Match" = String, Header, description = "The account's ETag")),
     responses((status = 200, body = Account), (status = "4XX", body = Document)))]
-pub(super) async fn change(
+pub(crate) async fn change(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
@@ -132,7 +132,7 @@ pub(super) async fn change(
 #[utoipa::path(delete, path = "/api/v1/users/{name}", tag = "people",
     params(("name" = String, Path, description = "The account")),
     responses((status = 204), (status = "4XX", body = Document)))]
-pub(super) async fn remove(
+pub(crate) async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,

@@ -73,6 +73,20 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(RETRY_AFTER)
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong, and what to do about it.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Seconds after which it is worth trying again.
+    pub(crate) fn wait(&self) -> Option<&str> {
+        self.retry_after.as_deref()
+    }
+
     pub(crate) fn retry_after(mut self, seconds: impl Into<String>) -> Self {
         self.retry_after = Some(seconds.into());
         self

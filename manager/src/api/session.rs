@@ -19,29 +19,29 @@ use crate::users::{Name, Role, SESSION};
 /// The first administrator.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Setup {
+pub(crate) struct Setup {
     /// From the link that the manager printed.
-    token: String,
+    pub(crate) token: String,
     /// The administrator's name.
-    name: Name,
+    pub(crate) name: Name,
     /// The administrator's password.
     #[schema(min_length = 12, max_length = 256)]
-    password: String,
+    pub(crate) password: String,
 }
 
 /// Who logs in.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LogIn {
+pub(crate) struct LogIn {
     /// The account.
-    name: Name,
+    pub(crate) name: Name,
     /// Its password.
-    password: String,
+    pub(crate) password: String,
 }
 
 /// A session that has begun; its secret is in the cookie.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Begun {
+pub(crate) struct Begun {
     /// For the header `X-CSRF-Token` of every change.
     csrf: String,
     /// The account.
@@ -52,7 +52,7 @@ pub(super) struct Begun {
 
 /// Who calls.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Me {
+pub(crate) struct Me {
     /// The account.
     user: String,
     /// What this call may do.
@@ -64,7 +64,7 @@ pub(super) struct Me {
     request_body = Setup,
     responses((status = 201, body = Begun), (status = "4XX", body = Document),
         (status = 503, body = Document)))]
-pub(super) async fn setup(
+pub(crate) async fn setup(
     State(api): State<Api>,
     Json(setup): Json<Setup>,
 ) -> Result<Response, Problem> {
@@ -90,7 +90,7 @@ pub(super) async fn setup(
     request_body = LogIn,
     responses((status = 201, body = Begun), (status = "4XX", body = Document),
         (status = 503, body = Document)))]
-pub(super) async fn log_in(
+pub(crate) async fn log_in(
     State(api): State<Api>,
     Json(log_in): Json<LogIn>,
 ) -> Result<Response, Problem> {
@@ -116,7 +116,7 @@ pub(super) async fn log_in(
 /// End the session
 #[utoipa::path(delete, path = "/api/v1/session", tag = "people",
     responses((status = 204), (status = "4XX", body = Document)))]
-pub(super) async fn log_out(
+pub(crate) async fn log_out(
     State(api): State<Api>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -130,7 +130,7 @@ pub(super) async fn log_out(
 /// Who calls
 #[utoipa::path(get, path = "/api/v1/me", tag = "people",
     responses((status = 200, body = Me), (status = "4XX", body = Document)))]
-pub(super) async fn me(Extension(caller): Extension<Caller>) -> Answer<Me> {
+pub(crate) async fn me(Extension(caller): Extension<Caller>) -> Answer<Me> {
     Answer(Me {
         user: caller.account.to_string(),
         role: caller.role,

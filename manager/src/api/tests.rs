@@ -16,18 +16,27 @@ use crate::users::accounts::{self, Change};
 use crate::users::credentials::{self, By, Caller};
 use crate::users::{Name, Role};
 
-const PASSWORD: &str = "correct horse battery";
+mod cluster;
+
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// An API with one account of each role, named like it, and their tokens.
-struct Scene {
-    api: Api,
+pub(crate) struct Scene {
+    pub(crate) api: Api,
     tokens: Vec<(Role, String)>,
     _place: Place,
 }
 
 fn api(members: Members, database: Database, passwords: Passwords) -> Api {
-    let jobs = Jobs::new(database.clone(), members.clone());
-    Api::new(members, jobs, database, passwords, Shutdown::default())
+    let parts = Parts {
+        jobs: Jobs::new(database.clone(), members.clone()),
+        members,
+        tallies: Tallies::default(),
+        authority: None,
+        database,
+        passwords,
+    };
+    Api::new(parts, Shutdown::default())
 }
 
 /// An answer: its head and its JSON.
@@ -64,7 +73,7 @@ impl Scene {
         }
     }
 
-    async fn with(hosts: &[(&str, MemberRole)]) -> Self {
+    pub(crate) async fn with(hosts: &[(&str, MemberRole)]) -> Self {
         let scene = Self::over(Place::file()).await;
         for (id, role) in hosts {
             let host = Host {
@@ -80,7 +89,7 @@ impl Scene {
         scene
     }
 
-    fn token(&self, role: Role) -> &str {
+    pub(crate) fn token(&self, role: Role) -> &str {
         let found = self.tokens.iter().find(|(of, _)| *of == role);
         &found.unwrap().1
     }
@@ -93,23 +102,40 @@ impl Scene {
     }
 
     async fn ask(&self, method: &str, uri: &str, headers: &[(&str, &str)], body: Value) -> Told {
+        let mut headers = headers.to_vec();
+        let body = match body {
+            Value::Null => String::new(),
+            body => {
+                headers.push(("content-type", "application/json"));
+                body.to_string()
+            }
+        };
+        let (head, text) = self.send(method, uri, &headers, body).await;
+        (head, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Sends a request; of an answer that goes on and on only the head is taken.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> (Response<()>, String) {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let body = match body {
-            Value::Null => Body::empty(),
-            body => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Body::from(body.to_string())
-            }
-        };
-        let request = request.body(body).unwrap();
+        let request = request.body(Body::from(body)).unwrap();
         let answered = routes(self.api.clone()).oneshot(request).await.unwrap();
         let (head, body) = answered.into_parts();
-        let body = to_bytes(body, 1 << 20).await.unwrap();
-        let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        (Response::from_parts(head, ()), json)
+        let kind = head.headers.get(header::CONTENT_TYPE);
+        let body = match kind.is_some_and(|kind| kind == "text/event-stream") {
+            true => axum::body::Bytes::new(),
+            false => to_bytes(body, 1 << 20).await.unwrap(),
+        };
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        (Response::from_parts(head, ()), text)
     }
 
     async fn log_in(&self, name: &str, password: &str) -> Told {
@@ -162,7 +188,7 @@ async fn members_are_listed_by_what_they_are() {
         .look(|membership| membership.told().version);
     assert_eq!(
         told,
-        json!({ "version": version, "schedulers": 1, "seeds": 1 })
+        json!({ "version": version, "schedulers": 1, "seeds": 1, "insecure": true })
     );
 }
 
@@ -199,7 +225,7 @@ async fn pages_hold_everybody_once() {
 async fn what_cannot_be_answered_is_a_problem_document() {
     let scene = Scene::with(&[("s", MemberRole::Scheduler)]).await;
     for (method, uri, status) in [
-        ("GET", "/", 404),
+        ("GET", "/api", 404),
         ("GET", "/api/v1/nodes/m", 404),
         ("GET", "/api/v1/users", 403),
         ("GET", "/api/v2/nodes", 404),
@@ -267,7 +293,7 @@ fn no_route_is_without_its_rule() {
         for (method, operation) in methods.as_object().unwrap() {
             described.insert((method.to_uppercase(), path.clone()));
             let public = operation["security"] == json!([{}]);
-            let need = access::need(&method.to_uppercase().parse().unwrap(), path);
+            let need = access::need(ROUTES, &method.to_uppercase().parse().unwrap(), path);
             assert_eq!(public, need == Some(Need::Nothing), "{method} {path}");
         }
     }

@@ -21,30 +21,30 @@ const MAX_LABEL: usize = 128;
 /// A token to be made.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewToken {
+pub(crate) struct NewToken {
     /// What it is for.
     #[schema(max_length = 128)]
-    label: String,
+    pub(crate) label: String,
     /// What it may do at most; no more than its owner.
-    role: Role,
+    pub(crate) role: Role,
     /// How long it lasts.
     #[schema(minimum = 60, maximum = 31622400)]
-    expires_in_seconds: u64,
+    pub(crate) expires_in_seconds: u64,
 }
 
 /// A token that was made.
 #[derive(Serialize, ToSchema)]
-pub(super) struct MadeToken {
+pub(crate) struct MadeToken {
     #[serde(flatten)]
-    info: TokenInfo,
+    pub(crate) info: TokenInfo,
     /// The token itself, which is shown this once.
-    token: String,
+    pub(crate) token: String,
 }
 
 /// The caller's tokens; everybody's for an administrator
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "people", params(Page),
     responses((status = 200, body = List<TokenInfo>), (status = "4XX", body = Document)))]
-pub(super) async fn list(
+pub(crate) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Query(page): Query<Page>,
@@ -59,7 +59,7 @@ pub(super) async fn list(
 /// Make a token of the caller's
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "people", request_body = NewToken,
     responses((status = 201, body = MadeToken), (status = "4XX", body = Document)))]
-pub(super) async fn create(
+pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Json(new): Json<NewToken>,
@@ -98,7 +98,7 @@ pub(super) async fn create(
 #[utoipa::path(delete, path = "/api/v1/tokens/{id}", tag = "people",
     params(("id" = String, Path, description = "The token's id")),
     responses((status = 204), (status = "4XX", body = Document)))]
-pub(super) async fn revoke(
+pub(crate) async fn revoke(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,

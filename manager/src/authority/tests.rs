@@ -21,7 +21,11 @@ fn settings(more: &[&str]) -> Settings {
 }
 
 async fn opened(place: &Place) -> Authority {
-    let database = place.open().await;
+    over(place.open().await).await
+}
+
+/// The authority over a database.
+pub(crate) async fn over(database: Database) -> Authority {
     Authority::open(database, &settings(&[])).await.unwrap()
 }
 
@@ -54,7 +58,7 @@ async fn a_token_is_good_for_its_role_and_count_and_nothing_else() {
     for place in Place::each() {
         let authority = opened(&place).await;
         let once = authority
-            .create_token(Role::Mirror, Some(1), HOUR)
+            .create_token(Role::Mirror, Some(1), HOUR, "test")
             .await
             .unwrap();
         let (_, first) = request().unwrap();
@@ -69,7 +73,7 @@ async fn a_token_is_good_for_its_role_and_count_and_nothing_else() {
             assert_eq!(refused.unwrap_err(), Refusal::UsedUp, "{name}");
         }
         let twice = authority
-            .create_token(Role::Seed, Some(2), HOUR)
+            .create_token(Role::Seed, Some(2), HOUR, "test")
             .await
             .unwrap();
         join(&authority, &twice, "a").await.unwrap();
@@ -95,7 +99,7 @@ async fn a_token_is_good_for_its_role_and_count_and_nothing_else() {
         let guess = format!("darner-join.mirror.{}.{secret}", once.number());
         let refused = join(&authority, &guess.parse().unwrap(), "a").await;
         assert_eq!(refused.unwrap_err(), Refusal::UnknownToken);
-        assert!(authority.remove_token(once.number()).await.unwrap());
+        assert!(authority.remove_token(once.number(), "test").await.unwrap());
         let refused = join(&authority, &once, "a").await;
         assert_eq!(refused.unwrap_err(), Refusal::UnknownToken);
     }
@@ -106,7 +110,7 @@ async fn many_at_once_use_a_token_no_oftener_than_it_is_good_for() {
     for place in Place::each() {
         let authority = opened(&place).await;
         let token = authority
-            .create_token(Role::Mirror, Some(3), HOUR)
+            .create_token(Role::Mirror, Some(3), HOUR, "test")
             .await
             .unwrap();
         let joins = (0..8).map(|number| {
@@ -124,7 +128,7 @@ async fn a_token_expires_and_its_secret_is_stored_nowhere() {
     for place in Place::each() {
         let authority = opened(&place).await;
         let over = authority
-            .create_token(Role::Mirror, None, Duration::ZERO)
+            .create_token(Role::Mirror, None, Duration::ZERO, "test")
             .await
             .unwrap();
         let refused = join(&authority, &over, "a").await.unwrap_err();
@@ -134,7 +138,7 @@ async fn a_token_expires_and_its_secret_is_stored_nowhere() {
         );
         assert_eq!(authority.tokens().await.unwrap(), []);
         let token = authority
-            .create_token(Role::Mirror, Some(5), HOUR)
+            .create_token(Role::Mirror, Some(5), HOUR, "test")
             .await
             .unwrap();
         join(&authority, &token, "a").await.unwrap();
@@ -153,7 +157,7 @@ async fn nothing_of_a_request_is_taken_but_its_key() {
     let place = Place::file();
     let authority = opened(&place).await;
     let token = authority
-        .create_token(Role::Mirror, None, HOUR)
+        .create_token(Role::Mirror, None, HOUR, "test")
         .await
         .unwrap();
     let key = KeyPair::generate().unwrap();
@@ -203,7 +207,7 @@ async fn what_is_issued_after_a_revocation_counts_and_nothing_before() {
     for place in Place::each() {
         let authority = opened(&place).await;
         let token = authority
-            .create_token(Role::Mirror, None, HOUR)
+            .create_token(Role::Mirror, None, HOUR, "test")
             .await
             .unwrap();
         let peer = async |name: &str| {
@@ -211,7 +215,7 @@ async fn what_is_issued_after_a_revocation_counts_and_nothing_before() {
             Peer::of(&issued.chain[0]).unwrap()
         };
         let (before, other) = (peer("node-1").await, peer("node-2").await);
-        authority.revoke(&id("node-1")).await.unwrap();
+        authority.revoke(&id("node-1"), "test").await.unwrap();
         let trust = authority.trust().await.unwrap();
         let after = peer("node-1").await;
         assert!(trust.is_revoked(&before.id, before.not_before));
@@ -234,7 +238,7 @@ async fn a_new_authority_signs_and_the_old_one_counts_for_as_long_as_its_certifi
     for place in Place::each() {
         let authority = opened(&place).await;
         let first = authority.trust().await.unwrap().authorities;
-        authority.rotate().await.unwrap();
+        authority.rotate("test").await.unwrap();
         let both = authority.trust().await.unwrap().authorities;
         assert_eq!((first.len(), both.len()), (1, 2));
         assert_eq!(first[0], both[0]);
@@ -273,7 +277,10 @@ async fn two_managers_over_one_database_are_one_authority() {
     let trust = one.trust().await.unwrap();
     assert_eq!(trust.authorities.len(), 1);
     assert_eq!(two.trust().await.unwrap(), trust);
-    let token = one.create_token(Role::Seed, Some(1), HOUR).await.unwrap();
+    let token = one
+        .create_token(Role::Seed, Some(1), HOUR, "test")
+        .await
+        .unwrap();
     join(&two, &token, "a").await.unwrap();
     let refused = join(&one, &token, "b").await;
     assert_eq!(refused.unwrap_err(), Refusal::UsedUp);
@@ -309,9 +316,12 @@ async fn a_sealed_signing_key_is_of_use_with_its_seal_only() {
         let sealed = open(&mine).await.unwrap();
         assert!(!document().await.contains(&key));
         assert_eq!(sealed.state().await.unwrap(), before);
-        let token = sealed.create_token(Role::Mirror, None, HOUR).await.unwrap();
+        let token = sealed
+            .create_token(Role::Mirror, None, HOUR, "test")
+            .await
+            .unwrap();
         join(&sealed, &token, "a").await.unwrap();
-        sealed.rotate().await.unwrap();
+        sealed.rotate("test").await.unwrap();
         let now = sealed.state().await.unwrap();
         let key = crate::random::hex(now.signing().unwrap().key.as_ref().unwrap());
         assert!(!document().await.contains(&key));

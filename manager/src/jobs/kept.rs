@@ -21,10 +21,14 @@ pub(super) struct Audited<'a> {
 /// What is to be done to a job, and what to call it.
 type Change<'a> = (Audited<'a>, fn(&mut Job));
 
-/// Adds a job.
+/// Adds a job, made by the request of that hash.
+///
+/// # Errors
+/// There is one of that request ([`DatabaseError::is_duplicate`]), or the database fails.
 pub(super) async fn create(
     database: &Database,
     job: &Job,
+    request: Option<&str>,
     audited: Audited<'_>,
 ) -> Result<(), DatabaseError> {
     let failed = |error| database.failed(error);
@@ -33,13 +37,14 @@ pub(super) async fn create(
         let sql = "DELETE FROM job WHERE ended = 1
             AND id NOT IN (SELECT id FROM job ORDER BY id DESC LIMIT $1)";
         sqlx::query(sql).bind(MAX_KEPT).execute(&mut *step).await?;
-        let sql = "INSERT INTO job (id, ended, version, summary, document)
-            VALUES ($1, $2, 1, $3, $4)";
+        let sql = "INSERT INTO job (id, ended, version, summary, document, request)
+            VALUES ($1, $2, 1, $3, $4, $5)";
         sqlx::query(sql)
             .bind(job.id.clone())
             .bind(i64::from(job.is_ended()))
             .bind(json(&job.summary())?)
             .bind(json(job)?)
+            .bind(request.map(str::to_owned))
             .execute(&mut *step)
             .await?;
         let what = format!("{} to {}", job.images.join(" "), job.to);
@@ -123,6 +128,20 @@ pub(super) async fn running(database: &Database) -> Result<Vec<Job>, DatabaseErr
 pub(super) async fn get(database: &Database, id: &str) -> Result<Option<Job>, DatabaseError> {
     let mut connection = database.read().await?;
     let found = row(&mut connection, id).await;
+    let found = found.and_then(|row| row.as_ref().map(document).transpose());
+    found.map_err(|error| database.failed(error))
+}
+
+/// The job that the request of that hash made.
+pub(super) async fn made_by(
+    database: &Database,
+    request: &str,
+) -> Result<Option<Job>, DatabaseError> {
+    let mut connection = database.read().await?;
+    let found = sqlx::query("SELECT document FROM job WHERE request = $1")
+        .bind(request.to_owned())
+        .fetch_optional(&mut *connection)
+        .await;
     let found = found.and_then(|row| row.as_ref().map(document).transpose());
     found.map_err(|error| database.failed(error))
 }

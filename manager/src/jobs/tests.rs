@@ -227,6 +227,11 @@ fn members() -> Members {
     members
 }
 
+const ANN: By<'_> = By {
+    actor: "ann",
+    request: None,
+};
+
 fn wanted(to: &str) -> Wanted {
     Wanted {
         images: vec!["r.test/a:b".parse().unwrap()],
@@ -245,7 +250,7 @@ async fn another_manager_takes_a_job_up_and_both_hear_of_its_end() {
     for place in Place::each() {
         let database = place.open().await;
         let one = Jobs::new(database.clone(), members());
-        let job = one.create(wanted("zone=a"), "ann").await.unwrap();
+        let job = one.create(wanted("zone=a"), ANN).await.unwrap().job();
         let nodes: Vec<_> = job.items.iter().map(|item| item.node.as_str()).collect();
         assert_eq!(nodes, ["m1", "seed"]);
         let given = one.heard(&key(Role::Seed, "seed"), vec![]);
@@ -277,7 +282,7 @@ async fn cancel_and_retry_are_remembered_and_audited() {
     for place in Place::each() {
         let database = place.open().await;
         let jobs = Jobs::new(database.clone(), members());
-        let job = jobs.create(wanted("seeds"), "ann").await.unwrap();
+        let job = jobs.create(wanted("seeds"), ANN).await.unwrap().job();
         assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).len(), 1);
         let job = jobs.cancel(&job.id, "bob").await.unwrap();
         assert_eq!(job.phase(), Phase::Cancelled);
@@ -300,7 +305,45 @@ async fn cancel_and_retry_are_remembered_and_audited() {
         assert_eq!(lines, expected);
         let absent = jobs.cancel("none", "bob").await;
         assert!(matches!(absent, Err(JobError::Absent)));
-        let nobody = jobs.create(wanted("zone=z"), "ann").await;
-        assert_eq!(nobody.unwrap().items.len(), 1, "seeds are always meant");
+        let nobody = jobs.create(wanted("zone=z"), ANN).await;
+        assert_eq!(
+            nobody.unwrap().job().items.len(),
+            1,
+            "seeds are always meant"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_is_the_same_job() {
+    for place in Place::each() {
+        let database = place.open().await;
+        let jobs = Jobs::new(database.clone(), members());
+        let (ann, bob): (Name, Name) = ("ann".parse().unwrap(), "bob".parse().unwrap());
+        let key = RequestKey::new(&ann, "deploy 7");
+        let by = By {
+            actor: "ann",
+            request: Some(&key),
+        };
+        let many = (0..8).map(|_| jobs.create(wanted("seeds"), by));
+        let begun = futures_util::future::join_all(many).await;
+        let mut new = 0;
+        let mut ids = std::collections::BTreeSet::new();
+        for begun in begun {
+            let begun = begun.unwrap();
+            new += usize::from(matches!(begun, Begun::New(_)));
+            ids.insert(begun.job().id);
+        }
+        assert_eq!((new, ids.len()), (1, 1), "{ids:?}");
+        let other = jobs.create(wanted("nodes"), by).await;
+        assert!(matches!(other, Err(JobError::OtherRequest)));
+        let key = RequestKey::new(&bob, "deploy 7");
+        let by = By {
+            actor: "bob",
+            request: Some(&key),
+        };
+        let bobs = jobs.create(wanted("seeds"), by).await.unwrap();
+        assert!(matches!(bobs, Begun::New(_)), "keys are each account's own");
+        assert_eq!(kept::running(&database).await.unwrap().len(), 2);
     }
 }

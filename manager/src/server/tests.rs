@@ -286,6 +286,7 @@ async fn a_silent_host_is_dropped_and_has_to_register_again() {
         id: "silent".into(),
         role: wire::Role::Seed.into(),
         reports: Vec::new(),
+        figures: None,
     };
     assert!(!client.keep_alive(alive).await.unwrap().into_inner().known);
     manager.stop().await;
@@ -333,6 +334,7 @@ async fn requests_that_make_no_sense_are_refused() {
         id: "m".into(),
         role: 77,
         reports: Vec::new(),
+        figures: None,
     };
     let refused = client.keep_alive(nobody).await.unwrap_err();
     assert_eq!(refused.code(), InvalidArgument);

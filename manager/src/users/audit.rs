@@ -23,6 +23,19 @@ pub struct Line {
     pub detail: String,
 }
 
+/// A line to be written with a change.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Who changes it.
+    pub actor: &'a str,
+    /// Such as `user.create`.
+    pub action: &'a str,
+    /// What it is done to.
+    pub object: &'a str,
+    /// What else is to be known.
+    pub detail: &'a str,
+}
+
 /// Adds a line to the change that is being made.
 pub(crate) async fn add(
     step: &mut Writing,

@@ -149,6 +149,12 @@ impl Grants {
         }
     }
 
+    /// For how long this one still counts.
+    pub fn left(&self, key: &GrantKey, now: Duration) -> Duration {
+        let grant = self.live.get(key);
+        grant.map_or(Duration::ZERO, |grant| grant.ends.saturating_sub(now))
+    }
+
     /// How many are held.
     pub fn len(&self) -> usize {
         self.live.len()

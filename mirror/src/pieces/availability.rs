@@ -9,6 +9,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use darner_proto::digest::Digest;
+use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Located, Supply, Validator};
 use darner_proto::geometry::{Geometry, MAX_SIZE};
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
@@ -19,8 +20,8 @@ use darner_proto::piece_set::PieceSet;
 use tokio::sync::watch;
 
 use super::desk::Watch;
-use super::uploads::Holding;
-use super::{Refusal, Serving};
+use super::uploads::{Child, Holding};
+use super::{Refusal, Serving, child};
 use crate::store::Content;
 use crate::swarm::peers::encode_frame;
 use crate::task::Reading;
@@ -37,22 +38,76 @@ pub(super) async fn follow(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let task: Digest = task.parse()?;
-    if let Some(content) = serving.store.get(&task) {
-        return Ok(Response::new(Body::from(
-            everything(&serving, &content).await?,
-        )));
+    let task = Digest::parse_key(&task)?;
+    let query = query.unwrap_or_default();
+    let child = child(&headers);
+    let Some(file) = located(&headers)?.map(Arc::new) else {
+        let found = public(&serving, &task, &query);
+        return follow_or_begin(&serving, &task, child, found).await;
+    };
+    if let Some(running) = serving.tasks.running(&task)
+        && serving.files.vet(&task, running.geometry.size(), &file)
+    {
+        serving
+            .tasks
+            .supply(&task, Supply::File(file.clone()))
+            .await;
     }
-    let running = match serving.tasks.running(&task) {
+    let found = async { vetted(&serving, &task, &query, file) };
+    follow_or_begin(&serving, &task, child, found).await
+}
+
+/// A seed that is asked for what it does not have gets it, provided anyone may read it.
+async fn public(serving: &Serving, task: &Digest, query: &str) -> Result<(u64, Supply), Refusal> {
+    let (size, source) = parse_query(query)?;
+    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
+        return Err(Refusal::NotHeld);
+    };
+    if found.size != size {
+        return Err(Invalid::new("size", "is not the content's").into());
+    }
+    Ok((size, source.into()))
+}
+
+/// A seed that is told where a file lies gets it, if its own routes let it.
+fn vetted(
+    serving: &Serving,
+    task: &Digest,
+    query: &str,
+    file: Arc<Located>,
+) -> Result<(u64, Supply), Refusal> {
+    let size = parse_size(query)?;
+    if !serving.files.vet(task, size, &file) {
+        tracing::warn!(%task, %file, "another node's file is not read here: the routes of the two differ, or refuse it");
+        return Err(Refusal::NotHeld);
+    }
+    Ok((size, Supply::File(file)))
+}
+
+/// What there is of `task`. A seed that has nothing begins with it, once `found` says how long it is
+/// and where it can be read.
+pub(super) async fn follow_or_begin(
+    serving: &Serving,
+    task: &Digest,
+    child: Child,
+    found: impl Future<Output = Result<(u64, Supply), Refusal>>,
+) -> Result<Response, Refusal> {
+    if let Some(content) = serving.store.get(task) {
+        let frames = everything(serving, &content).await?;
+        return Ok(Response::new(Body::from(frames)));
+    }
+    let running = match serving.tasks.running(task) {
         Some(running) => running,
-        None => begin(&serving, &task, &query.unwrap_or_default()).await?,
+        None if serving.role != Role::Seed => return Err(Refusal::NotHeld),
+        None => {
+            let (size, supply) = found.await?;
+            begin(serving, task, size, supply).await?
+        }
     };
     let held = running.view().held.clone();
     let growing = Growing {
-        watch: serving
-            .desk
-            .watch(super::child(&headers), holding(&serving, &running, &held)),
-        serving,
+        watch: serving.desk.watch(child, holding(serving, &running, &held)),
+        serving: serving.clone(),
         changes: running.watch(),
         told: PieceSet::empty(running.geometry.pieces()),
         shared: running,
@@ -66,43 +121,54 @@ pub(super) async fn follow(
     Ok(Response::new(Body::from_stream(frames)))
 }
 
-/// A seed that is asked for what it does not have gets it, provided anyone may read it.
-async fn begin(serving: &Serving, task: &Digest, query: &str) -> Result<Arc<Shared>, Refusal> {
-    if serving.role != Role::Seed {
-        return Err(Refusal::NotHeld);
-    }
-    let (size, source) = parse_query(query)?;
-    let ResolveReply::Found(found) = serving.resolver.blob(&source, task).await else {
-        return Err(Refusal::NotHeld);
-    };
-    if found.size != size {
-        return Err(Invalid::new("size", "is not the content's").into());
-    }
-    match serving.tasks.open(task, size, &source).await {
+async fn begin(
+    serving: &Serving,
+    task: &Digest,
+    size: u64,
+    supply: Supply,
+) -> Result<Arc<Shared>, Refusal> {
+    match serving.tasks.open_from(task, size, vec![supply]).await {
         Ok(Reading::Arriving(_)) => serving.tasks.running(task).ok_or(Refusal::NotHeld),
         _ => Err(Refusal::NotHeld),
     }
 }
 
+/// Where a child says that the file lies.
+fn located(headers: &HeaderMap) -> Result<Option<Located>, Invalid> {
+    let text = |name: &'static str| match headers.get(name) {
+        Some(value) => {
+            let text = value.to_str();
+            text.map(Some)
+                .map_err(|_| Invalid::new(name, "is no plain text"))
+        }
+        None => Ok(None),
+    };
+    let validator: Option<Validator> = text(FILE_VALIDATOR)?.map(str::parse).transpose()?;
+    Ok(text(FILE_URL)?.map(|url| Located {
+        url: url.to_owned(),
+        validator,
+    }))
+}
+
+fn value(query: &str, name: &'static str) -> Result<String, Invalid> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let found = pairs.find(|(key, _)| key == name);
+    let found = found.map(|(_, value)| value.into_owned());
+    found.ok_or_else(|| Invalid::new(name, "is missing"))
+}
+
+fn parse_size(query: &str) -> Result<u64, Invalid> {
+    let size = value(query, "size")?.parse().ok();
+    size.filter(|size| *size <= MAX_SIZE)
+        .ok_or_else(|| Invalid::new("size", "is not one that content has"))
+}
+
 fn parse_query(query: &str) -> Result<(u64, Source), Invalid> {
-    let missing = |what| move || Invalid::new(what, "is missing");
-    let value = |name: &str| {
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
-    };
-    let size = value("size").and_then(|size| size.parse().ok());
-    let size: u64 = size
-        .filter(|size| *size <= MAX_SIZE)
-        .ok_or_else(missing("size"))?;
     let source = Source {
-        registry: value("registry").ok_or_else(missing("registry"))?.parse()?,
-        repository: value("repository")
-            .ok_or_else(missing("repository"))?
-            .parse()?,
+        registry: value(query, "registry")?.parse()?,
+        repository: value(query, "repository")?.parse()?,
     };
-    Ok((size, source))
+    Ok((parse_size(query)?, source))
 }
 
 /// The frames about complete content. A map that was lost is made anew and signed by this node,
@@ -145,6 +211,7 @@ fn covers(runs: &[PieceRun], geometry: &Geometry) -> bool {
 async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>, Refusal> {
     let geometry = Geometry::of(content.size());
     let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
+    let mut whole = content.digest().hasher();
     for index in 0..geometry.pieces() {
         let range = geometry.bytes_of(index);
         let piece = content
@@ -155,6 +222,11 @@ async fn make_map(serving: &Serving, content: &Content) -> Result<Vec<PieceRun>,
             return Err(Refusal::Unreadable);
         }
         hashes.push(piece_map::hash(&piece));
+        whole.update(&piece);
+    }
+    // What is signed here, others believe.
+    if serving.store.content_digest(&content.digest()) != Some(whole.finish()) {
+        return Err(Refusal::Unreadable);
     }
     let runs = if hashes.is_empty() {
         Vec::new()

@@ -30,9 +30,16 @@ use darner_proto::piece_set::PieceSet;
 use pace::Pace;
 use spread::{Choice, Spread};
 
-/// Requests that wait beside one for each slot: a slot that frees finds the next one here, and
-/// nobody waits for more than about three runs.
-const WAITING_BESIDE_SLOTS: usize = 8;
+/// Requests that wait beside one for each slot, if all are served in good time: with the
+/// slots as many as a child has under way in all. So there is a place for every request when all have as
+/// many; fewer places make chance decide who is served, and more only hold requests that would be of
+/// use elsewhere. A link on which that would take long has [`LEAST_WAITING`].
+const WAITING_BESIDE_SLOTS: usize = 28;
+/// A slot that frees finds the next one here, however slow the link.
+const LEAST_WAITING: usize = 8;
+/// Nobody is to wait for much longer than this, as far as can be known when he comes: half of what
+/// makes a child look elsewhere.
+const WAIT: Duration = Duration::from_millis(500);
 /// Requests of one child for one content that wait: the second is there when the first is served.
 const WAITING_PER_CHILD: usize = 2;
 /// A request that has waited this long is answered "busy": well before the child gives up by itself.
@@ -225,7 +232,13 @@ impl Uploads {
 
     /// When [`Event::Tick`] is due, if nothing else happens.
     pub fn next(&self) -> Option<Duration> {
-        self.waiting.iter().map(|one| self.due(one)).min()
+        // Who asked first has waited longest; what is one child's alone may come before that.
+        let first = self.waiting.front()?.asked_at + PATIENCE;
+        if self.tasks.values().all(Spread::is_open_to_all) {
+            return Some(first);
+        }
+        let due = self.waiting.iter().map(|one| self.due(one));
+        Some(due.fold(first, Duration::min))
     }
 
     /// What `child` is not to be told of yet: pieces that another child is getting, and will pass
@@ -271,7 +284,7 @@ impl Uploads {
         }
         let same = |one: &&Waiting| one.child == child && one.task == holding.task;
         let of_child = self.waiting.iter().filter(same).count();
-        let places = self.pace.slots() as usize + WAITING_BESIDE_SLOTS;
+        let places = self.places();
         // What can be sent at once does not wait, however long the queue.
         if of_child >= WAITING_PER_CHILD || self.waiting.len() >= places {
             let again = self.pace.turn();
@@ -287,10 +300,21 @@ impl Uploads {
         });
     }
 
+    /// How many may wait.
+    fn places(&self) -> usize {
+        let served = WAIT.as_micros() / self.pace.turn().as_micros().max(1);
+        let served = usize::try_from(served).unwrap_or(WAITING_BESIDE_SLOTS);
+        let beside = served.clamp(LEAST_WAITING, WAITING_BESIDE_SLOTS);
+        self.pace.slots() as usize + beside
+    }
+
     /// What is known of the spread of a content, brought up to date.
     fn spread(&mut self, now: Duration, holding: &Holding<'_>) -> &mut Spread {
         if !self.tasks.contains_key(&holding.task) && self.tasks.len() >= MAX_TASKS {
-            let idlest = self.tasks.iter().min_by_key(|(_, spread)| spread.used_at());
+            // There are fewer requests than tasks.
+            let waits = |task: &TaskId| self.waiting.iter().any(|one| one.task == *task);
+            let idle = self.tasks.iter().filter(|(task, _)| !waits(task));
+            let idlest = idle.min_by_key(|(_, spread)| spread.used_at());
             if let Some(idlest) = idlest.map(|(task, _)| *task) {
                 self.tasks.remove(&idlest);
             }
@@ -352,7 +376,7 @@ impl Uploads {
             Some(spread) => spread
                 .frees_at(one.child, &one.want, one.asked_at)
                 .map_or(patience, |frees| frees.min(patience)),
-            // Its spread was forgotten meanwhile.
+            // That of a task for which requests wait is not forgotten.
             None => one.asked_at,
         }
     }

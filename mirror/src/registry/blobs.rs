@@ -24,6 +24,15 @@ struct Opened {
     from: ServedFrom,
 }
 
+/// What comes of reading behind a download.
+pub(super) enum Behind {
+    /// Its first byte can be sent.
+    Opened(Body, ServedFrom),
+    /// The disk is at fault, not the content: it may be read without being kept.
+    NoRoom,
+    Refused(Refusal),
+}
+
 impl Front {
     pub(super) async fn blob(&self, call: &Call<'_>, digest: &Digest) -> Result<Reply, Refusal> {
         let found = match self.resolve(call, Target::Blob(*digest)).await? {
@@ -71,7 +80,11 @@ impl Front {
                 from: ServedFrom::Store,
             }),
             Ok(Ok(Reading::Arriving(arriving))) if arriving.size() == size => {
-                self.follow(call, digest, arriving, range).await
+                match self.follow(call, digest, arriving, range.clone()).await {
+                    Behind::Opened(body, from) => Ok(Opened { body, from }),
+                    Behind::NoRoom => self.pass_through(call, digest, size, range).await,
+                    Behind::Refused(refusal) => Err(refusal),
+                }
             }
             // Either there is no room, or one of two manifests lies about the size: upstream knows.
             Ok(Ok(_)) => self.pass_through(call, digest, size, range).await,
@@ -84,31 +97,24 @@ impl Front {
     }
 
     /// Reads behind a download once it has something to give.
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         call: &Call<'_>,
         digest: &Digest,
         mut arriving: Arriving,
         range: Range<u64>,
-    ) -> Result<Opened, Refusal> {
-        let size = arriving.size();
+    ) -> Behind {
         let first = timeout_at(call.deadline, arriving.first_source(range.clone())).await;
         match first {
-            Ok(Ok(from)) => Ok(Opened {
-                body: call.content(arriving.spans(range)),
-                from,
-            }),
-            // The disk is at fault, not the content.
-            Ok(Err(TaskError::Ended(Ended::Store))) => {
-                self.pass_through(call, digest, size, range).await
-            }
+            Ok(Ok(from)) => Behind::Opened(call.content(arriving.spans(range)), from),
+            Ok(Err(TaskError::Ended(Ended::Store))) => Behind::NoRoom,
             Ok(Err(error)) => {
                 tracing::warn!(source = %call.question.source, %digest, %error, "a blob did not come");
-                Err(call.unavailable("no source could deliver the blob"))
+                Behind::Refused(call.unavailable("no source could deliver the blob"))
             }
             Err(_) => {
                 tracing::warn!(source = %call.question.source, %digest, "a blob did not come in time");
-                Err(call.unavailable("no source delivers the blob in time"))
+                Behind::Refused(call.unavailable("no source delivers the blob in time"))
             }
         }
     }

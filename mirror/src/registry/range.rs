@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 
 /// The part of a content that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     /// All of it, answered with 200.
     Whole,
     /// These bytes, which are not none, answered with 206.
@@ -19,7 +19,7 @@ pub(super) enum Wanted {
 ///
 /// Several ranges are answered with the whole, as the RFC allows. So is any range of empty content:
 /// a client that asks for everything in ranges could not read it otherwise.
-pub(super) fn wanted(headers: &HeaderMap, size: u64, etag: &str) -> Wanted {
+pub(crate) fn wanted(headers: &HeaderMap, size: u64, etag: &str) -> Wanted {
     let mut lines = headers.get_all(header::RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return Wanted::Whole;

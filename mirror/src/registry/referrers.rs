@@ -11,8 +11,9 @@ use darner_proto::digest::Digest;
 use serde_json::Value;
 
 use super::refusal::Refusal;
-use super::relay::{Errand, collected};
+use super::relay::Errand;
 use super::serve::{Call, Front, Reply};
+use crate::access::proof::collected;
 use crate::upstream::MAX_MANIFEST;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

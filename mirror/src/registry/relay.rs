@@ -7,11 +7,10 @@
 
 use std::io;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use bytes::BytesMut;
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::metrics::Trouble;
 use super::range::{Wanted, wanted};
@@ -20,6 +19,7 @@ use super::request::Object;
 use super::serve::{CONTENT_DIGEST, Call, Front, Reply};
 use super::{link, through};
 use crate::access::is_basic;
+use crate::access::proof::collected;
 use crate::task::ServedFrom;
 use crate::upstream::{Relay, Relayed};
 
@@ -120,7 +120,7 @@ impl Front {
 
 /// What upstream learns of the client's own headers. All `Accept` lines become one: registries
 /// that look at the first only would answer with the wrong kind of manifest.
-fn carried(client: &HeaderMap) -> HeaderMap {
+pub(super) fn carried(client: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let accepted: Vec<_> = client
         .get_all(header::ACCEPT)
@@ -140,23 +140,6 @@ fn carried(client: &HeaderMap) -> HeaderMap {
         }
     }
     headers
-}
-
-/// A body of at most `limit` bytes, when it is there by `deadline`.
-pub(super) async fn collected(relayed: Relayed, limit: usize, deadline: Instant) -> Option<Bytes> {
-    let mut body = relayed.body;
-    let read = async {
-        let mut whole = BytesMut::new();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.ok()?;
-            if whole.len() + chunk.len() > limit {
-                return None;
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Some(whole.freeze())
-    };
-    timeout_at(deadline, read).await.ok().flatten()
 }
 
 impl Relayed {

@@ -1,5 +1,6 @@
 //! One request from its first line to the headers of its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -14,12 +15,12 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
-use super::keep::Keeping;
 use super::metrics::{Kind, RegistryMetrics, Trouble};
 use super::outgoing::Outgoing;
+use super::private::Private;
 use super::refusal::{Code, Refusal};
 use super::request::{self, Asked, Object, Question, Registries};
-use crate::access::Access;
+use crate::files::{FileFront, Refusal as FileRefusal, local};
 use crate::listen::{self, Outlet};
 use crate::resolve::{Answer, Found, Resolver};
 use crate::task::{ServedFrom, Tasks};
@@ -44,8 +45,8 @@ pub(super) struct Front {
     pub(super) admission: Admission,
     pub(super) metrics: RegistryMetrics,
     /// Without it, what is not public passes through and is not kept.
-    pub(super) access: Option<Access>,
-    pub(super) keeping: Keeping,
+    pub(super) private: Option<Private>,
+    pub(super) files: FileFront,
     /// What is sent between clients and this process stays on this machine.
     pub(super) confined: bool,
     /// Repositories that an anonymous reader was refused a moment ago.
@@ -93,7 +94,7 @@ pub(super) enum Verdict {
     Relay,
 }
 
-impl listen::Front for Front {
+impl listen::Front for Arc<Front> {
     type Body = Outgoing;
 
     const NAME: &'static str = "registry";
@@ -102,14 +103,36 @@ impl listen::Front for Front {
     const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
     async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response<Outgoing> {
-        // No request that is answered here has a body.
+        if local::is_ours(request.uri().path()) {
+            return self.file(request, &outlet).await;
+        }
+        // No other request that is answered here has a body.
         let (parts, _body) = request.into_parts();
         self.respond(parts, &outlet).await
     }
 }
 
 impl Front {
-    async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
+    /// Files are for programs of this machine: what is asked here is asked from here.
+    async fn file(&self, request: Request<Incoming>, outlet: &Outlet) -> Response<Outgoing> {
+        let deadline = Instant::now() + self.first_byte_timeout;
+        let place = self.admission.enter(deadline).await;
+        let response = match &place {
+            _ if !self.confined => {
+                let message = "files are served where no other machine reaches [registry] listen";
+                FileRefusal::new(StatusCode::FORBIDDEN, message).into_response()
+            }
+            Some(_) => self.files.local(request, deadline, outlet).await,
+            None => {
+                let message = "too many requests are being served";
+                FileRefusal::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+            }
+        };
+        let metrics = self.metrics.clone();
+        response.map(|body| Outgoing::new(body, None, metrics, place))
+    }
+
+    pub(super) async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
         let started = Instant::now();
         let deadline = started + self.first_byte_timeout;
         let asked = request::check_method(&parts.method, &parts.headers)

@@ -8,8 +8,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, header};
 use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
-use super::relay::{Errand, collected};
+use super::relay::Errand;
 use super::serve::{Call, Front, Reply};
+use crate::access::proof::collected;
 
 /// A hundred thousand tags of more than a hundred letters.
 const MAX_LIST: usize = 16 << 20;

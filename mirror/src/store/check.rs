@@ -76,7 +76,11 @@ fn check_now(store: &Arc<Inner>, digest: &Digest, stop: &CancellationToken) {
     let Some(content) = store.open_content(digest) else {
         return;
     };
-    let found = disk::has_digest(content.file(), content.size(), digest, || {
+    // Of a file whose digest is not known nothing can be said.
+    let Some(expected) = store.content_digest(digest) else {
+        return;
+    };
+    let found = disk::has_digest(content.file(), content.size(), &expected, || {
         stop.is_cancelled()
     });
     match found {

@@ -21,6 +21,11 @@ pub enum StoreError {
     /// The bytes do not have the digest they were given for.
     #[error("the bytes do not have the digest {0}; they are discarded")]
     Mismatch(Digest),
+    /// A piece came with other bytes than those of it that clients have been given.
+    #[error(
+        "a piece of {0} came with other bytes than those that were given out of it; the download fails"
+    )]
+    Changed(Digest),
     /// It is in the store already: read it from there.
     #[error("{0} is in the store already")]
     Held(Digest),
@@ -118,7 +123,7 @@ impl StoreError {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Full { .. } => "full",
-            Self::Mismatch(_) => "mismatch",
+            Self::Mismatch(_) | Self::Changed(_) => "mismatch",
             Self::Io { .. } => "io",
             Self::Failing => "failing",
             Self::Index(_) => "index",

@@ -35,6 +35,8 @@ pub(super) enum Table {
     Blobs,
     /// Digest to signed statements about its pieces.
     PieceMaps,
+    /// Key of a file to the digest of its content.
+    Contents,
     /// Repository to verdict and last use.
     Repositories,
     /// Repository and tag to what upstream said.
@@ -48,9 +50,10 @@ pub(super) enum Table {
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 impl Table {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Blobs,
         Self::PieceMaps,
+        Self::Contents,
         Self::Repositories,
         Self::Tags,
         Self::Links,
@@ -61,6 +64,7 @@ impl Table {
         TableDefinition::new(match self {
             Self::Blobs => "blobs",
             Self::PieceMaps => "piece_maps",
+            Self::Contents => "contents",
             Self::Repositories => "repositories",
             Self::Tags => "tags",
             Self::Links => "links",

@@ -174,6 +174,16 @@ impl Inner {
         }
     }
 
+    /// The digest of the bytes of what is known by `digest`: the same, or what was found when a file
+    /// was complete.
+    pub(super) fn content_digest(&self, digest: &Digest) -> Option<Digest> {
+        if digest.is_of_content() {
+            return Some(*digest);
+        }
+        let known = self.index.get(Table::Contents, &digest.to_wire())?;
+        Digest::from_wire(&known).ok()
+    }
+
     /// Withdraws content whose file has lost its size. One that is gone is found out when it is
     /// asked for.
     pub(super) fn check_size(self: &Arc<Self>, digest: &Digest) {

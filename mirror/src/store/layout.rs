@@ -3,7 +3,8 @@
 //! ```text
 //! format            the version of all this; written first, read before anything is touched
 //! lock              held by the process that works on the store
-//! oci-layout, index.json, blobs/<algorithm>/<hex>     an OCI image layout
+//! oci-layout, index.json, blobs/<algorithm>/<hex>     an OCI image layout, and beside its blobs
+//!                   files, which have no digest to be called by, as blobs/file/<hex of the key>
 //! partial/          <algorithm>-<hex> and <algorithm>-<hex>.pieces: downloads;
 //!                   new-<n>: small contents being written; old-<n>: what is being removed
 //! quarantine/       files that did not have their digest, and a damaged index
@@ -33,7 +34,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 /// `format` is one short line.
 const LONGEST_FORMAT: u64 = 64;
-const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
+const ALGORITHMS: [&str; 3] = ["sha256", "sha512", "file"];
 const JOURNAL_SUFFIX: &str = ".pieces";
 
 /// The paths of a store that this process has to itself.
@@ -176,7 +177,7 @@ impl Layout {
         })?;
         let mut found = Vec::new();
         for (name, size) in data {
-            let digest = name.replacen('-', ":", 1).parse::<Digest>().ok();
+            let digest = Digest::parse_key(&name.replacen('-', ":", 1)).ok();
             match digest.and_then(|digest| Some((digest, journals.remove(&name)?))) {
                 Some((digest, last_use)) => found.push((digest, size, last_use)),
                 None => remove(&directory.join(name)),

@@ -8,6 +8,8 @@
 //! A piece that is held is never written again, so what has been hashed is what is on disk. A
 //! partial that is dropped while open stays on disk, for a later download to go on with.
 
+mod early;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
@@ -24,6 +26,7 @@ use futures_util::Stream;
 use super::content::Content;
 use super::error::StoreError;
 use super::hot::HotPieces;
+use super::index::{Change, Table};
 use super::journal::{Journal, Noted};
 use super::span::{self, Span};
 use super::write_back::WriteBack;
@@ -55,6 +58,8 @@ struct State {
     stage: Stage,
     held: PieceSet,
     writing: HashSet<u32>,
+    /// Of pieces that are still coming, how many bytes have been given out.
+    early: HashMap<u32, u64>,
     /// The statement about each held piece.
     runs: HashMap<u32, Arc<PieceRun>>,
 }
@@ -105,6 +110,7 @@ impl Shared {
                 stage: Stage::Open,
                 held,
                 writing: HashSet::new(),
+                early: HashMap::new(),
                 runs,
             }),
             settled: Condvar::new(),
@@ -156,6 +162,11 @@ impl Shared {
         if !self.claim(index)? {
             return Ok(());
         }
+        if !self.agrees(index, &piece) {
+            self.state().writing.remove(&index);
+            self.settled.notify_all();
+            return Err(self.store.counted(StoreError::Changed(self.digest)));
+        }
         let written = self.file.write_all_at(&piece, bytes.start);
         if written.is_ok()
             && let Err(error) = lock(&self.journal).note(index, run)
@@ -168,6 +179,7 @@ impl Shared {
         if written.is_ok() {
             // Before it is held: whoever hashes takes it from there.
             lock(&self.hot).keep(&self.store.hot, index, piece);
+            state.early.remove(&index);
             state.held.insert(index);
             state.runs.insert(index, run.clone());
         }
@@ -207,7 +219,7 @@ impl Shared {
         }
         let first = self.geometry.piece_at(range.start);
         let last = self.geometry.piece_at(range.end - 1);
-        if self.state().held.end_of_run(first) <= last {
+        if self.state().held.end_of_run(first) <= last && !self.is_early(range) {
             return Err(self.missing(range.clone()));
         }
         Ok(())
@@ -259,7 +271,8 @@ impl Shared {
             Stage::Discarded => return Err(StoreError::Gone(self.digest)),
         }
         self.hash_to(self.geometry.pieces())?;
-        if lock(&self.hashing).hasher.clone().finish() != self.digest {
+        let found = lock(&self.hashing).hasher.clone().finish();
+        if !self.digest.admits(&found) {
             self.discard();
             return Err(StoreError::Mismatch(self.digest));
         }
@@ -284,6 +297,7 @@ impl Shared {
         let published = written.and_then(|()| {
             let file = (&self.file, from.as_path());
             let durability = Durability::Awaited;
+            self.note_content();
             self.store
                 .publish(&self.digest, file, self.size(), durability)
         });
@@ -296,6 +310,18 @@ impl Shared {
             self.file.clone(),
             Arc::downgrade(&self.store),
         ))
+    }
+
+    /// The digest of a file is known now. A check of it later goes by that.
+    fn note_content(&self) {
+        if self.digest.is_of_content() {
+            return;
+        }
+        let found = lock(&self.hashing).hasher.clone().finish();
+        let change = Change::set(Table::Contents, self.digest.to_wire(), found.to_wire());
+        if let Err(error) = self.store.submit(vec![change]) {
+            tracing::debug!(key = %self.digest, %error, "the index does not know a file's digest");
+        }
     }
 
     fn discard(&self) {
@@ -359,7 +385,8 @@ impl Partial {
     ///
     /// # Errors
     /// [`StoreError::Missing`] when the piece has not the length it must have or the statement is
-    /// not about it; [`StoreError::Gone`] after [`Partial::discard`]; [`StoreError::Full`] and
+    /// not about it; [`StoreError::Changed`] when it does not begin with what has been given out of
+    /// it; [`StoreError::Gone`] after [`Partial::discard`]; [`StoreError::Full`] and
     /// [`StoreError::Io`] from the disk.
     pub async fn write<E: Send + 'static>(
         &self,
@@ -420,7 +447,7 @@ impl Partial {
         blocking(move || shared.hash_to(piece)).await?
     }
 
-    /// Whether the whole has its digest.
+    /// Whether the whole has its digest; a file has whatever digest comes out.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when it has not; what was downloaded is then discarded.

@@ -3,7 +3,7 @@
 //! A file counts when the index knows it. That it still has its size is made sure of when it is
 //! opened, and of all files beside normal work, soon after the start. A file the index does not know
 //! was complete when it got its name, but the disk may have lost some of it since: it counts after it
-//! has been hashed, beside normal work too. What the index knows and is not there is forgotten.
+//! has been hashed, beside normal work too; a file (see [`darner_proto::file`]) cannot be, and is removed. What the index knows and is not there is forgotten.
 
 use darner_proto::digest::Digest;
 
@@ -48,6 +48,8 @@ pub(super) fn recover(
         }
         match known.next_if(|(known, _)| *known == digest) {
             Some(blob) => held.push(blob),
+            // Nothing says whether it is what it should be.
+            None if !digest.is_of_content() => layout::remove(&layout.blob(&digest)),
             None => {
                 if let Some(size) = layout.size_of_blob(&digest)? {
                     ledger.suspect(digest, size);
@@ -103,6 +105,9 @@ pub(super) fn drop_stale(ledger: &mut Ledger) -> Vec<Victim> {
 pub(super) fn forget(digest: &Digest, changes: &mut Vec<Change>) {
     changes.push(Change::remove(Table::Blobs, digest.to_wire()));
     changes.push(Change::remove(Table::PieceMaps, digest.to_wire()));
+    if !digest.is_of_content() {
+        changes.push(Change::remove(Table::Contents, digest.to_wire()));
+    }
 }
 
 fn discard(layout: &Layout, digest: &Digest) {

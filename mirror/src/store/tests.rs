@@ -1,6 +1,7 @@
 mod blobs;
 mod crash;
 mod eviction;
+mod files;
 mod partials;
 mod scrub;
 mod size;

@@ -1,26 +1,32 @@
 //! Requests to other nodes' pieces listeners: availability streams, runs of pieces, look-ups in a
 //! repository's records. What comes back is parsed here and judged by the caller.
 
+mod permits;
+
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use darner_proto::id::{Host, HostId, TaskId};
+use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Supply};
+use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::invalid::Invalid;
-use darner_proto::name::Source;
 use darner_proto::peer::{
     Availability, BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT,
-    ResolveReply, ResolveRequest,
+    PRIVATE_PREFIX, ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
-use futures_util::Stream;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
+
+pub use permits::Credential;
+use permits::Permits;
 
 /// From the request to the headers of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,6 +50,27 @@ pub struct Peers {
     scheme: &'static str,
     /// This node's id, for the header.
     me: HeaderValue,
+    /// With tickets, what is not public is asked for, of seeds alone.
+    permits: Option<Arc<Permits>>,
+}
+
+/// What a node is asked.
+struct Request {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Request {
+    fn new(method: Method, path: String) -> Self {
+        Self {
+            method,
+            path,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
 }
 
 /// A peer did not do what it was asked.
@@ -101,16 +128,36 @@ impl Peers {
     /// # Errors
     /// The id cannot stand in a header.
     pub fn new(me: &HostId, identity: &Identity) -> Result<Self, PeerError> {
+        Self::of(me, identity, PeerRole::NODES)
+    }
+
+    /// One that asks seeds for what is not public, and shows them what `credential` gives it.
+    ///
+    /// # Errors
+    /// The id cannot stand in a header.
+    pub fn private(
+        me: &HostId,
+        identity: &Identity,
+        credential: Credential,
+    ) -> Result<Self, PeerError> {
+        const SEEDS: &[PeerRole] = &[PeerRole::Member(Role::Seed)];
+        let peers = Self::of(me, identity, SEEDS)?;
+        let permits = Some(Arc::new(Permits::new(credential)));
+        Ok(Self { permits, ..peers })
+    }
+
+    fn of(me: &HostId, identity: &Identity, roles: &'static [PeerRole]) -> Result<Self, PeerError> {
         let me = HeaderValue::from_str(me.as_str());
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_PER_PEER)
             .pool_idle_timeout(IDLE_FOR)
-            .build(identity.connector(Protocol::Http1, PeerRole::NODES));
+            .build(identity.connector(Protocol::Http1, roles));
         Ok(Self {
             client,
             scheme: identity.scheme(),
             me: me.map_err(|_| Invalid::new("host id", "is no header"))?,
+            permits: None,
         })
     }
 
@@ -121,11 +168,11 @@ impl Peers {
         request: &ResolveRequest,
     ) -> Result<ResolveReply, PeerError> {
         let body = wire::ResolveRequest::from(request).encode_to_vec();
-        let path = "/resolve".to_owned();
-        let exchange = async {
-            let response = self.send(host, Method::POST, path, body.into()).await?;
-            read_bounded(response).await
+        let asked = Request {
+            body: body.into(),
+            ..Request::new(Method::POST, "/resolve".to_owned())
         };
+        let exchange = async { read_bounded(self.send(host, asked).await?).await };
         let bytes = tokio::time::timeout(RESOLVE_TIMEOUT, exchange)
             .await
             .map_err(|_| PeerError::Silent)??;
@@ -141,18 +188,20 @@ impl Peers {
         host: &Host,
         task: &TaskId,
         size: u64,
-        sources: &[Source],
+        sources: &[Supply],
     ) -> Result<impl Stream<Item = Result<Availability, PeerError>> + Send + use<>, PeerError> {
         let mut query = vec![("size", size.to_string())];
-        for source in sources {
+        for source in sources.iter().filter_map(Supply::repository) {
             query.push(("registry", source.registry.to_string()));
             query.push(("repository", source.repository.to_string()));
         }
         let query = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(query)
             .finish();
-        let path = format!("/tasks/{task}/availability?{query}");
-        let response = self.answered(host, Method::GET, path).await?;
+        let mut asked = Request::new(Method::GET, format!("/tasks/{task}/availability?{query}"));
+        locate(&mut asked.headers, sources)?;
+        let source = sources.iter().find_map(Supply::repository);
+        let response = self.about(host, task, source, asked).await?;
         Ok(futures_util::stream::try_unfold(
             (response, BytesMut::new()),
             |(mut response, mut buffer)| async move {
@@ -160,6 +209,13 @@ impl Peers {
                 Ok(frame.map(|frame| (frame, (response, buffer))))
             },
         ))
+    }
+
+    /// The size of what `host` holds or is getting as `task`.
+    pub async fn size(&self, host: &Host, task: &TaskId) -> Result<u64, PeerError> {
+        let frames = self.availability(host, task, 0, &[]).await?;
+        let first = std::pin::pin!(frames).next().await;
+        Ok(first.ok_or(PeerError::NotHeld)??.size)
     }
 
     /// A run of the wanted pieces; which one, the peer chooses.
@@ -174,8 +230,8 @@ impl Peers {
             .map(|range| format!("{}-{}", range.start, range.end - 1))
             .collect();
         let ranges = ranges.join(",");
-        let path = format!("/tasks/{task}/pieces?want={ranges}");
-        let response = self.answered(host, Method::GET, path).await?;
+        let asked = Request::new(Method::GET, format!("/tasks/{task}/pieces?want={ranges}"));
+        let response = self.about(host, task, None, asked).await?;
         let first = header(&response, FIRST_PIECE)?;
         let count = header(&response, PIECE_COUNT)?;
         let size = header(&response, CONTENT_SIZE)?;
@@ -198,37 +254,30 @@ impl Peers {
 
     /// Tells a peer that bytes it sent do not match their hash, so that it looks at its own copy.
     pub async fn doubt(&self, host: &Host, task: &TaskId) {
-        let path = format!("/tasks/{task}/doubt");
+        let asked = Request::new(Method::POST, format!("/tasks/{task}/doubt"));
         // Advice, not a duty: a peer that cannot be told is no worse than one that will not listen.
-        let _ = self.answered(host, Method::POST, path).await;
+        let _ = self.about(host, task, None, asked).await;
     }
 
-    async fn answered(
-        &self,
-        host: &Host,
-        method: Method,
-        path: String,
-    ) -> Result<Response<Incoming>, PeerError> {
-        let sent = self.send(host, method, path, Bytes::new());
-        tokio::time::timeout(ANSWER_TIMEOUT, sent)
+    async fn answered(&self, host: &Host, asked: Request) -> Result<Response<Incoming>, PeerError> {
+        tokio::time::timeout(ANSWER_TIMEOUT, self.send(host, asked))
             .await
             .map_err(|_| PeerError::Silent)?
     }
 
-    async fn send(
-        &self,
-        host: &Host,
-        method: Method,
-        path: String,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, PeerError> {
-        let uri = format!("{}://{}{PATH_PREFIX}{path}", self.scheme, host.address);
-        let request = Request::builder()
-            .method(method)
+    async fn send(&self, host: &Host, asked: Request) -> Result<Response<Incoming>, PeerError> {
+        let prefix = match self.permits {
+            Some(_) => PRIVATE_PREFIX,
+            None => PATH_PREFIX,
+        };
+        let uri = format!("{}://{}{prefix}{}", self.scheme, host.address, asked.path);
+        let mut request = http::Request::builder()
+            .method(asked.method)
             .uri(uri)
             .header(CHILD, self.me.clone())
-            .body(Full::new(body))
+            .body(Full::new(asked.body))
             .map_err(|error| Invalid::new("peer's address", error.to_string()))?;
+        request.headers_mut().extend(asked.headers);
         let sent = self.client.request(request).await;
         let response = sent.map_err(PeerError::Unreachable)?;
         // An address may be another's by now.
@@ -239,6 +288,28 @@ impl Peers {
         }
         accepted(response)
     }
+}
+
+/// Tells where a file can be read. In headers, since a URL in the request's own might be logged.
+fn locate(headers: &mut HeaderMap, sources: &[Supply]) -> Result<(), Invalid> {
+    let located = sources.iter().find_map(|supply| match supply {
+        Supply::File(located) => Some(located),
+        Supply::Repository(_) => None,
+    });
+    let Some(located) = located else {
+        return Ok(());
+    };
+    let value = |text: &str| {
+        let value = HeaderValue::from_str(text);
+        value.map_err(|_| Invalid::new("file", "has a URL or validator that is no header"))
+    };
+    let mut url = value(&located.url)?;
+    url.set_sensitive(true);
+    headers.insert(FILE_URL, url);
+    if let Some(validator) = &located.validator {
+        headers.insert(FILE_VALIDATOR, value(&validator.to_string())?);
+    }
+    Ok(())
 }
 
 /// The next bytes of a body; `None` at its end.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use darner_proto::file::Supply;
 use darner_proto::id::HostId;
 use darner_proto::name::Source;
 use darner_proto::piece_map::{PieceRun, PieceSigner, TrustedSigners};
@@ -20,6 +21,7 @@ use super::precedence::Precedence;
 use super::shared::{Ended, Phase, Shared};
 use super::state::{Action, Event, Task};
 use super::{ServedFrom, fetch, read};
+use crate::access::wallet::Wallet;
 use crate::bandwidth::Bandwidth;
 use crate::store::{Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
@@ -43,6 +45,7 @@ pub(super) struct Context {
     pub(super) peers: Peers,
     pub(super) buffers: Buffers,
     pub(super) bandwidth: Bandwidth,
+    pub(super) wallet: Option<Wallet>,
     pub(super) signer: Arc<PieceSigner>,
     pub(super) signers: Arc<RwLock<TrustedSigners>>,
     pub(super) vouched: Arc<Mutex<HashMap<u32, Arc<PieceRun>>>>,
@@ -103,7 +106,7 @@ impl Context {
 /// What a download begins with.
 #[derive(Debug)]
 pub(super) struct Beginning {
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<Supply>,
     /// The lease it begins under, for a node that was told to read.
     pub(super) lease: Option<Lease>,
     /// Read upstream alone: what the swarm had did not have the digest.
@@ -116,6 +119,8 @@ struct Driver {
     links: HashMap<HostId, CancellationToken>,
     fetches: HashMap<u64, CancellationToken>,
     reads: HashMap<u64, CancellationToken>,
+    /// Downloads under way on this node when the task was last told.
+    beside: u32,
 }
 
 /// Runs the download to its end. The view's phase tells how it ended.
@@ -215,7 +220,7 @@ async fn download(
     let join = Join {
         task: shared.task,
         size: shared.geometry.size(),
-        sources: beginning.sources.clone(),
+        sources: repositories(&beginning.sources),
         held: held.clone(),
         lease: beginning.lease.as_ref().map(|lease| LeaseClaim {
             lease: lease.lease,
@@ -235,6 +240,7 @@ async fn download(
         actions.extend(driver.task.apply(Duration::ZERO, leased));
     }
     let ended = loop {
+        actions.extend(driver.share(started.elapsed()));
         if let Some(end) = driver.carry_out_all(actions).await {
             break end;
         }
@@ -267,7 +273,7 @@ async fn download(
 }
 
 impl Driver {
-    fn new(context: Context, held: PieceSet, sources: Vec<Source>) -> Self {
+    fn new(context: Context, held: PieceSet, sources: Vec<Supply>) -> Self {
         let me = context.swarm.me().id.clone();
         let (task, geometry) = (context.shared.task, context.shared.geometry);
         Self {
@@ -276,7 +282,17 @@ impl Driver {
             links: HashMap::new(),
             fetches: HashMap::new(),
             reads: HashMap::new(),
+            beside: 0,
         }
+    }
+
+    /// Tells the task how many downloads share this node, if that has changed.
+    fn share(&mut self, now: Duration) -> Vec<Action> {
+        let downloads = self.context.metrics.running().max(1);
+        if std::mem::replace(&mut self.beside, downloads) == downloads {
+            return Vec::new();
+        }
+        self.task.apply(now, Event::Beside { downloads })
     }
 
     /// Whoever the scheduler names as a signer counts; without a scheduler, whoever it named before
@@ -385,6 +401,12 @@ impl Driver {
             stop.cancel();
         }
     }
+}
+
+/// What a scheduler is told of where content can be read.
+fn repositories(sources: &[Supply]) -> Vec<Source> {
+    let repositories = sources.iter().filter_map(Supply::repository);
+    repositories.cloned().collect()
 }
 
 fn cancel<K: std::hash::Hash + Eq>(tokens: &mut HashMap<K, CancellationToken>, key: &K) {

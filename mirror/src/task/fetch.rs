@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darner_proto::file::Supply;
 use darner_proto::id::{Host, Role};
-use darner_proto::name::Source;
 use darner_proto::piece_map::{self, PieceRun};
 use darner_proto::scheduler::FailureKind;
 use futures_util::StreamExt as _;
@@ -32,7 +32,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 const JUDGED_AT_ONCE: usize = 16;
 
 /// Follows what `parent` has until it has told everything or breaks off.
-pub(super) async fn subscribe(context: Context, parent: Host, sources: Vec<Source>) {
+pub(super) async fn subscribe(context: Context, parent: Host, sources: Vec<Supply>) {
     let failure = match follow(&context, &parent, &sources).await {
         Ok(()) => None,
         Err(error) => {
@@ -48,7 +48,7 @@ pub(super) async fn subscribe(context: Context, parent: Host, sources: Vec<Sourc
         .await;
 }
 
-async fn follow(context: &Context, parent: &Host, sources: &[Source]) -> Result<(), PeerError> {
+async fn follow(context: &Context, parent: &Host, sources: &[Supply]) -> Result<(), PeerError> {
     let size = context.shared.geometry.size();
     let task = &context.shared.task;
     let frames = context

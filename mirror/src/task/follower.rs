@@ -1,7 +1,7 @@
 //! A client's reader behind a download: bytes in order, as soon as they may be shown.
 //!
-//! Invariants: a byte is given out only after its piece was verified; the last 64 KiB only after the
-//! whole digest matched; an end without all the bytes is an error, which cuts the client's connection.
+//! Invariants: a byte is given out only after its piece was verified, or when this node reads it from
+//! upstream itself and the reader waits for its first; the last 64 KiB only after the whole digest matched; an end without all the bytes is an error, which cuts the client's connection.
 //! A follower that is dropped takes nothing with it: the download goes on.
 
 use std::io;
@@ -107,8 +107,9 @@ impl Arriving {
     /// Waits until the first byte of `range` can be given out, or for a slow source until it is
     /// seen to move, and says where it comes from. The caller bounds the wait.
     pub async fn first_source(&mut self, range: Range<u64>) -> Result<ServedFrom, TaskError> {
-        self.cursor
-            .move_to(self.shared.geometry.piece_at(range.start));
+        let piece = self.shared.geometry.piece_at(range.start);
+        self.cursor.move_to(piece);
+        self.shared.view().awaited.insert(piece);
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         let mut patient = true;
@@ -176,20 +177,23 @@ impl Arriving {
             Phase::Arriving => size.saturating_sub(HELD_BACK),
         };
         let piece = self.shared.geometry.piece_at(range.start);
-        if range.start >= shown || !view.held.contains(piece) {
+        let (end, from) = match view.held.contains(piece) {
+            true => (
+                self.shared.geometry.bytes_of(piece).end,
+                view.from[piece as usize],
+            ),
+            false => {
+                let end = view.early.get(&piece).copied().unwrap_or(0);
+                (end, ServedFrom::Upstream)
+            }
+        };
+        let end = end.min(shown).min(range.end);
+        if range.start >= end {
             return Next::NotYet {
                 moving: view.received_bytes > 0,
             };
         }
-        let end = self
-            .shared
-            .geometry
-            .bytes_of(piece)
-            .end
-            .min(shown)
-            .min(range.end);
-        let bytes = first_span(range.start..end);
-        Next::Written(bytes, view.from[piece as usize])
+        Next::Written(first_span(range.start..end), from)
     }
 }
 

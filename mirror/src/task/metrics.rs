@@ -91,6 +91,11 @@ impl TaskMetrics {
         self.running.inc();
     }
 
+    /// Downloads under way.
+    pub(super) fn running(&self) -> u32 {
+        u32::try_from(self.running.get()).unwrap_or(0)
+    }
+
     pub(super) fn ended(&self, outcome: Outcome) {
         self.running.dec();
         let outcome = match outcome {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use darner_proto::name::Source;
+use darner_proto::file::Supply;
 use darner_proto::piece_map;
 use darner_proto::scheduler::ReturnReason;
 use darner_service::telemetry::with_causes;
@@ -19,7 +19,7 @@ use super::driver::Context;
 use super::state::Event;
 use super::{Ended, ServedFrom};
 use crate::store::StoreError;
-use crate::upstream::{UpstreamError, UpstreamErrorKind};
+use crate::upstream::{BlobBody, UpstreamError, UpstreamErrorKind};
 
 /// A read tells how much has come each time it is so much, or so long ago that it last did: a fast
 /// one has thousands of chunks each second.
@@ -29,7 +29,7 @@ const TELL_AFTER: Duration = Duration::from_millis(100);
 const MAX_BARREN_RESUMES: u32 = 5;
 
 /// Reads `pieces`, trying each source in turn.
-pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, sources: Vec<Source>) {
+pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, sources: Vec<Supply>) {
     let mut reader = Reader::new(context, read, pieces);
     let mut result = Err(ReturnReason::Unavailable);
     for source in &sources {
@@ -40,6 +40,7 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
                 tracing::warn!(task = %reader.context.shared.task, %source, error = %with_causes(&error), "upstream cannot be read");
                 Err(reason_of(&error))
             }
+            Err(ReadError::NoCredential) => Err(ReturnReason::Refused),
             Err(ReadError::Barren) => {
                 tracing::warn!(task = %reader.context.shared.task, %source, "upstream breaks off again and again");
                 Err(ReturnReason::Unavailable)
@@ -59,6 +60,8 @@ pub(super) async fn read(context: Context, read: u64, pieces: Range<u32>, source
 
 enum ReadError {
     Upstream(UpstreamError),
+    /// Nobody has shown what opens it of late.
+    NoCredential,
     /// It breaks off again and again without a byte.
     Barren,
     Store,
@@ -72,6 +75,8 @@ struct Reader {
     end: u64,
     /// Bytes of the piece that `offset` lies in, from that piece's start.
     piece: Option<Buffer>,
+    /// Bytes of that piece that have been shown to readers.
+    shown: u64,
     /// The piece before, being hashed and written while this one comes in.
     settling: Option<JoinHandle<Result<(), StoreError>>>,
     begun: bool,
@@ -92,6 +97,7 @@ impl Reader {
             offset: bytes.start,
             end: bytes.end,
             piece: None,
+            shown: 0,
             settling: None,
             begun: false,
             untold: 0,
@@ -99,7 +105,7 @@ impl Reader {
         }
     }
 
-    async fn read_source(&mut self, source: &Source) -> Result<(), ReadError> {
+    async fn read_source(&mut self, source: &Supply) -> Result<(), ReadError> {
         let mut barren = 0;
         while self.offset < self.end {
             let before = self.offset;
@@ -117,21 +123,8 @@ impl Reader {
     }
 
     /// Reads until the connection ends; says what broke it.
-    async fn one_connection(&mut self, source: &Source) -> Result<String, ReadError> {
-        let shared = self.context.shared.clone();
-        let upstream = self.context.upstreams.get(&source.registry);
-        let upstream = upstream
-            .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
-        let size = shared.geometry.size();
-        let body = upstream
-            .blob(
-                &source.repository,
-                &shared.task,
-                self.offset..self.end,
-                size,
-            )
-            .await
-            .map_err(ReadError::Upstream)?;
+    async fn one_connection(&mut self, source: &Supply) -> Result<String, ReadError> {
+        let body = self.open(source).await?;
         if !self.begun || !body.ranged {
             self.begun = true;
             self.context
@@ -161,6 +154,36 @@ impl Reader {
         Ok("end of the body".to_owned())
     }
 
+    /// What is left of the read, from upstream: in the operator's name, or for what is not public in
+    /// the name of a caller whose credential upstream has just accepted.
+    async fn open(&self, source: &Supply) -> Result<BlobBody, ReadError> {
+        let Context {
+            upstreams,
+            shared,
+            wallet,
+            ..
+        } = &self.context;
+        let (range, size) = (self.offset..self.end, shared.geometry.size());
+        let opened = match source {
+            Supply::File(located) => upstreams.files().read(located, range, size).await,
+            Supply::Repository(source) => {
+                let upstream = upstreams.get(&source.registry);
+                let upstream = upstream
+                    .ok_or_else(|| ReadError::Upstream(UpstreamError::unknown(&source.registry)))?;
+                let (repository, digest) = (&source.repository, &shared.task);
+                match wallet {
+                    None => upstream.blob(repository, digest, range, size).await,
+                    Some(wallet) => {
+                        let shown = wallet.get(source).ok_or(ReadError::NoCredential)?;
+                        let caller = upstream.as_caller(shown);
+                        caller.blob(repository, digest, range, size).await
+                    }
+                }
+            }
+        };
+        opened.map_err(ReadError::Upstream)
+    }
+
     /// Tells how much has come, now and then.
     async fn received(&mut self, bytes: u64) {
         self.untold += bytes;
@@ -188,12 +211,33 @@ impl Reader {
             piece.extend(&bytes.split_to(now));
             self.offset += now as u64;
             if now as u64 == left {
+                self.shown = 0;
                 self.settled().await?;
                 self.settle(index, piece.freeze());
             } else {
+                self.show(index, &piece).await?;
                 self.piece = Some(piece);
             }
         }
+        Ok(())
+    }
+
+    /// Shows what has come of a piece to readers that wait for their first byte: soon, and then each
+    /// time there is twice as much.
+    async fn show(&mut self, index: u32, piece: &Buffer) -> Result<(), ReadError> {
+        let shared = &self.context.shared;
+        let came = piece.len() as u64;
+        if came < 2 * self.shown || !shared.view().awaited.contains(&index) {
+            return Ok(());
+        }
+        // It is less than the piece's length.
+        let old = usize::try_from(self.shown).unwrap_or(usize::MAX);
+        let new = Bytes::copy_from_slice(&piece.as_ref()[old..]);
+        let written = shared.partial.write_part(index, self.shown, new).await;
+        let shown = written.map_err(|_| ReadError::Store)?;
+        self.shown = came;
+        let end = shared.geometry.bytes_of(index).start + shown;
+        shared.change(|view| view.early.insert(index, end));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What everybody may see of one download: its readers, the children that follow it, and its driver.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,10 @@ pub struct View {
     pub runs: Vec<Option<Arc<PieceRun>>>,
     /// Where each held piece came from.
     pub from: Vec<ServedFrom>,
+    /// Pieces that somebody waits for who has had nothing yet.
+    pub awaited: BTreeSet<u32>,
+    /// Of pieces that are being read from upstream, up to which byte of the content they may be shown.
+    pub early: BTreeMap<u32, u64>,
     /// Whether this node reads some of it from upstream.
     pub reads: bool,
     /// Bytes received, whole pieces or not.
@@ -94,6 +99,8 @@ impl Shared {
                 held,
                 runs: by_piece,
                 from: vec![ServedFrom::Store; pieces],
+                awaited: BTreeSet::new(),
+                early: BTreeMap::new(),
                 reads: false,
                 unvouched: false,
                 phase: Phase::Arriving,
@@ -132,6 +139,8 @@ impl Shared {
     /// A piece is verified and written.
     pub fn gain(&self, index: u32, run: Arc<PieceRun>, from: ServedFrom) {
         self.change(|view| {
+            view.awaited.remove(&index);
+            view.early.remove(&index);
             if view.held.insert(index) {
                 view.runs[index as usize] = Some(run);
                 view.from[index as usize] = from;

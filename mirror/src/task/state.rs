@@ -25,12 +25,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darner_proto::file::Supply;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
-use darner_proto::name::Source;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
-use darner_proto::scheduler::{Lease, Progress};
+use darner_proto::scheduler::{Lease, MAX_SOURCES, Progress};
 
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
@@ -60,7 +60,7 @@ pub struct Task {
     id: TaskId,
     me: HostId,
     geometry: Geometry,
-    sources: Vec<Source>,
+    sources: Vec<Supply>,
     held: PieceSet,
     /// What each missing piece must hash to, once somebody who counts has said so.
     expected: Vec<Option<Arc<PieceRun>>>,
@@ -74,15 +74,20 @@ pub struct Task {
     place: u64,
     /// How long a piece takes to come.
     piece_time: Option<Duration>,
+    /// No parent is busy after this.
+    busy_until: Duration,
     /// Pieces asked for at a second parent because they were late.
     hedges: u32,
     lead: Lead,
     /// The highest number of any lease so far: an older one no longer counts.
     newest_lease: u64,
     lease: Option<HeldLease>,
+    leased_at: Duration,
     ranged: Option<bool>,
     ranged_told: bool,
     cursors: BTreeMap<u64, u32>,
+    /// Downloads under way on this node, this one included.
+    beside: u32,
     alone: Option<Alone>,
     last_progress: Duration,
     last_report: Duration,
@@ -116,7 +121,7 @@ impl Task {
         me: HostId,
         held: PieceSet,
         geometry: Geometry,
-        sources: Vec<Source>,
+        sources: Vec<Supply>,
     ) -> Self {
         let place = place_of(&me);
         let pieces = geometry.pieces();
@@ -135,13 +140,16 @@ impl Task {
             next_number: 0,
             place,
             piece_time: None,
+            busy_until: Duration::ZERO,
             hedges: 0,
             lead: Lead::new(pieces),
             newest_lease: OWN_AUTHORITY,
             lease: None,
+            leased_at: now,
             ranged: None,
             ranged_told: false,
             cursors: BTreeMap::new(),
+            beside: 1,
             alone: None,
             last_progress: now,
             last_report: Duration::ZERO,
@@ -155,6 +163,9 @@ impl Task {
 
     /// When [`Event::Tick`] is of use, should nothing else happen: a parent is no longer busy.
     pub fn wake_at(&self) -> Option<Duration> {
+        if self.busy_until <= self.looked_at {
+            return None;
+        }
         let busy = self.links.values().map(|link| link.busy_until);
         busy.filter(|until| *until > self.looked_at).min()
     }
@@ -180,7 +191,7 @@ impl Task {
     }
 
     /// Where its pieces may be read from.
-    pub fn sources(&self) -> &[Source] {
+    pub fn sources(&self) -> &[Supply] {
         &self.sources
     }
 
@@ -240,6 +251,8 @@ impl Task {
                     None => self.cursors.remove(&reader),
                 };
             }
+            Event::Supplied(supply) => self.supplied(supply),
+            Event::Beside { downloads } => self.beside = downloads,
             Event::Tick => self.tick(now, &mut out),
         }
         self.advance(now, &mut out);
@@ -292,12 +305,13 @@ impl Task {
         if lease.lease < self.newest_lease {
             return;
         }
+        if lease.lease > self.newest_lease {
+            self.leased_at = now;
+        }
         self.newest_lease = lease.lease;
         self.last_progress = now;
         for source in lease.sources {
-            if !self.sources.contains(&source) {
-                self.sources.push(source);
-            }
+            self.supplied(source.into());
         }
         let ranges = lease.ranges;
         let outside: Vec<_> = self
@@ -314,6 +328,14 @@ impl Task {
             number: lease.lease,
             ranges,
         });
+    }
+
+    /// It can be read here, too.
+    fn supplied(&mut self, supply: Supply) {
+        let known = self.sources.contains(&supply);
+        if !known && self.sources.len() < MAX_SOURCES {
+            self.sources.push(supply);
+        }
     }
 
     fn drop_lease(&mut self, out: &mut Vec<Action>) {
@@ -360,7 +382,10 @@ impl Task {
         let still = now.saturating_sub(self.last_progress);
         self.help_oneself(now, out);
         self.retry_links(now, out);
+        self.return_unsupplied(now, out);
+        // A file has no digest that would decide in the end.
         if still >= UNVOUCHED_AFTER
+            && self.id.is_of_content()
             && !self.unvouched
             && self.lease.is_none()
             && self.requests.is_empty()
@@ -465,5 +490,7 @@ fn place_of(me: &HostId) -> u64 {
 
 #[cfg(test)]
 mod schedules;
+#[cfg(test)]
+mod supplies;
 #[cfg(test)]
 mod tests;

@@ -96,6 +96,12 @@ impl Ask {
             && matches!(fault, Fault::Storage(status) if status.is_client_error())
     }
 
+    /// The same in the name of whoever showed this.
+    pub(super) fn in_the_name_of(mut self, shown: HeaderValue) -> Self {
+        self.identity = Identity::Client(Some(shown));
+        self
+    }
+
     /// The same with one more header.
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);

@@ -19,7 +19,7 @@ use super::origin::Origin;
 
 /// Classes of addresses, from where anybody may send us to where only ourselves may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Zone {
+pub(super) enum Zone {
     Public,
     /// RFC 1918, RFC 4193, RFC 6598.
     Private,
@@ -65,6 +65,15 @@ impl Guard {
         }))
     }
 
+    /// For whatever host, up to `reach`.
+    pub(super) fn within(reach: Zone) -> Self {
+        Self(Arc::new(Rule {
+            own: None,
+            proxies: proxies(),
+            reach: AtomicU8::new(reach as u8),
+        }))
+    }
+
     /// Refuses a URL with an address in it that must not be dialled. A name is checked when it is
     /// resolved.
     pub(super) fn check(&self, url: &Url) -> Result<(), Fault> {
@@ -83,6 +92,16 @@ impl Guard {
 
     fn admits(&self, address: IpAddr) -> bool {
         zone(address) as u8 <= self.0.reach.load(Ordering::Relaxed)
+    }
+
+    /// The addresses of `host` that may be dialled, by look-up where it is a name.
+    pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
+        let unreachable = |_| Fault::NotAllowed("its name is not found");
+        let found = tokio::net::lookup_host((host, port)).await;
+        let found = found.map_err(unreachable)?.collect();
+        let refused = "none of its addresses is one that may be reached from here: give it a [[route]] with private = true if it is to be";
+        self.admitted(host, found)
+            .map_err(|Refused| Fault::NotAllowed(refused))
     }
 
     /// Which of the addresses found for `name` may be dialled.
@@ -131,7 +150,8 @@ fn proxies() -> Vec<String> {
         .collect()
 }
 
-fn zone(address: IpAddr) -> Zone {
+/// The class of an address.
+pub(super) fn zone(address: IpAddr) -> Zone {
     match address.to_canonical() {
         IpAddr::V4(address) => zone_v4(address),
         IpAddr::V6(address) => zone_v6(address),

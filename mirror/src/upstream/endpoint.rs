@@ -147,19 +147,34 @@ impl Endpoint {
         total(&answer).ok_or(Fault::Nonsense("a blob without a size"))
     }
 
-    pub(super) async fn blob(
+    /// A request for `range` of a blob of `size` bytes, in our own name.
+    pub(super) fn ask_blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         range: &Range<u64>,
         size: u64,
-    ) -> Result<(bool, Range<u64>, Answer), Fault> {
+    ) -> Result<Ask, Fault> {
         let rest = format!("blobs/{digest}");
-        let mut ask = self.ask(Kind::Blob, repository, &rest, Access::Configured);
-        if *range != (0..size) {
-            ask = ask.with_header(RANGE, range_header(range, size)?);
+        let ask = self.ask(Kind::Blob, repository, &rest, Access::Configured);
+        match *range == (0..size) {
+            true => Ok(ask),
+            false => Ok(ask.with_header(RANGE, range_header(range, size)?)),
         }
-        let answer = self.asker.ask(&ask).await?;
+    }
+
+    /// What comes of [`Endpoint::ask_blob`].
+    pub(super) async fn blob(
+        &self,
+        ask: &Ask,
+        range: &Range<u64>,
+        size: u64,
+    ) -> Result<(bool, Range<u64>, Answer), Fault> {
+        let answer = self.asker.ask(ask).await?;
+        // A refusal of a caller is an answer too.
+        if !answer.status.is_success() {
+            return Err(Fault::Status(answer.status));
+        }
         check_encoding(&answer.headers)?;
         let (ranged, range) = blob_range(answer.status, &answer.headers, range, size)?;
         Ok((ranged, range, answer))

@@ -16,7 +16,8 @@ use super::dial::Refused;
 /// An upstream registry did not do what it was asked, or was not asked at all.
 #[derive(Debug)]
 pub struct UpstreamError {
-    registry: RegistryName,
+    /// Such as `registry docker.io`.
+    whose: String,
     fault: Fault,
 }
 
@@ -86,6 +87,10 @@ pub(super) enum Fault {
     Token(#[source] Arc<Fault>),
     #[error("sent nonsense: {0}")]
     Nonsense(&'static str),
+    #[error("has another version of the file by now")]
+    Changed,
+    #[error("is not asked: {0}")]
+    NotAllowed(&'static str),
     #[error("was to be asked for something that is no request of the protocol")]
     Request(#[from] Invalid),
 }
@@ -108,7 +113,10 @@ impl Fault {
         match self {
             Self::Status(status) => kind_of_status(*status),
             // The registry itself has said yes: a refusal behind it is no word on access.
-            Self::Storage(StatusCode::NOT_FOUND) | Self::Unknown => UpstreamErrorKind::NotFound,
+            Self::Storage(StatusCode::NOT_FOUND) | Self::Unknown | Self::Changed => {
+                UpstreamErrorKind::NotFound
+            }
+            Self::NotAllowed(_) => UpstreamErrorKind::Denied,
             Self::Storage(_)
             | Self::Setup(_)
             | Self::CaFile(_)
@@ -178,7 +186,15 @@ fn kind_of_status(status: StatusCode) -> UpstreamErrorKind {
 impl UpstreamError {
     pub(super) fn new(registry: &RegistryName, fault: Fault) -> Self {
         Self {
-            registry: registry.clone(),
+            whose: format!("registry {registry}"),
+            fault,
+        }
+    }
+
+    /// About what `host` was asked for, which is no registry.
+    pub(super) fn of_host(host: &str, fault: Fault) -> Self {
+        Self {
+            whose: format!("host {host}"),
             fault,
         }
     }
@@ -201,7 +217,7 @@ impl UpstreamError {
 
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "registry {} {}", self.registry, self.fault)
+        write!(f, "{} {}", self.whose, self.fault)
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) enum Kind {
     /// Tag lists and referrers.
     List,
     Token,
+    /// What is no part of a registry.
+    File,
 }
 
 /// Counters of all registries. Clones share them.
@@ -120,6 +122,14 @@ impl UpstreamMetrics {
             );
         });
         new
+    }
+
+    /// For hosts that are no registries, which are counted as one: nobody lists them all.
+    pub(super) fn of_files(&self) -> Counts {
+        Counts {
+            metrics: self.clone(),
+            registry: "files".into(),
+        }
     }
 
     pub(super) fn of(&self, registry: &RegistryName) -> Counts {
@@ -224,6 +234,7 @@ impl Kind {
             Self::Blob => "blob",
             Self::List => "list",
             Self::Token => "token",
+            Self::File => "file",
         }
     }
 }

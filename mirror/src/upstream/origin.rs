@@ -88,6 +88,40 @@ impl Origin {
         self.base.origin() == url.origin()
     }
 
+    /// Whether `url` is at the registry, and the registry has the host to itself.
+    pub(super) fn is_whole(&self, url: &Url) -> bool {
+        self.owns(url) && self.base.path() == "/"
+    }
+
+    /// A plain URL, with the registry's own host and port in place of what it has.
+    pub(super) fn moved(&self, url: &Url) -> Option<Url> {
+        if self.base.scheme() != "http" || url.scheme() != "http" || self.base.path() != "/" {
+            return None;
+        }
+        let mut moved = url.clone();
+        moved.set_host(self.base.host_str()).ok()?;
+        moved.set_port(self.base.port()).ok()?;
+        Some(moved)
+    }
+
+    /// Its host and port.
+    pub(super) fn route_host(&self) -> Option<(String, Option<u16>)> {
+        let host = self.base.host_str()?.to_owned();
+        Some((host, self.base.port_or_known_default()))
+    }
+
+    /// The hosts of its token service, where that is known to be another.
+    pub(super) fn token_hosts(&self) -> impl Iterator<Item = &'static str> {
+        let host = self
+            .base
+            .host_str()
+            .filter(|_| self.base.scheme() == "https");
+        let own = TOKEN_SERVICES
+            .iter()
+            .filter(move |(registry, _)| Some(*registry) == host);
+        own.map(|(_, service)| *service)
+    }
+
     /// Where a redirect from `from` leads. Plain text is left only by an upstream that was written
     /// so by the operator.
     pub(super) fn redirect(&self, from: &Url, location: &HeaderValue) -> Result<Url, Fault> {

@@ -3,6 +3,7 @@
 mod auth;
 mod blobs;
 mod faults;
+mod files;
 mod logins;
 mod manifests;
 mod mirrors;

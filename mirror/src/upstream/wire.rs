@@ -65,6 +65,27 @@ impl Wire {
         Ok(wire)
     }
 
+    /// How the registry's own host, and that of its token service, are reached by whoever talks to
+    /// them without us.
+    pub(super) fn routes(&self) -> Vec<settings::Route> {
+        let straight = |host: (String, Option<u16>), private, ca_file| settings::Route {
+            host: settings::RouteHost {
+                name: host.0,
+                port: host.1,
+            },
+            path: "*".to_owned(),
+            to: settings::RouteTo::Straight,
+            ignore_query: Vec::new(),
+            private,
+            ca_file,
+        };
+        let own = self.origin.route_host();
+        let own = own.map(|host| straight(host, true, self.settings.ca_file.clone()));
+        let services = self.origin.token_hosts();
+        let services = services.map(|host| straight((host.to_owned(), Some(443)), false, None));
+        own.into_iter().chain(services).collect()
+    }
+
     /// The client, made when the registry is first asked: each has its own copy of the system's
     /// certificates, more than a mebibyte, and most registries that are known are never asked.
     fn client(&self) -> Result<&reqwest::Client, Fault> {
@@ -230,7 +251,7 @@ fn identity(settings: &settings::Upstream) -> Result<Option<Identity>, Fault> {
     Identity::from_pem(&pem).map(Some).map_err(Fault::Client)
 }
 
-fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {
+pub(super) fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {
     let roots = Certificate::from_pem_bundle(pem).map_err(Fault::Client)?;
     if roots.is_empty() {
         return Err(Fault::Setup("its ca_file holds no certificate"));

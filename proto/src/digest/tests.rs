@@ -31,6 +31,19 @@ fn what_is_no_digest_is_refused() {
     }
 }
 
+#[test]
+fn the_key_of_a_file_is_no_digest() {
+    let key = Digest::File([7; 32]);
+    assert!(key.to_string().parse::<Digest>().is_err());
+    assert_eq!(Digest::parse_key(&key.to_string()), Ok(key));
+    assert_eq!(Digest::from_wire(&key.to_wire()), Ok(key));
+    assert_eq!(Digest::parse_key(EMPTY), EMPTY.parse());
+    assert!(!key.matches(b"") && key.admits(&Digest::sha256(b"")));
+    assert!(!Digest::sha256(b"x").admits(&Digest::sha256(b"")));
+    let bare = Digest::Sha256([7; 32]);
+    assert!(key != bare && key.to_wire() != bare.to_wire());
+}
+
 proptest! {
     #[test]
     fn text_and_wire_forms_round_trip(hash in any::<[u8; 32]>(), tail in any::<[u8; 32]>()) {

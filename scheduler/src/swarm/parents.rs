@@ -28,14 +28,15 @@ const MOST_CHILDREN: u32 = 128;
 const EVEN_CHILDREN: u32 = MAX_PARENTS as u32 + 1;
 /// For a child that has found few parents so far there are some places more.
 const PLACES_FOR_THE_POOR: u32 = 2;
-/// Parents that are few, in a swarm where more could be had.
-const POOR: usize = 6;
+/// Parents that are few, in a swarm where more could be had: whoever came last must not stay with the
+/// few places that the others left.
+const POOR: usize = MAX_PARENTS - 2;
 /// Participants, and as many holders, that are weighed for one child: the work per decision does
 /// not grow with the swarm.
 const WINDOW: usize = 32;
 /// In a crowd a node without anything yet chooses this many parents; the places left are for those
 /// that choose it.
-const CHOSEN_AT_FIRST: usize = 4;
+const CHOSEN_AT_FIRST: usize = MAX_PARENTS / 2;
 /// A swarm with more nodes than this is a crowd.
 const CROWD: usize = 2 * MAX_PARENTS;
 /// How many children a host with so many upload slots has at most in one task.
@@ -138,6 +139,11 @@ impl Swarm {
         Some(choose(&node.host, turn, lacking, most, candidates))
     }
 
+    /// Whether it has few parents.
+    pub(super) fn is_poor(&self, me: &Participant) -> bool {
+        self.mirrors_among(&me.parents) < POOR
+    }
+
     /// How many of these are not seeds.
     fn mirrors_among(&self, sessions: &[SessionId]) -> usize {
         let role = |session: &SessionId| self.hosts.get(*session).map(|node| node.host.role);
@@ -188,7 +194,7 @@ impl Swarm {
         let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
         let current = me.parents.contains(&session);
-        let poor = me.evaluations >= YOUNG && self.mirrors_among(&me.parents) < POOR;
+        let poor = me.evaluations >= YOUNG && self.is_poor(me);
         let most = room_for(host, complete, poor);
         let full = attendant.children_in(task.number) >= most;
         if (failure.is_some() && !slow) || (full && !current) {

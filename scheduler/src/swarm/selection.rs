@@ -1,6 +1,6 @@
 //! Which candidates make the best parents of a child: pure arithmetic over what is known of them.
 //!
-//! Measured on a model of this swarm (2,600 nodes, one cold blob): eight neighbours of even load,
+//! Measured on a model of this swarm (2,600 nodes, one cold blob): a dozen neighbours of even load,
 //! chosen with some chance, come within a few percent of the best possible; a clever choice that
 //! loads some more than others is worse than no choice at all. So usefulness decides first, load
 //! second, and what is left is spread.
@@ -12,7 +12,7 @@ use darner_proto::id::{Host, Role};
 use super::{SessionId, mix};
 
 /// Parents of one child, seeds not counted.
-pub(super) const MAX_PARENTS: usize = 8;
+pub(super) const MAX_PARENTS: usize = 12;
 /// Seeds beside them. What one child of many gets from a seed is little: it must not cost a place
 /// among those that serve each other.
 pub(super) const SEEDS_BESIDE: usize = 2;

@@ -242,6 +242,7 @@ impl Swarm {
     fn needs_weighing(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
         me.seen != task.news
             || me.parents.len() < ENOUGH_PARENTS
+            || (me.parents.len() + 1 < task.participants.len() && self.is_poor(me))
             || self.now >= me.not_before() + REVIEW
             || self.starves(id, task, me)
     }

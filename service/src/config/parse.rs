@@ -140,6 +140,17 @@ pub(super) fn reached(item: &Item) -> Result<Vec<String>, String> {
     }
 }
 
+/// A socket that only this machine reaches.
+pub(super) fn loopback(item: &Item) -> Result<SocketAddr, String> {
+    let socket = socket(item)?;
+    if !socket.ip().is_loopback() {
+        return Err(format!(
+            "{socket} can be reached from other hosts: whoever reaches it acts from this one; set it to 127.0.0.1 and a port"
+        ));
+    }
+    Ok(socket)
+}
+
 /// `host:port` that others are told to connect to.
 pub(super) fn advertised(item: &Item) -> Result<String, String> {
     reachable(text(item)?)

@@ -241,8 +241,8 @@ fn split(name: &str) -> (&str, &str) {
 /// `registry.listen` as the file has it: `[registry] listen`.
 fn title(name: &str) -> String {
     match split(name) {
-        ("upstream", key) => format!("[[upstream]] {key}"),
-        ("", "upstream") => "[[upstream]]".to_owned(),
+        (list @ ("upstream" | "route"), key) => format!("[[{list}]] {key}"),
+        ("", list @ ("upstream" | "route")) => format!("[[{list}]]"),
         ("", key) => key.to_owned(),
         (section, key) => format!("[{section}] {key}"),
     }

@@ -10,10 +10,10 @@ use darner_proto::name::RegistryName;
 
 use super::read::{Reading, Section};
 use super::value::Table;
-use super::{Command, Sources, parse, upstreams};
+use super::{Command, Sources, parse, routes, upstreams};
 use crate::settings::{
-    Admin, Gossip, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Registry,
-    Scheduler, Settings, Shutdown, Store,
+    Admin, Gossip, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy,
+    Registry, Scheduler, Settings, Shutdown, Store,
 };
 
 const REGISTRY_PORT: u16 = 7420;
@@ -56,6 +56,8 @@ pub(super) fn read(
     let mirror = mirror(top.section("mirror"), command);
     let registry = registry(top.section("registry"));
     let upstreams = upstreams::read(top.take("upstream"), mirror.role, reading);
+    let routes = routes::read(top.take("route"), reading);
+    let proxy = proxy(top.section("proxy"));
     let pieces = pieces(top.section("pieces"), command);
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
@@ -73,6 +75,8 @@ pub(super) fn read(
         mirror,
         registry: registry?,
         upstreams,
+        routes,
+        proxy,
         pieces,
         scheduler,
         manager,
@@ -119,6 +123,12 @@ fn registry(mut section: Section<'_>) -> Option<Registry> {
         first_byte_timeout: first_byte_timeout.unwrap_or(FIRST_BYTE_TIMEOUT),
         max_requests: max_requests.unwrap_or(MAX_REQUESTS) as usize,
     })
+}
+
+fn proxy(mut section: Section<'_>) -> Proxy {
+    let listen = section.read("listen", parse::loopback);
+    section.close();
+    Proxy { listen }
 }
 
 fn pieces(mut section: Section<'_>, command: Command) -> Pieces {

@@ -34,7 +34,9 @@ const MAX_CONNECTIONS_OF_SEED: u32 = 64;
 /// Those given, then those known that were not given.
 pub(super) fn read(item: Option<Item>, role: Role, reading: &Reading) -> Vec<Upstream> {
     let mut upstreams: Vec<Upstream> = Vec::new();
-    let given = item.map(|item| list(item, reading)).unwrap_or_default();
+    let given = item
+        .map(|item| list("upstream", item, reading))
+        .unwrap_or_default();
     if given.is_empty() {
         // So that its keys are known, wherever somebody puts them.
         upstream(Section::absent("upstream", reading), role, reading);
@@ -71,7 +73,8 @@ fn default_connections(role: Role) -> usize {
     connections as usize
 }
 
-fn list(item: Item, reading: &Reading) -> Vec<Item> {
+/// The tables of a list such as `[[upstream]]`.
+pub(super) fn list(name: &str, item: Item, reading: &Reading) -> Vec<Item> {
     let origin = item.origin.clone();
     let message = match item.expanded() {
         Ok(Item {
@@ -81,11 +84,11 @@ fn list(item: Item, reading: &Reading) -> Vec<Item> {
         Ok(Item {
             value: Value::Table(_),
             ..
-        }) => "is a list: write [[upstream]], with two brackets, for each".to_owned(),
+        }) => format!("is a list: write [[{name}]], with two brackets, for each"),
         Ok(item) => format!("is {}, not a list of tables", item.kind()),
         Err(message) => message,
     };
-    reading.fault(&origin, "upstream", message);
+    reading.fault(&origin, name, message);
     Vec::new()
 }
 
@@ -172,7 +175,7 @@ fn credentials(
     })
 }
 
-fn certificates(item: &Item) -> Result<PathBuf, String> {
+pub(super) fn certificates(item: &Item) -> Result<PathBuf, String> {
     let path = parse::path(item)?;
     let text = parse::readable(&path)?;
     if !text.contains("-----BEGIN CERTIFICATE-----") {

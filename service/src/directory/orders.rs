@@ -1,8 +1,9 @@
-//! What the manager orders of this host, and what the host tells of it: the link between the
-//! keep-alives that carry both and whoever carries the orders out.
+//! What the manager orders of this host, and what the host tells of it and of itself: the link between
+//! the keep-alives that carry both and whoever carries the orders out.
 
 use std::sync::Arc;
 
+use darner_proto::figures::Figures;
 use darner_proto::preheat::{MAX_ORDERS, Order, Report};
 use darner_proto::wire;
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 pub struct Orders {
     given: Arc<watch::Sender<Arc<Vec<Order>>>>,
     told: Arc<watch::Sender<Vec<Report>>>,
+    counted: Arc<watch::Sender<Option<Figures>>>,
 }
 
 impl Default for Orders {
@@ -20,6 +22,7 @@ impl Default for Orders {
         Self {
             given: Arc::new(watch::Sender::new(Arc::default())),
             told: Arc::new(watch::Sender::new(Vec::new())),
+            counted: Arc::new(watch::Sender::new(None)),
         }
     }
 }
@@ -33,6 +36,15 @@ impl Orders {
     /// What came of all of them so far: told with the next keep-alive.
     pub fn tell(&self, reports: Vec<Report>) {
         self.told.send_replace(reports);
+    }
+
+    /// What the host has counted: told with the next keep-alive.
+    pub fn count(&self, figures: Figures) {
+        self.counted.send_replace(Some(figures));
+    }
+
+    pub(super) fn figures(&self) -> Option<wire::Figures> {
+        self.counted.borrow().as_ref().map(Into::into)
     }
 
     pub(super) fn reports(&self) -> Vec<wire::OrderReport> {

@@ -155,6 +155,7 @@ async fn keep_alive(
             id: host.id.to_string(),
             role: wire::Role::from(host.role).into(),
             reports: orders.reports(),
+            figures: orders.figures(),
         };
         match answered(client.keep_alive(request)).await {
             Ok(reply) if reply.get_ref().known => {

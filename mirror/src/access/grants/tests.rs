@@ -133,13 +133,7 @@ impl Model {
             Client::Containerd | Client::Podman => {}
         }
         let repository = request.repository;
-        let about = |said: &&(Duration, usize, Credential, bool)| {
-            said.1 == repository && said.2 == credential
-        };
-        let last_yes = match self.said.iter().rev().find(about) {
-            Some((when, _, _, true)) => Some(*when),
-            _ => None,
-        };
+        let last_yes = self.last_yes(repository, credential);
         let within = |limit: Duration| last_yes.is_some_and(|when| now - when < limit);
         if request.target == Target::Linked && within(5 * MINUTE) {
             return Outcome::Content;
@@ -159,6 +153,27 @@ impl Model {
         } else {
             Outcome::Upstreams
         }
+    }
+}
+
+impl Model {
+    /// When upstream last admitted this credential, if it has not refused it since.
+    fn last_yes(&self, repository: usize, credential: Credential) -> Option<Duration> {
+        let about = |said: &&(Duration, usize, Credential, bool)| {
+            said.1 == repository && said.2 == credential
+        };
+        match self.said.iter().rev().find(about) {
+            Some((when, _, _, true)) => Some(*when),
+            _ => None,
+        }
+    }
+
+    fn left(&self, now: Duration, request: &Request) -> Duration {
+        let credential = request.credential.expect("only who shows one has a grant");
+        let yes = self.last_yes(request.repository, credential);
+        yes.map_or(Duration::ZERO, |when| {
+            (when + 5 * MINUTE).saturating_sub(now)
+        })
     }
 }
 
@@ -334,6 +349,11 @@ fn run(decisions: u64, seed: u64) -> [u64; 4] {
             let expected = model.decide(&world, now, &request);
             let found = decide(&mut grants, &world, now, &request);
             assert_eq!(found, expected, "seed {seed}, at {now:?}: {request:?}");
+            if let Some(credential) = request.credential {
+                // What a ticket between nodes may last at most.
+                let left = grants.left(&key(&request, credential), now);
+                assert_eq!(left, model.left(now, &request), "seed {seed}, at {now:?}");
+            }
             counts[found as usize] += 1;
         }
     }

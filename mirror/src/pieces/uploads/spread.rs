@@ -93,6 +93,11 @@ impl Spread {
         self.source
     }
 
+    /// Whether nothing here is one child's alone.
+    pub(super) fn is_open_to_all(&self) -> bool {
+        self.closed.is_empty()
+    }
+
     pub(super) fn holds(&self, index: u32) -> bool {
         self.held.contains(index)
     }
@@ -179,6 +184,9 @@ impl Spread {
     }
 
     pub(super) fn withheld(&self, now: Duration, child: Child) -> Option<Withheld> {
+        if self.closed.is_empty() {
+            return None;
+        }
         let mut pieces = PieceSet::empty(self.held.pieces());
         let mut until = Duration::MAX;
         for index in &self.closed {

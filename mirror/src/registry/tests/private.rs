@@ -83,6 +83,7 @@ async fn what_one_may_read_comes_from_here_the_second_time() {
     pull(&front, "alice/app", &image.layer, ALICE).await;
     let bodies = fake.asked("GET /v2/alice/app/blobs/");
     let path = format!("/v2/alice/app/blobs/{}", image.layer);
+    front.until_kept(&path, &[ALICE]).await;
     let part = [ALICE, ("range", "bytes=10-19")];
     let part = front.send(Method::GET, &path, &part).await;
     assert_eq!(part.status(), 206);

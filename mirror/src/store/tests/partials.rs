@@ -222,3 +222,55 @@ async fn a_partial_that_makes_no_sense_is_begun_anew() {
     let partial = store.begin(&third.digest, third.size()).await.unwrap();
     assert_eq!(partial.geometry(), third.geometry);
 }
+
+#[tokio::test]
+async fn the_beginning_of_a_piece_can_be_had_before_it_is_whole() {
+    let fixture = fixture(1 << 30);
+    let sample = Sample::new(2 * MIB, 1);
+    let store = &fixture.store;
+    let partial = store.begin(&sample.digest, sample.size()).await.unwrap();
+    let part = |range: std::ops::Range<usize>| sample.content.slice(MIB as usize..).slice(range);
+    let write = async |from: u64, to: usize| {
+        let bytes = part(usize::try_from(from).unwrap()..to);
+        partial.write_part(1, from, bytes).await.unwrap()
+    };
+    assert!(partial.span(MIB..MIB + 1).is_err());
+    assert_eq!(write(0, 1000).await, 1000);
+    let span = partial.span(MIB + 5..MIB + 1000).unwrap();
+    assert_eq!(span.read().await.unwrap(), part(5..1000));
+    for missing in [MIB - 1..MIB + 1, MIB..MIB + 1001, 0..10] {
+        assert!(partial.span(missing).is_err());
+    }
+    // A read that began anew is behind, then in front.
+    assert_eq!(write(0, 400).await, 1000);
+    assert_eq!(write(400, 1500).await, 1500);
+    assert_eq!(write(1700, 1800).await, 1500, "a gap");
+    let span = partial.span(MIB..MIB + 1500).unwrap();
+    assert_eq!(span.read().await.unwrap(), part(0..1500));
+    assert!(partial.write_part(1, MIB, part(0..1)).await.is_err());
+    // It counts as a piece only when it is whole.
+    assert!(partial.restored().0.is_empty());
+    sample.write(&partial, [0, 1]).await;
+    assert_eq!(write(0, 1).await, MIB);
+    partial.verify().await.unwrap();
+    assert_eq!(read(&partial.commit().await.unwrap()).await, sample.content);
+}
+
+#[tokio::test]
+async fn a_piece_that_differs_from_what_was_given_out_of_it_is_refused() {
+    let fixture = fixture(1 << 30);
+    let sample = Sample::new(2 * MIB, 1);
+    let store = &fixture.store;
+    let partial = store.begin(&sample.digest, sample.size()).await.unwrap();
+    let other = bytes(1000, 9);
+    partial.write_part(0, 0, other.clone()).await.unwrap();
+    let span = partial.span(0..1000).unwrap();
+    let written = sample.write_one(&partial, 0, sample.piece(0), 0).await;
+    assert!(matches!(written, Err(StoreError::Changed(of)) if of == sample.digest));
+    let read = span.clone().read().await.unwrap();
+    assert_eq!(read, other, "it stays as it was");
+    assert!(partial.restored().0.is_empty());
+    // The next download knows nothing of it.
+    drop((span, partial));
+    sample.download(store).await;
+}

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darner_proto::file::Supply;
 use darner_proto::id::{Host, HostId};
-use darner_proto::name::Source;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::scheduler::{FailureKind, ReturnReason};
 
@@ -96,6 +96,13 @@ pub enum Event {
         /// The piece it needs next; `None` when it is done.
         piece: Option<u32>,
     },
+    /// Somebody knows where the content can be read.
+    Supplied(Supply),
+    /// So many downloads are under way on this node, this one included.
+    Beside {
+        /// How many.
+        downloads: u32,
+    },
     /// Time has passed.
     Tick,
 }
@@ -139,7 +146,7 @@ pub enum Action {
         /// The pieces.
         pieces: Range<u32>,
         /// Where from, best first.
-        sources: Vec<Source>,
+        sources: Vec<Supply>,
     },
     /// Stop a read.
     CancelRead(u64),

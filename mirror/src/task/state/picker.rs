@@ -25,8 +25,13 @@ use super::{Action, Task};
 const WIDEST: usize = 16;
 /// Requests to one parent at once: one being sent and one waiting keep its uplink busy.
 pub(super) const PER_PARENT: u32 = 2;
-/// Requests at once, over all parents.
-const MAX_REQUESTS: usize = 24;
+/// Requests of a node at once, shared evenly among its downloads: about as many as a node has places
+/// for the requests of others, sent to and waiting. With more, parents say "busy" all the time, and
+/// chance decides who is served and who waits. As it is fewer than the parents would take, and every
+/// node has as many, all get about as much, whether they have many parents or few.
+const MAX_REQUESTS: u32 = 32;
+/// Of one download at least: one being sent and one waiting.
+const LEAST_REQUESTS: u32 = 2;
 /// Pieces so near to a reader are asked for in order.
 const NEAR: u32 = 16;
 /// Of the others so many are weighed by how rare they are.
@@ -36,15 +41,16 @@ impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
         let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
-        // Nearly always every parent has its requests already: nothing is worked out then.
-        let can_ask = self.links.values().any(|link| link.can_be_asked(now));
-        let most = if self.gives_way { 1 } else { MAX_REQUESTS };
-        if !can_ask || self.requests.len() >= most || reads_for_others {
+        if reads_for_others || self.requests.len() >= self.at_once() {
+            return;
+        }
+        // Often every parent has its requests already: nothing is worked out then.
+        if !self.links.values().any(|link| link.can_be_asked(now)) {
             return;
         }
         let mut taken = self.taken();
         // Bounded by itself too: a request made here may give another one up.
-        for _ in self.requests.len()..most {
+        for _ in self.requests.len()..self.at_once() {
             let Some((parent, wanted, hedge)) = self.next_request(now, &taken) else {
                 return;
             };
@@ -58,6 +64,15 @@ impl Task {
             }
             self.ask(now, parent, wanted, hedge, out);
         }
+    }
+
+    /// Requests at once, over all parents: this download's part of the node's.
+    fn at_once(&self) -> usize {
+        if self.gives_way {
+            return 1;
+        }
+        let part = MAX_REQUESTS / self.beside.max(1);
+        part.max(LEAST_REQUESTS) as usize
     }
 
     fn ask(

@@ -15,6 +15,8 @@ const PARALLEL_READS: usize = 4;
 /// Pieces that only the reader may have while children wait for them: what is lost with it, and must
 /// be read again, is bounded. Enough that its uplink always finds something to send.
 const MAX_LEAD: u32 = 64;
+/// Whoever wants a file follows its reader within moments, and tells it where the file lies.
+const SUPPLY_PATIENCE: Duration = Duration::from_secs(3);
 /// The reader goes on all the same when no child has taken anything for this long.
 const LEAD_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -82,7 +84,7 @@ impl Task {
     /// Begins as many reads as the lease and what is known of upstream allow.
     pub(super) fn begin_reads(&mut self, now: Duration, out: &mut Vec<Action>) {
         let Some(lease) = &self.lease else { return };
-        if self.lead.is_long(now) {
+        if self.lead.is_long(now) || self.sources.is_empty() {
             return;
         }
         let at_once = if self.ranged == Some(true) && !self.gives_way {
@@ -113,6 +115,21 @@ impl Task {
                 });
                 start = end;
             }
+        }
+    }
+
+    /// Where a file lies, its readers' nodes tell this one, not the scheduler. When none does, another
+    /// may be luckier.
+    pub(super) fn return_unsupplied(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let waited = now.saturating_sub(self.leased_at);
+        let Some(lease) = &self.lease else { return };
+        if !self.sources.is_empty() || waited < SUPPLY_PATIENCE {
+            return;
+        }
+        let (number, reason) = (lease.number, ReturnReason::Unavailable);
+        self.drop_lease(out);
+        if number != OWN_AUTHORITY {
+            out.push(Action::Tell(Input::LeaseReturn(self.id, number, reason)));
         }
     }
 

@@ -140,6 +140,7 @@ impl Task {
                     link.busy += 1;
                     let pause = again.unwrap_or(pause).max(least).min(LONGEST_BUSY);
                     link.busy_until = now + pause;
+                    self.busy_until = self.busy_until.max(link.busy_until);
                 }
                 RequestEnd::Failed(FailureKind::NotHeld) => {
                     let (Stage::Waiting(pieces) | Stage::Receiving(pieces)) = stage;

@@ -3,6 +3,7 @@ mod giving_way;
 use super::*;
 use darner_proto::digest::Digest;
 use darner_proto::id::Role;
+use darner_proto::name::Source;
 use darner_proto::scheduler::{FailureKind, Parent, ReturnReason};
 use std::collections::BTreeSet;
 
@@ -33,7 +34,7 @@ pub(super) fn task(pieces: u64) -> Task {
         me,
         held,
         geometry,
-        vec![source("a")],
+        vec![source("a").into()],
     )
 }
 
@@ -86,7 +87,7 @@ fn lease(number: u64, ranges: Vec<Range<u32>>) -> Event {
 }
 
 /// What each parent was asked for.
-fn fetches(actions: &[Action]) -> Vec<(u64, String, Vec<u32>)> {
+pub(super) fn fetches(actions: &[Action]) -> Vec<(u64, String, Vec<u32>)> {
     actions
         .iter()
         .filter_map(|action| match action {
@@ -143,6 +144,26 @@ fn parents_are_asked_for_different_pieces_and_peers_before_seeds() {
             .all(|(_, parent, pieces)| parent == "seed" && pieces[0] >= 4),
         "{asked:?}"
     );
+}
+
+#[test]
+fn downloads_of_one_node_share_its_requests() {
+    let asked = |downloads: u32| {
+        let mut task = task(1000);
+        task.apply(at(0), Event::Beside { downloads });
+        let names: Vec<_> = (0..30).map(|n| format!("p-{n}")).collect();
+        let named: Vec<_> = names
+            .iter()
+            .map(|name| (name.as_str(), Role::Mirror))
+            .collect();
+        task.apply(at(1), parents(&named));
+        let offers = names.iter();
+        let actions = offers.flat_map(|name| task.apply(at(2), offer(name, 0..1000, true)));
+        fetches(&actions.collect::<Vec<_>>()).len()
+    };
+    assert_eq!((asked(1), asked(2), asked(4)), (32, 16, 8));
+    // Every download goes on, however many there are.
+    assert_eq!(asked(1000), 2);
 }
 
 #[test]
@@ -207,7 +228,7 @@ fn a_wrong_byte_ends_a_parent_for_the_task() {
     let actions = task.apply(at(2), Event::RequestEnded { request: 1, end });
     assert!(told(&actions, FailureKind::WrongBytes));
     assert!(actions.contains(&Action::Doubt(host("liar", Role::Mirror))));
-    assert_eq!(fetches(&actions), []);
+    assert!(fetches(&actions).is_empty());
     assert_eq!(fetches(&task.apply(at(3), offer("liar", 0..8, true))), []);
 }
 
@@ -223,7 +244,7 @@ fn a_busy_parent_is_asked_again_soon_without_a_strike() {
             end: RequestEnd::Busy { again: None },
         },
     );
-    assert_eq!(fetches(&actions), []);
+    assert!(fetches(&actions).is_empty());
     assert_eq!(fetches(&task.apply(at(102), Event::Tick)).len(), 1);
 }
 

@@ -445,3 +445,41 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
     assert!(faults[0].contains("64 hexadecimal digits"), "{faults:#?}");
     assert!(!faults.concat().contains("hunter2"));
 }
+
+#[test]
+fn a_route_that_makes_no_sense_is_refused() {
+    let faults = given(
+        r#"[proxy]
+listen = "0.0.0.0:7425"
+[[route]]
+host = "http://files.example"
+to = "swarm"
+[[route]]
+host = "files.example"
+to = "away"
+path = "models"
+ignore_query = ["*"]
+private = "yes"
+ca_file = "/nowhere/ca.pem"
+[[route]]
+hosts = "files.example"
+"#,
+    )
+    .faults(Command::Up);
+    let expected = [
+        "darner.toml:2: [proxy] listen: 0.0.0.0:7425 can be reached from other hosts",
+        "darner.toml:4: [[route]] host: \"http://files.example\" is not a host",
+        "darner.toml:8: [[route]] to: \"away\" is not \"swarm\", \"straight\" or \"refuse\"",
+        "darner.toml:9: [[route]] path: \"models\" is not the path of a URL",
+        "darner.toml:10: [[route]] ignore_query: \"*\" is no name",
+        "darner.toml:11: [[route]] private: is a string, not true or false",
+        "darner.toml:12: [[route]] ca_file: /nowhere/ca.pem cannot be read",
+        "darner.toml:13: [[route]] host: is missing",
+        "darner.toml:13: [[route]] to: is missing",
+        "darner.toml:14: [[route]] hosts: no such setting; did you mean [[route]] host?",
+    ];
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    for (fault, expected) in faults.iter().zip(expected) {
+        assert!(fault.starts_with(expected), "{fault} is not {expected}");
+    }
+}
