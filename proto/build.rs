@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "manager.proto",
         "identity.proto",
         "peer.proto",
+        "gossip.proto",
     ];
     println!("cargo:rerun-if-changed=wire");
     let descriptors = protox::compile(files, ["wire"])?;

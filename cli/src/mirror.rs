@@ -1,8 +1,10 @@
-//! `darner mirror`: a node's mirror, or a seed by `[mirror] role`.
+//! `darner mirror`: a node's mirror, or a seed by `[mirror] role`. With `[gossip] enabled` a scheduler
+//! runs beside it.
 
 use std::process::ExitCode;
 
 use darner_mirror::server::Mirror;
+use darner_scheduler::server::Scheduler;
 use darner_service::config::Command;
 use darner_service::identity::Identity;
 
@@ -19,8 +21,19 @@ pub(crate) async fn run(args: Args) -> ExitCode {
             shutdown,
         } = process;
         let identity = Identity::open(settings, settings.mirror.role, identity, shutdown).await?;
+        let mut bound = Vec::new();
+        if settings.gossip.enabled {
+            let own = identity.clone();
+            let scheduler = Scheduler::beside(settings, metrics, health, own, shutdown).await?;
+            bound.extend(scheduler.addresses());
+            scheduler.serve();
+            // Others are told the port that it is at.
+            let here = bound.iter().map(|(_, address)| address.port());
+            let port = here.last().unwrap_or(settings.scheduler.listen.port());
+            settings.scheduler.listen.set_port(port);
+        }
         let mirror = Mirror::bind(settings, metrics, health, identity, shutdown).await?;
-        let bound = mirror.addresses();
+        bound.extend(mirror.addresses());
         mirror.serve();
         Ok(bound)
     };

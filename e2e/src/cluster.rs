@@ -6,6 +6,7 @@ use futures_util::future::try_join_all;
 use crate::client::{Client, Pulled};
 use crate::darner::{Darner, Settings};
 use crate::image::Image;
+use crate::members;
 use crate::scene::Scene;
 use crate::upstream::{NAME, Upstream};
 use crate::wait;
@@ -180,6 +181,25 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts one more mirror, which gossips beside what the manager says.
+    pub async fn gossiping_mirror(
+        &self,
+        scene: &Scene,
+        upstream: &Upstream,
+        name: &str,
+        by: Option<&Darner>,
+    ) -> Result<Darner> {
+        let joining = Joining {
+            scene,
+            manager: &self.manager,
+            plain: false,
+            web: None,
+        };
+        let settings = mirror_settings(scene, upstream, name)?.set("mirror.role", "mirror");
+        let settings = joining.member(members::gossiping(settings, by)?, "mirror")?;
+        Darner::start(scene, name, "mirror", &settings).await
+    }
+
     /// Waits until the scheduler knows every seed and mirror.
     pub async fn attended(&self) -> Result<()> {
         let nodes = (self.seeds.len() + self.mirrors.len()) as f64;
@@ -312,7 +332,7 @@ pub fn node(scene: &Scene, name: &str) -> Result<Settings> {
 
 /// A port outside the range that the system gives to connections and to port 0, so that nobody
 /// takes it while its process is away.
-fn fixed_port() -> Result<String> {
+pub(crate) fn fixed_port() -> Result<String> {
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);

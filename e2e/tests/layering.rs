@@ -44,7 +44,7 @@ const STRANGERS: [&str; 3] = ["store", "upstream", "swarm"];
 
 /// Outside libraries that have owners, by path from the workspace's root. The rig and the demo talk
 /// to the product from outside and are left out.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("maud", &["manager/src/console"]),
     (
         "axum",
@@ -74,6 +74,7 @@ const OWNERS: [(&str, &[&str]); 7] = [
             "manager/src/server",
         ],
     ),
+    ("foca", &["service/src/gossip"]),
     ("reqwest", &["mirror/src/upstream"]),
     ("redb", &["mirror/src/store"]),
     (
@@ -88,10 +89,12 @@ const OWNERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Parts that decide and do nothing else.
-const PURE: [&str; 6] = [
+const PURE: [&str; 8] = [
     "proto/src",
     "scheduler/src/swarm",
     "mirror/src/task/state",
+    "mirror/src/swarm/keepers",
+    "service/src/gossip/members",
     "manager/src/membership",
     "manager/src/jobs/board",
     "manager/src/jobs/job",

@@ -8,6 +8,7 @@
 
 mod availability;
 pub mod desk;
+mod gossip;
 mod paced;
 pub mod private;
 pub mod uploads;
@@ -27,6 +28,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
+use darner_proto::gossip::PATH;
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
@@ -35,6 +37,7 @@ use darner_proto::peer::{
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::wire;
+use darner_service::gossip::Gossip;
 use darner_service::identity::Identity;
 use darner_service::metrics::Metrics;
 use darner_service::shutdown::Shutdown;
@@ -93,6 +96,8 @@ pub struct Serving {
     pub bandwidth: Bandwidth,
     /// What is counted.
     pub metrics: PiecesMetrics,
+    /// Membership without servers, where this node takes part in it.
+    pub gossip: Option<Gossip>,
     /// The process's end.
     pub shutdown: Shutdown,
 }
@@ -189,6 +194,7 @@ impl Pieces {
             )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
+            .route(PATH, get(gossip::list).post(gossip::receive))
             .with_state(self.serving)
             .merge(self.private.map(private::routes).unwrap_or_default());
         let front = Front {

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use darner_proto::gossip::Place;
 use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
 use darner_service::directory::{Directory, DirectoryError};
+use darner_service::gossip::{self, Gossip, GossipMetrics};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
 use darner_service::identity::signer::{SignerError, piece_signer};
@@ -34,7 +36,7 @@ use crate::repair::Repair;
 use crate::resolve::Resolver;
 use crate::store::{Options, Schedule, Store, StoreError, StoreEvent};
 use crate::swarm::sessions::Input;
-use crate::swarm::{Inventory, PeerError, Peers, Swarm};
+use crate::swarm::{Inventory, PeerError, Peers, Schedulers, Swarm};
 use crate::task::buffers::Buffers;
 use crate::task::metrics::TaskMetrics;
 use crate::task::{Parts, Tasks};
@@ -131,7 +133,12 @@ impl Mirror {
         let directory = directory(settings, &me, &identity, shutdown)?;
         let pieces_metrics = PiecesMetrics::new(metrics);
         let held = inventory(&store, pieces_metrics.clone());
-        let (swarm, leases) = Swarm::start(me, directory.watch(), held, &identity, shutdown);
+        let gossip = gossip(settings, &me, &identity, metrics, shutdown);
+        let schedulers = Schedulers {
+            named: directory.watch(),
+            keepers: gossip.as_ref().map(Gossip::keepers),
+        };
+        let (swarm, leases) = Swarm::start(me, schedulers, held, &identity, shutdown);
         let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
         let downloads = Parts {
             store: store.clone(),
@@ -158,7 +165,10 @@ impl Mirror {
             private: private.as_ref().map(Private::for_clients),
         };
         let registry = listen_for_clients(settings, metrics, shutdown, parts).await?;
-        let serving = serving(settings, &tasks, resolver, pieces_metrics);
+        let serving = Serving {
+            gossip,
+            ..serving(settings, &tasks, resolver, pieces_metrics)
+        };
         let for_nodes = Private::for_nodes(private.as_ref(), &serving)?;
         Ok(Self {
             proxy: proxy(settings, &registry, &tasks).await?,
@@ -312,6 +322,7 @@ fn serving(
         desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
         bandwidth: parts.bandwidth.clone(),
         metrics,
+        gossip: None,
         shutdown: parts.shutdown.clone(),
     }
 }
@@ -378,6 +389,34 @@ fn directory(
         }
         None => Ok(Directory::fixed(&settings.scheduler.addresses)),
     }
+}
+
+/// The membership among mirrors, where this one takes part in it.
+fn gossip(
+    settings: &Settings,
+    me: &Host,
+    identity: &Identity,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Option<Gossip> {
+    if !settings.gossip.enabled {
+        return None;
+    }
+    let scheduler = &settings.scheduler;
+    let advertised = scheduler.advertise.as_ref();
+    let advertised = advertised.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+    let options = gossip::Options {
+        id: me.id.clone(),
+        place: Place {
+            address: me.address.clone(),
+            scheduler_port: advertised.unwrap_or(scheduler.listen.port()),
+            role: me.role,
+            labels: me.labels.clone(),
+        },
+        join: settings.gossip.join.clone(),
+    };
+    let metrics = GossipMetrics::new(metrics);
+    Some(Gossip::start(options, identity, metrics, shutdown))
 }
 
 fn inventory(store: &Store, pieces: PiecesMetrics) -> Inventory {

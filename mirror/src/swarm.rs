@@ -1,11 +1,12 @@
 //! The way to the rest of the cluster: sessions with the schedulers, and requests to other peers.
 //!
-//! [`sessions`] decides what each scheduler is told (pure), [`link`] keeps one connection, [`peers`]
-//! fetches from other nodes, [`apart`] stands in for the schedulers where they are to hear of nothing.
-//! This file is the driver that joins them. What is done with pieces,
-//! parents and leases is the task's business; the store is not known here.
+//! [`sessions`] decides what each scheduler is told and [`keepers`] who counts as one (both pure),
+//! [`link`] keeps one connection, [`peers`] fetches from other nodes, [`apart`] stands in for the
+//! schedulers where they are to hear of nothing. This file is the driver that joins them. What is
+//! done with pieces, parents and leases is the task's business; the store is not known here.
 
 mod apart;
+mod keepers;
 mod link;
 pub mod peers;
 pub mod sessions;
@@ -16,15 +17,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use darner_proto::digest::Digest;
+use darner_proto::gossip::Member;
 use darner_proto::id::{Host, HostId, TaskId};
 use darner_proto::scheduler::{Join, Lease, NodeMessage};
 use darner_service::directory::Membership;
-use darner_service::identity::Identity;
+use darner_service::identity::{Connector, Identity, PeerRole, Protocol};
 use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use apart::Seeds;
+use keepers::Table;
 use link::LinkEvent;
 pub use peers::{PeerError, Peers};
 use sessions::{Input, Output, Sessions, TaskEvent};
@@ -52,6 +55,15 @@ pub struct Inventory {
     pub sending: Arc<dyn Fn() -> (u32, u64) + Send + Sync>,
 }
 
+/// Who schedules.
+#[derive(Debug)]
+pub struct Schedulers {
+    /// By a manager's word, or a list.
+    pub named: watch::Receiver<Arc<Membership>>,
+    /// The members that keep the table when none of those can be reached; `None` without gossip.
+    pub keepers: Option<watch::Receiver<Vec<Arc<Member>>>>,
+}
+
 /// Handle to the node's part in the swarm. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Swarm {
@@ -65,18 +77,18 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// Attends the schedulers of `membership` as `me`. Leases for tasks that are not running come
+    /// Attends the schedulers as `me`. Leases for tasks that are not running come
     /// out of the receiver.
     pub fn start(
         me: Host,
-        membership: watch::Receiver<Arc<Membership>>,
+        schedulers: Schedulers,
         inventory: Inventory,
         identity: &Identity,
         shutdown: &Shutdown,
     ) -> (Self, mpsc::Receiver<Lease>) {
         let (inputs, incoming) = mpsc::channel(INPUTS);
         let (begin, beginnings) = mpsc::channel(BEGINNINGS);
-        let seeds = membership.borrow().seeds.clone();
+        let seeds = schedulers.named.borrow().seeds.clone();
         let (owners, owners_seen) = watch::channel(seeds);
         let swarm = Self {
             me: Arc::new(me),
@@ -91,13 +103,14 @@ impl Swarm {
             swarm: swarm.clone(),
             sessions: Sessions::of(&swarm.me.id),
             links: HashMap::new(),
+            table: Table::new(identity.scheme()),
             owners,
             begin,
             inventory,
             identity: identity.clone(),
             shutdown: shutdown.clone(),
         };
-        shutdown.spawn(driver.run(membership, incoming));
+        shutdown.spawn(driver.run(schedulers, incoming));
         (swarm, beginnings)
     }
 
@@ -158,6 +171,7 @@ struct Driver {
     swarm: Swarm,
     sessions: Sessions,
     links: HashMap<HostId, Connection>,
+    table: Table,
     owners: watch::Sender<Vec<Host>>,
     begin: mpsc::Sender<Lease>,
     inventory: Inventory,
@@ -171,35 +185,41 @@ struct Connection {
 }
 
 impl Driver {
-    async fn run(
-        mut self,
-        mut membership: watch::Receiver<Arc<Membership>>,
-        mut inputs: mpsc::Receiver<Input>,
-    ) {
+    async fn run(mut self, schedulers: Schedulers, mut inputs: mpsc::Receiver<Input>) {
         let (events, mut heard) = mpsc::channel(INPUTS);
-        membership.mark_changed();
+        let Schedulers { mut named, keepers } = schedulers;
+        named.mark_changed();
+        // Without gossip nobody is there to say anything.
+        let mut keepers = keepers.unwrap_or_else(|| watch::channel(Vec::new()).1);
+        keepers.mark_changed();
         let mut turns = tokio::time::interval(TURN);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A fixed list has nobody behind it who could change it: what it said holds.
-        let mut may_change = true;
+        let (mut may_change, mut may_pass) = (true, true);
         loop {
             let input = tokio::select! {
                 () = self.shutdown.cancelled() => break,
                 () = self.swarm.stopped.cancelled() => break,
-                changed = membership.changed(), if may_change => {
-                    if changed.is_err() {
-                        may_change = false;
-                        continue;
-                    }
-                    let now = membership.borrow_and_update().clone();
-                    self.members_changed(&now)
+                changed = named.changed(), if may_change => {
+                    may_change = changed.is_ok();
+                    let now = named.borrow_and_update().clone();
+                    self.members_changed(&now);
+                    continue;
+                }
+                changed = keepers.changed(), if may_pass => {
+                    may_pass = changed.is_ok();
+                    self.table.keep(&keepers.borrow_and_update());
+                    continue;
                 }
                 Some(event) = heard.recv() => self.link_event(event),
                 Some(input) = inputs.recv() => input,
                 _ = turns.tick() => Input::Turn,
             };
-            for output in self.sessions.apply(input) {
-                self.carry_out(output, &events);
+            for input in self.table.apply(input) {
+                let input = self.with_keys(input);
+                for output in self.sessions.apply(input) {
+                    self.carry_out(output, &events);
+                }
             }
         }
         for link in self.links.values() {
@@ -207,17 +227,25 @@ impl Driver {
         }
     }
 
+    /// A scheduler that counts from now on is told what is held now.
+    fn with_keys(&self, input: Input) -> Input {
+        match input {
+            Input::Up { scheduler, .. } => Input::Up {
+                keys: (self.inventory.keys)(),
+                scheduler,
+            },
+            input => input,
+        }
+    }
+
     /// The manager's word on seeds counts until a scheduler, which knows who lives, has spoken.
-    fn members_changed(&self, membership: &Membership) -> Input {
+    fn members_changed(&mut self, membership: &Membership) {
         if self.owners.borrow().is_empty() && !membership.seeds.is_empty() {
             self.owners.send_replace(membership.seeds.clone());
         }
         let schedulers = membership.schedulers.iter();
-        Input::Schedulers(
-            schedulers
-                .map(|entry| (entry.id.clone(), entry.url.clone()))
-                .collect(),
-        )
+        let schedulers = schedulers.map(|entry| (entry.id.clone(), entry.url.clone()));
+        self.table.name(schedulers.collect());
     }
 
     fn link_event(&mut self, event: LinkEvent) -> Input {
@@ -227,7 +255,8 @@ impl Driver {
                     link.outgoing = Some(outgoing);
                 }
                 Input::Up {
-                    keys: (self.inventory.keys)(),
+                    // Filled in when it counts.
+                    keys: Vec::new(),
                     scheduler,
                 }
             }
@@ -248,7 +277,7 @@ impl Driver {
                 let me = link::Node {
                     host: self.swarm.me.as_ref().clone(),
                     sending: self.inventory.sending.clone(),
-                    identity: self.identity.clone(),
+                    connector: self.connector(&scheduler),
                 };
                 self.shutdown.spawn(link::run(
                     scheduler.clone(),
@@ -296,6 +325,17 @@ impl Driver {
                     let _ = answer.send(holders);
                 }
             }
+        }
+    }
+
+    /// To a scheduler; where the table is kept among members, to that very member.
+    fn connector(&self, scheduler: &HostId) -> Connector {
+        match self.table.member(scheduler) {
+            Some(member) => {
+                let any = self.identity.connector(Protocol::Grpc, PeerRole::NODES);
+                any.only(member.clone())
+            }
+            None => self.identity.connector(Protocol::Grpc, PeerRole::SCHEDULER),
         }
     }
 

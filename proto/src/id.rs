@@ -17,7 +17,7 @@ pub type TaskId = Digest;
 /// The longest host id, that of a DNS name.
 const MAX_HOST_ID: usize = 253;
 /// More labels than this on one host are refused.
-const MAX_LABELS: usize = 32;
+pub(crate) const MAX_LABELS: usize = 32;
 
 /// A process of the cluster, by the name its operator gave it. Clones share the name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

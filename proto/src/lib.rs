@@ -12,6 +12,7 @@ pub mod digest;
 pub mod figures;
 pub mod file;
 pub mod geometry;
+pub mod gossip;
 pub mod id;
 pub mod invalid;
 pub mod manager;

@@ -78,12 +78,29 @@ impl Scheduler {
         identity: Identity,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
+        let mut scheduler = Self::beside(settings, metrics, health, identity, shutdown).await?;
+        let bound = scheduler.listener.address();
+        scheduler.directory = directory(settings, bound, &scheduler.identity, shutdown)?;
+        Ok(scheduler)
+    }
+
+    /// Binds the listener of a scheduler that nobody is told of but by membership: one beside a
+    /// mirror, whose identity it has. It tells no manager.
+    ///
+    /// # Errors
+    /// An address that is taken.
+    pub async fn beside(
+        settings: &Settings,
+        metrics: &Metrics,
+        health: &Health,
+        identity: Identity,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
         let part = health.part("scheduler");
         let listen = settings.scheduler.listen;
         // A node that waits would not look for another scheduler.
         let listener = Listener::bind(listen, MAX_CONNECTIONS, WhenFull::Refuse).await;
         let listener = listener.map_err(|source| StartError::Listen { listen, source })?;
-        let directory = directory(settings, listener.address(), &identity, shutdown)?;
         let options = Options {
             scheduler: settings.node.id.clone(),
             settle: settings.scheduler.settle,
@@ -95,7 +112,7 @@ impl Scheduler {
             listener,
             identity,
             attendance,
-            directory,
+            directory: None,
             part,
             shutdown: shutdown.clone(),
         })

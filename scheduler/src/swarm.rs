@@ -238,6 +238,10 @@ impl Swarm {
         if self.hosts.len() >= MAX_HOSTS {
             return self.close(session, CloseReason::Full);
         }
+        if self.hosts.len() == 0 {
+            // Whom nobody attended knows no more than one that has just begun.
+            self.settled = self.settled.max(self.now + self.options.settle);
+        }
         let reputation = &self.reputation;
         let number = self.hosts.number(&host.id, |one| reputation.knows(one));
         let attendant = Attendant::new(session, host, number, self.now);

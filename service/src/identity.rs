@@ -2,8 +2,8 @@
 //! processes, TLS 1.3 and nothing older, and what each peer may be by its certificate.
 //!
 //! An [`Identity`] belongs to one role of a process. Its certificate comes from the manager ([`issued`],
-//! after [`join`]) or from files that somebody else renews ([`files`]); either way it is replaced
-//! while connections go on. Whose certificates count is the manager's word ([`Identity::learn`]) or,
+//! after [`join`]), from files that somebody else renews ([`files`]), or from this process itself by a
+//! key that all members share ([`cluster_key`]); either way it is replaced while connections go on. Whose certificates count is the manager's word ([`Identity::learn`]) or,
 //! for authorities, the file's. A revoked peer is refused, and its open connections end at once.
 //!
 //! Plain text is `[identity] insecure` and nothing else: whatever is wrong with a key or a
@@ -26,6 +26,7 @@ use crate::settings::Settings;
 use crate::shutdown::Shutdown;
 
 mod caller;
+mod cluster_key;
 mod connector;
 mod files;
 mod gather;
@@ -50,6 +51,7 @@ pub use peer::{Peer, PeerRole};
 pub use stream::{Caller, Stream};
 pub use tls::{Callers, Protocol};
 
+use cluster_key::ClusterKey;
 use gather::Gathered;
 use live::Live;
 
@@ -125,7 +127,7 @@ pub enum IdentityError {
     Issue(#[source] issued::IssueError),
     /// Nothing says where a certificate comes from.
     #[error(
-        "this process has no certificate and no way to get one: set [identity] token_file to a join token (`darner manager token create`) and [manager] address, or [identity] certificate, key and ca, or [identity] insecure = true for plain text"
+        "this process has no certificate and no way to get one: set [identity] token_file to a join token (`darner manager token create`) and [manager] address, or [identity] certificate, key and ca, or [identity] cluster_key_file, or [identity] insecure = true for plain text"
     )]
     None,
 }
@@ -151,6 +153,10 @@ impl Identity {
         let role = role.into();
         if settings.identity.insecure {
             return Ok(Self::insecure(metrics));
+        }
+        if let Some(key) = &settings.identity.cluster_key {
+            let key = ClusterKey::new(key.clone(), role, settings.node.id.clone());
+            return Self::issued(Arc::new(key), metrics, shutdown).await;
         }
         if settings.identity.files.is_some() {
             return files::open(settings, role, metrics, shutdown);

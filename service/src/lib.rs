@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod config;
 pub mod directory;
+pub mod gossip;
 pub mod health;
 pub mod identity;
 pub mod listener;

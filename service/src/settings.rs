@@ -42,6 +42,8 @@ pub struct Settings {
     pub scheduler: Scheduler,
     /// The manager role, and where the manager is.
     pub manager: Manager,
+    /// Membership without servers.
+    pub gossip: Gossip,
     /// The content store.
     pub store: Store,
     /// How much of the network the mirror may take.
@@ -247,6 +249,18 @@ pub struct Manager {
     pub postgres_url: Option<Secret>,
 }
 
+/// `[gossip]`: mirrors that find each other by themselves and keep the table of who holds what among
+/// them, in place of schedulers or for when none can be reached.
+#[derive(Debug, Clone, Default)]
+pub struct Gossip {
+    /// Whether this mirror takes part. Each that does also listens at `[scheduler] listen`. Default
+    /// false.
+    pub enabled: bool,
+    /// `host:port` of the pieces listeners of mirrors to begin with; a name may stand for many
+    /// addresses, as that of a headless service does.
+    pub join: Vec<String>,
+}
+
 /// `[store]`
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -292,6 +306,10 @@ pub struct Identity {
     pub token_file: Option<PathBuf>,
     /// The authorities' certificates (PEM): of `certificate`, or of the manager while joining.
     pub ca: Option<PathBuf>,
+    /// The file that holds 64 hexadecimal digits, as `openssl rand -hex 32` prints, the same for all
+    /// processes: whoever has them is a member, and issues itself a certificate. For clusters without
+    /// a manager. Default: none.
+    pub cluster_key: Option<Secret>,
     /// A certificate that somebody else provides and renews.
     pub files: Option<IdentityFiles>,
 }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::store::Options;
-use crate::swarm::Inventory;
+use crate::swarm::{Inventory, Schedulers};
 use fake::{Fake, IMAGE};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -70,7 +70,12 @@ impl Node {
             holds: Arc::new(|_| false),
         };
         let identity = Identity::insecure(&IdentityMetrics::default());
-        let (swarm, _leases) = Swarm::start(host.clone(), members, inventory, &identity, &shutdown);
+        let schedulers = Schedulers {
+            named: members,
+            keepers: None,
+        };
+        let (swarm, _leases) =
+            Swarm::start(host.clone(), schedulers, inventory, &identity, &shutdown);
         let resolver = Resolver::new(
             store.clone(),
             upstreams,

@@ -7,7 +7,7 @@ use darner_proto::id::{Host, HostId};
 use darner_proto::scheduler::{Load, NodeMessage, SchedulerMessage};
 use darner_proto::wire;
 use darner_proto::wire::scheduler_client::SchedulerClient;
-use darner_service::identity::{Identity, PeerRole, Protocol};
+use darner_service::identity::Connector;
 use darner_service::telemetry::with_causes;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -42,7 +42,7 @@ pub(super) struct Node {
     pub(super) host: Host,
     /// Runs of pieces being sent now, and the bytes of pieces sent so far.
     pub(super) sending: Arc<dyn Fn() -> (u32, u64) + Send + Sync>,
-    pub(super) identity: Identity,
+    pub(super) connector: Connector,
 }
 
 /// A heartbeat says how busy a node is, once it sends anything.
@@ -124,14 +124,13 @@ async fn attend(
     me: &Node,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Result<(), AttendError> {
-    let connector = me.identity.connector(Protocol::Grpc, PeerRole::SCHEDULER);
     let channel = Endpoint::from_shared(url.to_owned())
         .map_err(AttendError::Address)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(2))
         .keep_alive_timeout(Duration::from_secs(3))
         .tcp_nodelay(true)
-        .connect_with_connector(connector)
+        .connect_with_connector(me.connector.clone())
         .await
         .map_err(AttendError::Connect)?;
     let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);

@@ -126,6 +126,20 @@ pub(super) fn socket(item: &Item) -> Result<SocketAddr, String> {
     })
 }
 
+/// `["a:7421", "b:7421"]`, or the same without brackets and quotes in a variable or flag.
+pub(super) fn reached(item: &Item) -> Result<Vec<String>, String> {
+    match &item.value {
+        Value::List(items) => items.iter().map(advertised).collect(),
+        Value::Raw(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(reachable)
+            .collect(),
+        _ => Err(format!("is {}, not a list of host:port", item.kind())),
+    }
+}
+
 /// A socket that only this machine reaches.
 pub(super) fn loopback(item: &Item) -> Result<SocketAddr, String> {
     let socket = socket(item)?;
@@ -139,7 +153,10 @@ pub(super) fn loopback(item: &Item) -> Result<SocketAddr, String> {
 
 /// `host:port` that others are told to connect to.
 pub(super) fn advertised(item: &Item) -> Result<String, String> {
-    let text = text(item)?;
+    reachable(text(item)?)
+}
+
+fn reachable(text: &str) -> Result<String, String> {
     let refused = |why: &str| format!("{text:?} {why}");
     let address = parse_address(text.to_owned())
         .map_err(|_| refused("is not host:port, such as \"10.0.0.5:7421\""))?;

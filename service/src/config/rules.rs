@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use darner_proto::gossip::{MAX_LABEL_BYTES, labels_fit};
+
 use super::Command;
 use super::read::Reading;
 use crate::settings::Settings;
@@ -15,6 +17,8 @@ pub(super) fn check(command: Command, settings: &Settings, file: Option<&Path>, 
     has_an_identity(command, settings, file, reading);
     others_can_connect(command, settings, file, reading);
     one_database(settings, file, reading);
+    one_identity(settings, file, reading);
+    labels_travel(command, settings, file, reading);
 }
 
 fn one_database(settings: &Settings, file: Option<&Path>, reading: &Reading) {
@@ -22,6 +26,32 @@ fn one_database(settings: &Settings, file: Option<&Path>, reading: &Reading) {
     if manager.database.is_some() && manager.postgres_url.is_some() {
         let message = "and [manager] database are both set: a manager has one database".to_owned();
         reading.fault_of("manager.postgres_url_file", file, message);
+    }
+}
+
+fn one_identity(settings: &Settings, file: Option<&Path>, reading: &Reading) {
+    let identity = &settings.identity;
+    let others = [
+        (identity.insecure, "insecure"),
+        (identity.files.is_some(), "certificate"),
+        (identity.token_file.is_some(), "token_file"),
+    ];
+    for (is_set, other) in others {
+        if is_set && identity.cluster_key.is_some() {
+            let message =
+                format!("and [identity] {other} are both set: a process has one identity");
+            reading.fault_of("identity.cluster_key_file", file, message);
+        }
+    }
+}
+
+/// Every word about a member carries its labels.
+fn labels_travel(command: Command, settings: &Settings, file: Option<&Path>, reading: &Reading) {
+    let gossips = command == Command::Mirror && settings.gossip.enabled;
+    if gossips && !labels_fit(&settings.node.labels) {
+        let message =
+            format!("are longer than {MAX_LABEL_BYTES} bytes, more than [gossip] can carry");
+        reading.fault_of("node.labels", file, message);
     }
 }
 
@@ -79,16 +109,26 @@ fn plain_text_is_meant(
 /// A certificate comes from the manager, for a join token, or from files.
 fn has_an_identity(command: Command, settings: &Settings, file: Option<&Path>, reading: &Reading) {
     let identity = &settings.identity;
-    if identity.insecure || reading.is_bad(INSECURE) || reading.is_bad("identity.certificate") {
+    let unclear = [
+        INSECURE,
+        "identity.certificate",
+        "identity.cluster_key_file",
+    ];
+    if identity.insecure || unclear.iter().any(|key| reading.is_bad(key)) {
         return;
     }
     if command == Command::Up && identity.files.is_some() {
         let message = "means nothing to `darner up`, which issues certificates itself";
         reading.fault_of("identity.certificate", file, message.to_owned());
     }
+    if command == Command::Up && identity.cluster_key.is_some() {
+        let message = "means nothing to `darner up`, which issues certificates itself";
+        reading.fault_of("identity.cluster_key_file", file, message.to_owned());
+    }
     let joins = matches!(command, Command::Mirror | Command::Scheduler);
-    if joins && identity.files.is_none() && settings.manager.address.is_none() {
-        let message = "has nowhere to come from: set token_file to a join token and [manager] address; or certificate, key and ca; or, on a network you trust, insecure = true for plain text";
+    let alone = identity.files.is_none() && identity.cluster_key.is_none();
+    if joins && alone && settings.manager.address.is_none() {
+        let message = "has nowhere to come from: set token_file to a join token and [manager] address; or certificate, key and ca; or cluster_key_file; or, on a network you trust, insecure = true for plain text";
         reading.fault_of("identity.certificate", file, message.to_owned());
     }
 }

@@ -12,7 +12,7 @@ use super::read::{Reading, Section};
 use super::value::Table;
 use super::{Command, Sources, parse, routes, upstreams};
 use crate::settings::{
-    Admin, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy,
+    Admin, Gossip, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy,
     ProxyAuthority, Registry, Scheduler, Settings, Shutdown, Store,
 };
 
@@ -61,6 +61,7 @@ pub(super) fn read(
     let pieces = pieces(top.section("pieces"), command);
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
+    let gossip = gossip(top.section("gossip"));
     let store = store(top.section("store"));
     let limits = limits(top.section("limits"));
     let admin = admin(top.section("admin"), command);
@@ -79,6 +80,7 @@ pub(super) fn read(
         pieces,
         scheduler,
         manager,
+        gossip,
         store,
         limits,
         admin,
@@ -194,6 +196,16 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     }
 }
 
+fn gossip(mut section: Section<'_>) -> Gossip {
+    let enabled = section.read("enabled", parse::boolean);
+    let join = section.read("join", parse::reached);
+    section.close();
+    Gossip {
+        enabled: enabled.unwrap_or(false),
+        join: join.unwrap_or_default(),
+    }
+}
+
 fn store(mut section: Section<'_>) -> Store {
     let capacity = section.read("capacity", parse::size);
     let private_capacity = section.read("private_capacity", parse::size_or_none);
@@ -239,6 +251,7 @@ fn identity(mut section: Section<'_>, file: Option<&Path>, reading: &Reading) ->
     let certificate = section.read("certificate", parse::path);
     let key = section.read("key", parse::path);
     let ca = section.read("ca", parse::path);
+    let cluster_key = section.read("cluster_key_file", parse::seal_key);
     section.close();
     let files = match (certificate, key, &ca) {
         (Some(certificate), Some(key), Some(ca)) => Some(IdentityFiles {
@@ -257,6 +270,7 @@ fn identity(mut section: Section<'_>, file: Option<&Path>, reading: &Reading) ->
         insecure: insecure.unwrap_or(false),
         token_file,
         ca,
+        cluster_key,
         files,
     }
 }

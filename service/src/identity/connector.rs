@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use darner_proto::id::HostId;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -29,6 +30,8 @@ pub struct Connector {
     identity: Identity,
     protocol: Protocol,
     roles: &'static [PeerRole],
+    /// Nobody else, where this is known beforehand.
+    only: Option<HostId>,
 }
 
 /// There is no connection.
@@ -46,6 +49,9 @@ pub enum ConnectError {
     /// It takes too long.
     #[error("it takes too long")]
     Timeout,
+    /// At its address is another, by its certificate.
+    #[error("who answers there is {0}")]
+    Another(HostId),
     /// Its certificate is of somebody else.
     #[error("the other side is not who is looked for: {0}")]
     Refused(Refused),
@@ -57,6 +63,15 @@ impl Connector {
             identity,
             protocol,
             roles,
+            only: None,
+        }
+    }
+
+    /// The same, for connections to `id` and nobody else.
+    pub fn only(self, id: HostId) -> Self {
+        Self {
+            only: Some(id),
+            ..self
         }
     }
 
@@ -92,6 +107,9 @@ impl Connector {
         let certificate = certificate.and_then(|chain| chain.first()).cloned();
         let certificate = certificate.ok_or_else(|| refused(Refused::Handshake))?;
         let (peer, place) = inner.let_in(&certificate, self.roles).map_err(refused)?;
+        if self.only.as_ref().is_some_and(|only| *only != peer.id) {
+            return Err(ConnectError::Another(peer.id));
+        }
         Ok(TokioIo::new(Stream::secured(
             tls.into(),
             Some(peer),

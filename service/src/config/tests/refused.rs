@@ -407,6 +407,46 @@ fn a_manager_has_one_database_and_its_url_is_not_repeated() {
 }
 
 #[test]
+fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel() {
+    let key = "0f".repeat(32);
+    let right = "[identity]\ncluster_key_file = \"key\"\n[pieces]\nadvertise = \"10.0.0.5:7421\"\n[gossip]\nenabled = true\njoin = [\"10.0.0.6:7421\", \"mirrors.example:7421\"]\n";
+    let settings = given(right).with_file("key", &key).load(Command::Mirror);
+    assert_eq!(
+        settings.gossip.join,
+        ["10.0.0.6:7421", "mirrors.example:7421"]
+    );
+    for (also, setting) in [
+        ("identity.insecure=true", "identity.insecure"),
+        ("identity.token_file=/t", "identity.token_file"),
+        ("gossip.join=10.0.0.6", "gossip.join"),
+        ("gossip.join=0.0.0.0:7421", "gossip.join"),
+        ("gossip.join=a:0", "gossip.join"),
+        ("gossip.join=https://a:7421", "gossip.join"),
+        ("gossip.enabled=perhaps", "gossip.enabled"),
+        ("gossip.seeds=a:1", "gossip.seeds"),
+    ] {
+        let faults = given(right)
+            .with_file("key", &key)
+            .set(also)
+            .faults(Command::Mirror);
+        assert_eq!(faults.len(), 1, "{setting}: {faults:#?}");
+        let section = setting.split('.').next().unwrap();
+        assert!(faults[0].contains(section), "{setting}: {faults:#?}");
+    }
+    let long = format!("{right}[node]\nlabels = {{ {} }}\n", {
+        let labels = (0..8).map(|number| format!("label-{number} = \"{}\"", "x".repeat(100)));
+        labels.collect::<Vec<_>>().join(", ")
+    });
+    let faults = given(&long).with_file("key", &key).faults(Command::Mirror);
+    assert!(faults[0].contains("longer than 512 bytes"), "{faults:#?}");
+    let faults = given(right)
+        .with_file("key", "hunter2")
+        .faults(Command::Mirror);
+    assert!(faults[0].contains("64 hexadecimal digits"), "{faults:#?}");
+    assert!(!faults.concat().contains("hunter2"));
+}
+
+#[test]
 fn a_route_that_makes_no_sense_is_refused() {
     let faults = given(
         r#"[proxy]

@@ -1,0 +1,203 @@
+//! One deployment without servers: mirrors that know each other by gossip and keep the table of who
+//! holds what among them. And the same mirrors in a cluster that loses all its schedulers.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use darner_e2e::client::Client;
+use darner_e2e::cluster::{Cluster, seeds};
+use darner_e2e::darner::Darner;
+use darner_e2e::members;
+use darner_e2e::midway::{pull_while, under_way};
+use darner_e2e::upstream::{NAME, Upstream};
+use darner_e2e::{raw, scene, wait};
+
+/// Nobody who keeps the table names a member that was killed for longer, on a machine that is busy with
+/// six of them; a scheduler by itself is held to five seconds elsewhere, and membership in its own tests.
+const OUT_OF_ANSWERS: Duration = Duration::from_secs(15);
+/// Schedulers that are back are used again within this time.
+const HANDED_BACK: Duration = Duration::from_secs(10);
+/// Mirrors that lose their schedulers. All of them keep the table then.
+const MIRRORS: usize = 5;
+/// Bytes a second: slow enough that something can happen in the middle of a pull.
+const SLOW: u64 = 8 << 20;
+
+#[test]
+fn a_cold_image_is_read_once_by_six_members_and_had_by_a_seventh_without_upstream() {
+    scene::run("gossip_cold_image", async |scene| {
+        let mut upstream = Upstream::start(scene).await?;
+        let members = members::start(scene, &upstream, 6).await?;
+        let image = upstream.images.middle.clone();
+        members::pull_everywhere(&members, &image).await?;
+        upstream.read_once(&image)?;
+        upstream.off();
+        let sent = upstream.ledger().blob_bytes(&image);
+        let seventh = members::join(scene, &upstream, "member-7", Some(&members[3])).await?;
+        let all: Vec<_> = members.iter().chain([&seventh]).collect();
+        members::settled(&all).await?;
+        let client = Client::new(&seventh, NAME)?;
+        client.pull(&image).await?;
+        client.pull_by_digest(&image).await?;
+        ensure!(upstream.ledger().blob_bytes(&image) == sent);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_member_that_is_killed_in_the_middle_of_a_pull_is_soon_forgotten_and_nobody_fails() {
+    scene::run("gossip_one_killed", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.throttle(Some(SLOW));
+        let mut members = members::start(scene, &upstream, 6).await?;
+        let image = &upstream.images.middle;
+        let mut dies = members.remove(5);
+        let doomed = Client::new(&dies, NAME)?;
+        let clients = members::clients(&members)?;
+        let survivors: Vec<_> = members.iter().collect();
+        let (_, others) = tokio::join!(
+            doomed.pull(image),
+            pull_while(&clients, image, async {
+                under_way(&upstream, image).await?;
+                dies.kill()?;
+                let killed = Instant::now();
+                wait::until("nobody names the dead one", async || {
+                    for survivor in &survivors {
+                        let metrics = survivor.metrics().await.ok()?;
+                        let attend = metrics.sum("darner_scheduler_hosts", "");
+                        if attend > survivors.len() as f64 {
+                            return None;
+                        }
+                    }
+                    Some(())
+                })
+                .await?;
+                let took = killed.elapsed();
+                println!("out of all answers after {took:?}");
+                ensure!(took < OUT_OF_ANSWERS, "it was named for {took:?}");
+                members::settled(&survivors).await?;
+                Ok(())
+            })
+        );
+        others?;
+        // One that held a lease may have taken along what only it had read.
+        let ratio = upstream.ledger().ratio(image);
+        ensure!(ratio <= 1.5, "{ratio}");
+        Ok(())
+    });
+}
+
+#[test]
+fn members_take_over_when_all_schedulers_die_and_hand_back_when_they_are_there_again() {
+    scene::run("gossip_take_over", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.throttle(Some(SLOW));
+        let cluster = Cluster::start(scene, &upstream, seeds(0)).await?;
+        let first = cluster
+            .gossiping_mirror(scene, &upstream, "mirror-1", None)
+            .await?;
+        let mut mirrors = vec![first];
+        for number in 2..=MIRRORS {
+            let name = format!("mirror-{number}");
+            let by = Some(&mirrors[0]);
+            let mirror = cluster
+                .gossiping_mirror(scene, &upstream, &name, by)
+                .await?;
+            mirrors.push(mirror);
+        }
+        known_to_each_other(&mirrors).await?;
+        let Cluster {
+            mut scheduler,
+            manager,
+            ..
+        } = cluster;
+        attended(&scheduler, MIRRORS as f64).await?;
+        for mirror in &mirrors {
+            attended(mirror, 0.0).await?;
+        }
+        let image = &upstream.images.middle;
+        let clients = members::clients(&mirrors)?;
+        pull_while(&clients, image, async {
+            under_way(&upstream, image).await?;
+            scheduler.kill()
+        })
+        .await?;
+        let ratio = upstream.ledger().ratio(image);
+        ensure!(ratio <= 1.05, "{ratio}:\n{}", upstream.ledger().describe());
+        // A pull that begins without any scheduler.
+        upstream.throttle(None);
+        for mirror in &mirrors {
+            attended(mirror, MIRRORS as f64).await?;
+        }
+        let image = &upstream.images.multi;
+        members::pull_everywhere(&mirrors, image).await?;
+        upstream.read_once(image)?;
+        let back = Instant::now();
+        scheduler.restart().await?;
+        attended(&scheduler, MIRRORS as f64).await?;
+        for mirror in &mirrors {
+            attended(mirror, 0.0).await?;
+        }
+        let took = back.elapsed();
+        ensure!(took < HANDED_BACK, "handed back after {took:?}");
+        drop(manager);
+        Ok(())
+    });
+}
+
+async fn known_to_each_other(mirrors: &[Darner]) -> Result<()> {
+    for mirror in mirrors {
+        wait::until("every mirror knows all others", async || {
+            let metrics = mirror.metrics().await.ok()?;
+            (metrics.sum("darner_gossip_members", "") == mirrors.len() as f64).then_some(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits until so many hosts attend the scheduler of this process.
+async fn attended(process: &Darner, hosts: f64) -> Result<()> {
+    wait::until("so many hosts attend", async || {
+        let metrics = process.metrics().await.ok()?;
+        (metrics.sum("darner_scheduler_hosts", "") == hosts).then_some(())
+    })
+    .await
+}
+
+#[test]
+fn a_stranger_gets_nothing_from_any_port_of_a_member() {
+    scene::run("gossip_stranger", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let members = members::start(scene, &upstream, 2).await?;
+        let image = &upstream.images.tiny;
+        members::pull_everywhere(&members, image).await?;
+        for what in ["pieces", "scheduler"] {
+            let address = members[0].address(what)?;
+            for path in ["/v1/gossip", "/v1/resolve"] {
+                let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+                let answer = raw::exchange(address, request.as_bytes()).await?;
+                ensure!(
+                    !answer.starts_with(b"HTTP/"),
+                    "{what}{path} answered in plain text"
+                );
+            }
+        }
+        // One with another key joins nobody, and nobody joins it.
+        let key = scene.path("other.key");
+        std::fs::write(&key, "0".repeat(64))?;
+        let settings = members::settings(scene, &upstream, "stranger", Some(&members[0]))?
+            .set("identity.cluster_key_file", key.display().to_string());
+        let stranger = Darner::start(scene, "stranger", "mirror", &settings).await?;
+        wait::until("the stranger was refused", async || {
+            let metrics = members[0].metrics().await.ok()?;
+            let refused = metrics.sum("darner_identity_handshakes_refused_total", "handshake");
+            (refused > 2.0).then_some(())
+        })
+        .await?;
+        for (process, knows) in [(&members[0], 2.0), (&members[1], 2.0), (&stranger, 1.0)] {
+            let known = process.metrics().await?.require("darner_gossip_members")?;
+            ensure!(known == knows, "{} knows {known}", process.name());
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,316 @@
+//! Whom this node takes for its schedulers: those named, or the members that keep the table among
+//! themselves when none of those can be reached. Pure.
+//!
+//! ```text
+//! named --(none connected for a while)--> kept among members --(one connected)--> named
+//! ```
+//! Those named are dialled all the while. The first that is back takes over what the keepers had
+//! before these are left, so no download is without a scheduler in between. Where nobody is named
+//! the members keep the table from the beginning.
+//!
+//! When the keepers take over, all nodes connect to all of them at once. Until a node is connected to
+//! each, or a while has passed, it counts none as connected: otherwise a download would be moved from
+//! one to the next as they come, and two nodes would have it at different ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use darner_proto::gossip::Member;
+use darner_proto::id::HostId;
+
+use super::sessions::Input;
+
+/// Turns, tenths of a second, without any scheduler before the keepers are attended. Sooner than a
+/// download without one helps itself.
+const PATIENCE: u32 = 3;
+/// At the start those named get this long to be connected to.
+const FIRST_PATIENCE: u32 = 20;
+/// Turns that keepers are waited for when they take over.
+const GATHERING: u32 = 8;
+/// What a keeper goes by: never the name of a scheduler of the same node.
+const SUFFIX: &str = ".mirror";
+
+/// Who counts as a scheduler.
+#[derive(Debug)]
+pub(super) struct Table {
+    scheme: &'static str,
+    named: BTreeMap<HostId, String>,
+    keepers: BTreeMap<HostId, Keeper>,
+    /// Of those named.
+    connected: BTreeSet<HostId>,
+    /// Turns left before the keepers are attended.
+    patience: u32,
+    /// Whether the keepers are attended.
+    kept: bool,
+    /// Something has changed that nobody has been told.
+    stale: bool,
+    /// Keepers that are connected and do not count yet; `None` once they do.
+    gathered: Option<BTreeSet<HostId>>,
+    /// Turns left to wait for more of them.
+    gathering: u32,
+}
+
+#[derive(Debug)]
+struct Keeper {
+    member: HostId,
+    url: String,
+}
+
+impl Table {
+    /// Nobody counts yet. Keepers are dialled with `scheme`.
+    pub(super) fn new(scheme: &'static str) -> Self {
+        Self {
+            scheme,
+            named: BTreeMap::new(),
+            keepers: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            patience: FIRST_PATIENCE,
+            kept: false,
+            stale: true,
+            gathered: Some(BTreeSet::new()),
+            gathering: GATHERING,
+        }
+    }
+
+    /// The schedulers that are named are now these: id and URL.
+    pub(super) fn name(&mut self, schedulers: Vec<(HostId, String)>) {
+        self.named = schedulers.into_iter().collect();
+        let named = &self.named;
+        self.connected.retain(|id| named.contains_key(id));
+        self.stale = true;
+    }
+
+    /// The members that keep the table are now these.
+    pub(super) fn keep(&mut self, members: &[Arc<Member>]) {
+        let keeper = |member: &Arc<Member>| {
+            let scheduler = member.place.as_ref()?.scheduler();
+            let keeper = Keeper {
+                member: member.id.clone(),
+                url: format!("{}://{scheduler}", self.scheme),
+            };
+            let id = format!("{}{SUFFIX}", member.id).parse();
+            Some((id.unwrap_or_else(|_| member.id.clone()), keeper))
+        };
+        self.keepers = members.iter().filter_map(keeper).collect();
+        self.stale |= self.kept;
+    }
+
+    /// Whose certificate a keeper has to show; `None` for a scheduler that is named.
+    pub(super) fn member(&self, scheduler: &HostId) -> Option<&HostId> {
+        if self.named.contains_key(scheduler) {
+            return None;
+        }
+        self.keepers.get(scheduler).map(|keeper| &keeper.member)
+    }
+
+    /// Takes in what has happened, and says what of it the sessions are to be told, and what else.
+    pub(super) fn apply(&mut self, input: Input) -> Vec<Input> {
+        match &input {
+            Input::Up { scheduler, .. } if self.named.contains_key(scheduler) => {
+                self.connected.insert(scheduler.clone());
+            }
+            Input::Up { scheduler, .. } => {
+                if let Some(gathered) = &mut self.gathered {
+                    gathered.insert(scheduler.clone());
+                    return self.count_in();
+                }
+            }
+            Input::Down(scheduler) => {
+                if self.connected.remove(scheduler) {
+                    self.patience = PATIENCE;
+                }
+                if let Some(gathered) = &mut self.gathered {
+                    gathered.remove(scheduler);
+                }
+            }
+            Input::Turn => self.turn(),
+            _ => {}
+        }
+        let mut out = vec![input];
+        out.extend(self.decide());
+        out.extend(self.count_in());
+        out
+    }
+
+    fn turn(&mut self) {
+        if self.connected.is_empty() {
+            self.patience = self.patience.saturating_sub(1);
+        }
+        if self.kept {
+            self.gathering = self.gathering.saturating_sub(1);
+        }
+    }
+
+    fn decide(&mut self) -> Option<Input> {
+        let alone = self.connected.is_empty();
+        let kept = alone && (self.named.is_empty() || self.kept || self.patience == 0);
+        if kept != self.kept {
+            self.stale = true;
+            self.gathered = Some(BTreeSet::new());
+            self.gathering = GATHERING;
+        }
+        self.kept = kept;
+        std::mem::take(&mut self.stale).then(|| Input::Schedulers(self.schedulers()))
+    }
+
+    /// The keepers that are connected, once they count. What they are to know is for the caller to say.
+    fn count_in(&mut self) -> Vec<Input> {
+        let Some(gathered) = &self.gathered else {
+            return Vec::new();
+        };
+        let all = self.keepers.keys().all(|keeper| gathered.contains(keeper));
+        if gathered.is_empty() || !(all || self.gathering == 0) {
+            return Vec::new();
+        }
+        let up = |scheduler| Input::Up {
+            scheduler,
+            keys: Vec::new(),
+        };
+        let gathered = self.gathered.take().unwrap_or_default();
+        gathered.into_iter().map(up).collect()
+    }
+
+    fn schedulers(&self) -> Vec<(HostId, String)> {
+        let named = self.named.iter().map(|(id, url)| (id.clone(), url.clone()));
+        let keepers = self.keepers.iter().filter(|_| self.kept);
+        let keepers = keepers.map(|(id, keeper)| (id.clone(), keeper.url.clone()));
+        named.chain(keepers).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darner_proto::gossip::Place;
+    use darner_proto::id::Role;
+
+    use super::*;
+
+    fn id(name: &str) -> HostId {
+        name.parse().expect("valid")
+    }
+
+    fn keepers(names: &[&str]) -> Vec<Arc<Member>> {
+        let member = |name: &&str| {
+            Arc::new(Member {
+                id: id(name),
+                generation: 1,
+                place: Some(Place {
+                    address: format!("{name}:7421"),
+                    scheduler_port: 7422,
+                    role: Role::Mirror,
+                    labels: BTreeMap::new(),
+                }),
+            })
+        };
+        names.iter().map(member).collect()
+    }
+
+    fn up(name: &str) -> Input {
+        Input::Up {
+            scheduler: id(name),
+            keys: Vec::new(),
+        }
+    }
+
+    /// The schedulers that the sessions are told of, if any.
+    fn told(inputs: Vec<Input>) -> Option<Vec<String>> {
+        inputs.into_iter().find_map(|input| match input {
+            Input::Schedulers(schedulers) => {
+                Some(schedulers.iter().map(|(id, _)| id.to_string()).collect())
+            }
+            _ => None,
+        })
+    }
+
+    /// Who counts as connected from now on.
+    fn counted(inputs: Vec<Input>) -> Vec<String> {
+        let up = |input| match input {
+            Input::Up { scheduler, .. } => Some(scheduler.to_string()),
+            _ => None,
+        };
+        inputs.into_iter().filter_map(up).collect()
+    }
+
+    fn strings(names: &[&str]) -> Option<Vec<String>> {
+        Some(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn without_schedulers_the_members_keep_the_table_from_the_beginning() {
+        let mut table = Table::new("https");
+        table.name(Vec::new());
+        table.keep(&keepers(&["a", "b"]));
+        assert_eq!(
+            told(table.apply(Input::Turn)),
+            strings(&["a.mirror", "b.mirror"])
+        );
+        assert_eq!(table.member(&id("a.mirror")), Some(&id("a")));
+        assert_eq!(told(table.apply(Input::Turn)), None);
+        table.keep(&keepers(&["b", "c"]));
+        assert_eq!(
+            told(table.apply(Input::Turn)),
+            strings(&["b.mirror", "c.mirror"])
+        );
+    }
+
+    #[test]
+    fn members_take_over_when_the_last_scheduler_is_gone_and_hand_back_to_the_first_that_is_there()
+    {
+        let mut table = Table::new("https");
+        table.name(vec![(id("s"), "u".to_owned()), (id("t"), "u".to_owned())]);
+        table.keep(&keepers(&["s", "b"]));
+        assert_eq!(told(table.apply(Input::Turn)), strings(&["s", "t"]));
+        assert_eq!(counted(table.apply(up("s"))), ["s"]);
+        assert_eq!(counted(table.apply(up("t"))), ["t"]);
+        assert_eq!(told(table.apply(Input::Down(id("s")))), None);
+        for _ in 0..100 {
+            assert_eq!(told(table.apply(Input::Turn)), None, "one is left");
+        }
+        assert_eq!(told(table.apply(Input::Down(id("t")))), None);
+        assert_eq!(told(table.apply(Input::Turn)), None);
+        assert_eq!(told(table.apply(Input::Turn)), None);
+        let all = told(table.apply(Input::Turn));
+        assert_eq!(all, strings(&["s", "t", "b.mirror", "s.mirror"]));
+        assert_eq!(table.member(&id("s")), None);
+        assert_eq!(table.member(&id("s.mirror")), Some(&id("s")));
+        assert_eq!(
+            told(table.apply(up("s.mirror"))),
+            None,
+            "a keeper is no scheduler"
+        );
+        assert_eq!(told(table.apply(up("t"))), strings(&["s", "t"]));
+    }
+
+    #[test]
+    fn keepers_count_together_when_all_are_there_or_have_had_their_time() {
+        for all in [true, false] {
+            let mut table = Table::new("https");
+            table.keep(&keepers(&["a", "b", "c"]));
+            assert!(told(table.apply(Input::Turn)).is_some());
+            assert!(table.apply(up("a.mirror")).is_empty());
+            assert!(table.apply(up("c.mirror")).is_empty());
+            if all {
+                let counted = counted(table.apply(up("b.mirror")));
+                assert_eq!(counted, ["a.mirror", "b.mirror", "c.mirror"]);
+            } else {
+                table.apply(Input::Down(id("a.mirror")));
+                let late = (0..GATHERING).map(|_| counted(table.apply(Input::Turn)));
+                let late: Vec<_> = late.flatten().collect();
+                assert_eq!(late, ["c.mirror"]);
+            }
+            assert_eq!(counted(table.apply(up("a.mirror"))), ["a.mirror"]);
+        }
+    }
+
+    #[test]
+    fn schedulers_that_were_never_there_are_waited_for_a_little() {
+        let mut table = Table::new("https");
+        table.name(vec![(id("s"), "u".to_owned())]);
+        table.keep(&keepers(&["a"]));
+        assert_eq!(told(table.apply(Input::Turn)), strings(&["s"]));
+        for _ in 2..FIRST_PATIENCE {
+            assert_eq!(told(table.apply(Input::Turn)), None);
+        }
+        assert_eq!(told(table.apply(Input::Turn)), strings(&["s", "a.mirror"]));
+    }
+}
