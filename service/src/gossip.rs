@@ -5,7 +5,6 @@
 //! to the pieces listeners of other members; [`join`] finds somebody to begin with. This file joins
 //! them. It is for its users to give what the pieces listener is asked to [`Gossip::receive`].
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -265,12 +264,10 @@ impl Driver {
 }
 
 /// For ever where nothing is due.
-fn until(due: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        match due {
-            Some(due) => sleep_until(due.into()).await,
-            None => std::future::pending().await,
-        }
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 
