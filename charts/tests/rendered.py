@@ -64,7 +64,8 @@ def check_settings(where, container, text, files):
         for file in files:
             place = Path(directory, file.lstrip("/"))
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text("-----BEGIN CERTIFICATE-----\n")
+            key = file.endswith("cluster.key")
+            place.write_text("0f" * 32 if key else "-----BEGIN CERTIFICATE-----\n")
             text = text.replace(f'"{file}"', f'"{place}"')
         settings = Path(directory, "settings.toml")
         settings.write_text(text)
@@ -102,7 +103,12 @@ def check_files(where, container, volumes, settings):
             there |= {f"{mounts.get('upstreams')}/{item['path']}" for item in kind["items"]}
     secret = volumes.get("identity", {}).get("secret", {})
     there |= {f"{mounts.get('identity')}/{item['path']}" for item in secret.get("items", [])}
-    for section, key in (("identity", "token_file"), ("manager", "join_tokens_file")):
+    named = (
+        ("identity", "token_file"),
+        ("identity", "cluster_key_file"),
+        ("manager", "join_tokens_file"),
+    )
+    for section, key in named:
         if key in settings.get(section, {}):
             must(settings[section][key] in there, f"{where}: no file {settings[section][key]}")
     for upstream in settings.get("upstream", []):
@@ -129,6 +135,14 @@ def check_workload(document, settings):
         own = container["securityContext"].get("runAsUser")
         user = pod["securityContext"]["runAsUser"] if own is None else own
         check_container(where, container, volumes, settings, user)
+
+
+def check_secret(document):
+    if "cluster.key" in document["data"]:
+        key = base64.b64decode(document["data"]["cluster.key"]).decode()
+        must(re.fullmatch("[0-9a-f]{64}", key), f"{name_of(document)}: no cluster key")
+    else:
+        check_tokens(document)
 
 
 def check_tokens(document):
@@ -167,14 +181,14 @@ def main():
     version = sys.argv[1]
     documents = [document for document in yaml.safe_load_all(sys.stdin) if document]
     kinds = {document["kind"] for document in documents}
-    must({"ConfigMap", "DaemonSet", "StatefulSet", "Service"} <= kinds, f"only {kinds}")
+    must({"ConfigMap", "DaemonSet", "Service"} <= kinds, f"only {kinds}")
     names = [name_of(document) for document in documents]
     must(len(set(names)) == len(names), f"a name twice in {names}")
     settings = {}
     for document in documents:
         check_schema(document, version)
         if document["kind"] == "Secret":
-            check_tokens(document)
+            check_secret(document)
         if document["kind"] == "ConfigMap":
             settings |= document["data"]
     workloads = [document for document in documents if document["kind"] in WORKLOADS]

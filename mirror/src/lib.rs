@@ -2,14 +2,14 @@
 //! from peers, from seeds, and last from the upstream registry.
 //!
 //! In the order of a pull: [`registry`] parses a client's request; [`resolve`] finds out what a name
-//! means and whether anyone may read it, [`access`] who else may; [`task`] brings one content to this node, however many
-//! clients ask, joining [`swarm`] (schedulers and parents), [`upstream`] (the registry itself) and
-//! [`store`] (content on disk), none of which knows the others; [`pieces`] serves what is held to
-//! other peers. [`listen`] is what both listeners stand on, [`bandwidth`] what all transfers share.
-//! [`files`] answers for what is no image, from the same tasks, and [`proxy`] is how other programs
-//! ask for either. [`preheat`] brings images here before anybody asks, [`repair`] what a disk has lost,
-//! `figures` tells the manager what was counted, [`server`] puts the parts together, `private` those for
-//! what is not public.
+//! means and whether anyone may read it, [`access`] who else may; [`task`] brings one content to
+//! this node, however many clients ask, joining [`swarm`] (schedulers and parents), [`upstream`]
+//! (the registry itself) and [`store`] (content on disk), none of which knows the others;
+//! [`pieces`] serves what is held to other peers. [`listen`] is what both listeners stand on,
+//! [`bandwidth`] what all transfers share. [`files`] answers for what is no image, from the same
+//! tasks, and [`proxy`] is how other programs ask for either. [`preheat`] brings images here before
+//! anybody asks, [`repair`] what a disk has lost, `figures` tells the manager what was counted,
+//! [`server`] puts the parts together, `private` those for what is not public.
 
 pub mod access;
 pub mod bandwidth;

@@ -69,8 +69,8 @@ pub(crate) trait Front: Send + Sync + 'static {
         None
     }
 
-    /// Answers one request, whose [`Caller`] is among its extensions; content from files goes to `outlet`. Nothing bounds how long the
-    /// request's own body may take: that is for the front to do.
+    /// Answers one request, whose [`Caller`] is among its extensions; content from files goes to
+    /// `outlet`. Nothing bounds how long the request's own body may take: that is for the front to do.
     fn answer(
         &self,
         request: Request<Incoming>,

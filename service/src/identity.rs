@@ -3,8 +3,9 @@
 //!
 //! An [`Identity`] belongs to one role of a process. Its certificate comes from the manager ([`issued`],
 //! after [`join`]), from files that somebody else renews ([`files`]), or from this process itself by a
-//! key that all members share ([`cluster_key`]); either way it is replaced while connections go on. Whose certificates count is the manager's word ([`Identity::learn`]) or,
-//! for authorities, the file's. A revoked peer is refused, and its open connections end at once.
+//! key that all members share ([`cluster_key`]); either way it is replaced while connections go on.
+//! Whose certificates count is the manager's word ([`Identity::learn`]) or, for authorities, the
+//! file's. A revoked peer is refused, and its open connections end at once.
 //!
 //! Plain text is `[identity] insecure` and nothing else: whatever is wrong with a key or a
 //! certificate stops the start, or leaves the one before in use.

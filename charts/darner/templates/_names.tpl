@@ -23,36 +23,55 @@ helm.sh/chart: darner-{{ (index . 0).Chart.Version }}
 {{- end }}
 
 {{/* The settings every role has, as TOML, with its lines of [manager] in the end. Per-pod settings come
-     from the environment. Call with (list . "member") for who joins the manager's cluster. */}}
+     from the environment. Call with (list . "member") for who joins the manager's cluster, or with
+     "alone" for who joins one without a manager. */}}
 {{- define "darner.settings" -}}
-{{- $identity := (index . 0).Values.identity -}}
+{{- $root := index . 0 -}}
+{{- $kind := index . 1 -}}
 data_dir = "/var/lib/darner"
-{{- if $identity.insecure }}
+{{- if $root.Values.identity.insecure }}
 
 [identity]
 insecure = true
-{{- else if eq (index . 1) "member" }}
+{{- else if eq $kind "member" }}
 
 [identity]
 token_file = "/etc/darner-identity/token"
+{{- else if eq $kind "alone" }}
+
+[identity]
+cluster_key_file = "/etc/darner-identity/cluster.key"
 {{- end }}
+{{- if eq $kind "member" }}
 
 [manager]
-{{- if eq (index . 1) "member" }}
-address = {{ include "darner.managerAddress" (index . 0) | quote }}
-{{- else if not $identity.insecure }}
+address = {{ include "darner.managerAddress" $root | quote }}
+{{- else if eq $kind "manager" }}
+
+[manager]
+{{- if not $root.Values.identity.insecure }}
 join_tokens_file = "/etc/darner-identity/token"
 {{- end }}
 {{- end }}
+{{- end }}
 
-{{/* The volume with the join token of a role, and where it is mounted. Call with (list . "role"). */}}
+{{- define "darner.keySecret" -}}
+{{ .Values.withoutServers.keySecret | default (printf "%s-cluster-key" (include "darner.name" .)) }}
+{{- end }}
+
+{{/* The volume with what a role joins by, and where it is mounted. Call with (list . "role"). */}}
 {{- define "darner.tokenVolume" -}}
 {{- $root := index . 0 -}}
 {{- if not $root.Values.identity.insecure -}}
 - name: identity
   secret:
+    {{- if $root.Values.withoutServers.enabled }}
+    secretName: {{ include "darner.keySecret" $root | quote }}
+    items: [{ key: cluster.key, path: cluster.key }]
+    {{- else }}
     secretName: {{ $root.Values.identity.tokensSecret | default (printf "%s-tokens" (include "darner.name" $root)) | quote }}
     items: [{ key: {{ index . 1 }}, path: token }]
+    {{- end }}
 {{- end }}
 {{- end }}
 

@@ -1,5 +1,5 @@
-//! The store's own thread: looks at the sizes of files, verifies those the index does not know, keeps the disk's reserve free when
-//! others fill it, and removes downloads nobody goes on with.
+//! The store's own thread: looks at the sizes of files, verifies those the index does not know,
+//! keeps the disk's reserve free when others fill it, and removes downloads nobody goes on with.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Weak};

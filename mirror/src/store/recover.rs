@@ -3,7 +3,8 @@
 //! A file counts when the index knows it. That it still has its size is made sure of when it is
 //! opened, and of all files beside normal work, soon after the start. A file the index does not know
 //! was complete when it got its name, but the disk may have lost some of it since: it counts after it
-//! has been hashed, beside normal work too; a file (see [`darner_proto::file`]) cannot be, and is removed. What the index knows and is not there is forgotten.
+//! has been hashed, beside normal work too; a file (see [`darner_proto::file`]) cannot be, and is
+//! removed. What the index knows and is not there is forgotten.
 
 use darner_proto::digest::Digest;
 

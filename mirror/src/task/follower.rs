@@ -1,8 +1,9 @@
 //! A client's reader behind a download: bytes in order, as soon as they may be shown.
 //!
 //! Invariants: a byte is given out only after its piece was verified, or when this node reads it from
-//! upstream itself and the reader waits for its first; the last 64 KiB only after the whole digest matched; an end without all the bytes is an error, which cuts the client's connection.
-//! A follower that is dropped takes nothing with it: the download goes on.
+//! upstream itself and the reader waits for its first; the last 64 KiB only after the whole digest
+//! matched; an end without all the bytes is an error, which cuts the client's connection. A
+//! follower that is dropped takes nothing with it: the download goes on.
 
 use std::io;
 use std::ops::Range;

@@ -88,8 +88,8 @@ impl Candidate<'_> {
     }
 }
 
-/// The best parents, best first: at most `most`, and some seeds beside them. `lacking` is how many pieces the child misses, `turn`
-/// the child's own part of chance.
+/// The best parents, best first: at most `most`, and some seeds beside them. `lacking` is how many
+/// pieces the child misses, `turn` the child's own part of chance.
 pub(super) fn choose(
     child: &Host,
     turn: u64,

@@ -183,8 +183,8 @@ struct Packet {
 }
 
 impl Members {
-    /// What `me`, which begins `now`, knows at first: itself. `epoch` is milliseconds since 1970 at time zero, `seed` makes
-    /// this process choose otherwise than others.
+    /// What `me`, which begins `now`, knows at first: itself. `epoch` is milliseconds since 1970 at
+    /// time zero, `seed` makes this process choose otherwise than others.
     pub fn new(now: Duration, me: Member, epoch: u64, seed: u64) -> Self {
         let me = Node::new(me);
         let live = Arc::new(AtomicU32::new(1));
