@@ -106,6 +106,7 @@ impl Private {
     /// Waits for what is under way, and writes down what is kept.
     pub(crate) async fn close(self) {
         self.tasks.idle().await;
+        self.tasks.parts().swarm.stop();
         self.prover.access().store().flush().await;
     }
 }

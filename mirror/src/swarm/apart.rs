@@ -120,6 +120,7 @@ async fn run(swarm: Swarm, seeds: Seeds, mut inputs: mpsc::Receiver<Input>, shut
     loop {
         let input = tokio::select! {
             Some(input) = inputs.recv() => input,
+            () = swarm.stopped.cancelled() => return,
             () = shutdown.cancelled() => return,
         };
         let (task, events) = match input {
