@@ -28,9 +28,9 @@ pub(crate) async fn run(args: Args) -> ExitCode {
             bound.extend(scheduler.addresses());
             scheduler.serve();
             // Others are told the port that it is at.
-            let here = bound.iter().map(|(_, address)| address.port());
-            let port = here.last().unwrap_or(settings.scheduler.listen.port());
-            settings.scheduler.listen.set_port(port);
+            if let Some((_, address)) = bound.last() {
+                settings.scheduler.listen.set_port(address.port());
+            }
         }
         let mirror = Mirror::bind(settings, metrics, health, identity, shutdown).await?;
         bound.extend(mirror.addresses());

@@ -4,10 +4,11 @@
 //! connection that keeps it to itself and the log's index in memory: what is there can be read, what
 //! cannot be written fails, and once there is room the file is opened properly.
 
+use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::Migrator;
@@ -23,6 +24,10 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Somebody else (a backup, an operator's shell) may hold the file's lock this long. The same holds
 /// for waiting on a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Another process that changes the schema is done by then.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
+/// Whether it is, is looked at so often.
+const TURN_LOOK: Duration = Duration::from_millis(20);
 /// For every connection: [`PATIENCE`]; and a commit is on the disk when it returns.
 const PRAGMAS: &str = "PRAGMA busy_timeout = 2000; PRAGMA synchronous = FULL;";
 /// Before the first look at the file, so that its log is never shared.
@@ -73,6 +78,7 @@ pub(super) async fn open(path: &Path) -> Result<(AnyPool, File), DatabaseError> 
     };
     refuse_newer(path).await?;
     let id = private_file(path).await.map_err(failed)?;
+    let turn = turn(path).await;
     let (pool, journal) = connect(path).await.map_err(|source| DatabaseError::Open {
         name: name(),
         source,
@@ -82,8 +88,24 @@ pub(super) async fn open(path: &Path) -> Result<(AnyPool, File), DatabaseError> 
         name: name(),
         source,
     })?;
+    drop(turn);
     let path = path.to_owned();
     Ok((pool, File { path, id, journal }))
+}
+
+/// Held while a schema is changed, so that of several processes one does it: a lock on the directory,
+/// since one on the file itself would be in the way of the database's own. Where it cannot be had, the
+/// change is begun without, and fails if another is at it.
+async fn turn(path: &Path) -> Option<std::fs::File> {
+    let directory = std::fs::File::open(path.parent()?).ok()?;
+    let end = Instant::now() + TURN_PATIENCE;
+    while let Err(TryLockError::WouldBlock) = directory.try_lock() {
+        if Instant::now() >= end {
+            return None;
+        }
+        tokio::time::sleep(TURN_LOOK).await;
+    }
+    Some(directory)
 }
 
 /// Connections to the file, with a log if there can be one.

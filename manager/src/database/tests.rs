@@ -102,6 +102,16 @@ async fn a_step_that_is_not_committed_was_not_made() {
 }
 
 #[tokio::test]
+async fn however_many_open_a_new_database_at_once_each_finds_it_whole() {
+    for place in Place::each() {
+        let opened = futures_util::future::join_all((0..8).map(|_| place.open())).await;
+        for database in opened {
+            assert_eq!(stored(&database).await.version, 0);
+        }
+    }
+}
+
+#[tokio::test]
 async fn several_managers_hear_of_each_others_hosts() {
     let place = Place::postgres();
     let (one, other) = (place.open().await, place.open().await);
