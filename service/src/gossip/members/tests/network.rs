@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(50);
 /// Request line, headers and TLS record of an exchange, each way.
 const HEADS: (u64, u64) = (100, 100);
 /// A handshake that resumes a session, each way; measured in `identity::cluster_key`.
-const HANDSHAKE: (u64, u64) = (1000, 1600);
+const HANDSHAKE: (u64, u64) = (960, 920);
 /// What nobody is there to take is known to be lost after this, where the port is closed.
 const REFUSAL: Duration = Duration::from_millis(2);
 
