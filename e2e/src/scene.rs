@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::image::{Images, images};
 use crate::place;
@@ -87,6 +87,26 @@ impl Scene {
     /// A path in the scene.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// No file in this directory of the scene, or below it, holds any of `secrets`.
+    pub fn holds_none_of(&self, name: impl AsRef<Path>, secrets: &[&str]) -> Result<()> {
+        let mut left = vec![self.path(name)];
+        while let Some(directory) = left.pop() {
+            for entry in fs::read_dir(directory)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    left.push(path);
+                    continue;
+                }
+                let bytes = fs::read(&path)?;
+                for secret in secrets.iter().map(|secret| secret.as_bytes()) {
+                    let there = bytes.windows(secret.len()).any(|place| place == secret);
+                    ensure!(!there, "a secret is in {}", path.display());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A new directory in the scene.

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{self, Page, ROWS, Visit, table};
+use super::layout::{self, Page, Visit, rows, table};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
@@ -22,14 +22,7 @@ pub(super) async fn show(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/audit", &HeaderMap::new());
-    let listed = async {
-        let Query(which) = which?;
-        let which = Which {
-            limit: Some(ROWS),
-            ..which
-        };
-        log::list(State(api), Query(which)).await
-    };
+    let listed = async { log::list(State(api), rows(which)?).await };
     match listed.await {
         Ok(lines) => visit.page(&Page {
             title: "Audit".to_owned(),

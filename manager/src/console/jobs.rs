@@ -9,7 +9,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::gate::Filled;
-use super::layout::{self, Page, ROWS, Visit, see, table};
+use super::layout::{self, Page, Visit, rows, see, table};
 use super::picture::{self, Square};
 use super::text;
 use crate::api::Api;
@@ -34,11 +34,8 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/jobs", &headers);
-    let which = match which {
-        Ok(Query(which)) => Which {
-            limit: Some(ROWS),
-            ..which
-        },
+    let which = match rows(which) {
+        Ok(Query(which)) => which,
         Err(problem) => return visit.problem(&problem),
     };
     let asked = api.clone();

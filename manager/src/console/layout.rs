@@ -6,13 +6,21 @@ use axum::response::{IntoResponse as _, Response};
 use maud::{DOCTYPE, Markup, html};
 
 use crate::api::Api;
+use crate::api::body::Query;
 use crate::api::live::Now;
+use crate::api::page::Page as Which;
 use crate::api::problem::Problem;
 use crate::users::Role;
 use crate::users::credentials::{By, Caller};
 
 /// Items of a list on one page.
-pub(super) const ROWS: usize = 100;
+const ROWS: usize = 100;
+
+/// The part of a list that a page shows.
+pub(super) fn rows(which: Result<Query<Which>, Problem>) -> Result<Query<Which>, Problem> {
+    let limit = Some(ROWS);
+    which.map(|Query(which)| Query(Which { limit, ..which }))
+}
 
 /// The pages in the navigation, with whom they are for.
 const PAGES: &[(&str, &str, Role)] = &[

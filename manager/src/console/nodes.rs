@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{self, Page, ROWS, Visit, see, table};
+use super::layout::{self, Page, Visit, rows, see, table};
 use super::{overview, text};
 use crate::api::Api;
 use crate::api::body::Query;
@@ -25,11 +25,8 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/nodes", &headers);
-    let which = match which {
-        Ok(Query(which)) => Which {
-            limit: Some(ROWS),
-            ..which
-        },
+    let which = match rows(which) {
+        Ok(Query(which)) => which,
         Err(problem) => return visit.problem(&problem),
     };
     let asked = api.clone();

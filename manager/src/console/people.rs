@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::gate::Filled;
-use super::layout::{self, Page, ROWS, Visit, see, table};
+use super::layout::{self, Page, Visit, rows, see, table};
 use super::text;
 use crate::api::Api;
 use crate::api::body::{Json, Query};
@@ -24,14 +24,7 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/users", &HeaderMap::new());
-    let listed = async {
-        let Query(which) = which?;
-        let which = Which {
-            limit: Some(ROWS),
-            ..which
-        };
-        api_people::list(State(api), Query(which)).await
-    };
+    let listed = async { api_people::list(State(api), rows(which)?).await };
     match listed.await {
         Ok(users) => visit.page(&Page {
             title: "Users".to_owned(),

@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::gate::Filled;
-use super::layout::{self, Page, ROWS, Visit, see, table};
+use super::layout::{self, Page, Visit, rows, see, table};
 use super::text;
 use crate::api::Api;
 use crate::api::body::{Json, Query};
@@ -36,14 +36,7 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/tokens", &HeaderMap::new());
-    let listed = async {
-        let Query(which) = which?;
-        let which = Which {
-            limit: Some(ROWS),
-            ..which
-        };
-        api_tokens::list(State(api), visit.extension(), Query(which)).await
-    };
+    let listed = async { api_tokens::list(State(api), visit.extension(), rows(which)?).await };
     match listed.await {
         Ok(tokens) => visit.page(&Page {
             title: "Tokens".to_owned(),
@@ -163,14 +156,7 @@ pub(super) async fn list_join(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/join-tokens", &HeaderMap::new());
-    let listed = async {
-        let Query(which) = which?;
-        let which = Which {
-            limit: Some(ROWS),
-            ..which
-        };
-        join::list(State(api), Query(which)).await
-    };
+    let listed = async { join::list(State(api), rows(which)?).await };
     match listed.await {
         Ok(tokens) => visit.page(&Page {
             title: "Join tokens".to_owned(),

@@ -21,59 +21,43 @@
 //! member attends them as it would attend schedulers, so what a member costs the others does not grow
 //! with their number; and all choose the same, since the order is the same everywhere.
 
+mod pace;
+mod packet;
+mod ring;
+mod wishes;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use darner_proto::gossip::{MAX_MEMBERS, MAX_PACKET, Member};
+use bytes::{Bytes, BytesMut};
+use darner_proto::gossip::{MAX_MEMBERS, Member};
 use darner_proto::id::HostId;
-use foca::{
-    Codec as _, Config, Foca, Header, Message, NoCustomBroadcast, Notification, PeriodicParams,
-    State, Timer,
-};
+use foca::{Codec as _, Foca, Header, Message, NoCustomBroadcast, State, Timer};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::node::{self, Node, Wire};
+use super::node::{Node, Wire};
+use pace::{FEW, config, foca, suspicion};
+use packet::Packet;
+use wishes::{Change, Due, Wake, Wishes};
 
 /// Members that keep the table at one time, each as a scheduler does. Enough that several can be lost
 /// at once, few enough that every member can attend all of them.
 pub const KEEPERS: usize = 5;
 
-/// Every member pings one other this often.
-const PROBE_PERIOD: Duration = Duration::from_secs(1);
-/// An answer that takes longer is asked for by way of others. New connections are made in it.
-const PROBE_RTT: Duration = Duration::from_millis(400);
-/// Members by way of whom.
-const INDIRECT: usize = 3;
-/// A suspect has this long to object: word of it has to go there and back.
-const SUSPICION: Duration = Duration::from_millis(1500);
 /// A process whose own timers are this late has too little of its machine to judge others by theirs.
 const LATE: Duration = Duration::from_millis(250);
 /// For so long after that it gives suspects more time, this much once for each.
 const LENIENT: Duration = Duration::from_secs(5);
-/// So long where there are more than [`FEW`].
-const SUSPICION_OF_MANY: Duration = Duration::from_secs(6);
-/// Who is down is remembered for so long, so that old word of it does not bring it back.
-const REMEMBERED: Duration = Duration::from_secs(120);
-/// News that waits goes to one more member this often.
-const NEWS: Duration = Duration::from_millis(100);
-/// And this often where there are more than [`FEW`], and so there is always some.
-const NEWS_OF_MANY: Duration = Duration::from_millis(500);
-/// Up to so many members are few: news is rare and has a short way.
-const FEW: usize = 100;
 /// The next of the ring hears from a member this often, news or not: if its port is closed, that is
 /// known at once.
 const CALL: Duration = Duration::from_secs(1);
 /// A member asks another whom it knows, soon after it began and then less and less often: what news
 /// has missed is found in the end.
 const COMPARE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// One that is down is tried this often: it may only have been cut off.
-const RETRY_DOWN: Duration = Duration::from_secs(10);
 /// The generation of a life is the time it began at. Nobody is from further in the future.
 const CLOCKS_APART: Duration = Duration::from_secs(3600);
 
@@ -130,56 +114,6 @@ pub struct Members {
     /// Until when this process takes itself for slow.
     lenient: Duration,
     refused: u64,
-}
-
-/// Something to be done at a time; in the order in which it was found out.
-struct Due {
-    at: Duration,
-    number: u64,
-    what: Wake,
-}
-
-enum Wake {
-    /// A timer of the library's.
-    Protocol(Timer<Node>),
-    /// The time is over in which a suspect of this incarnation could object. The library counts it
-    /// only where the suspicion arose.
-    Objected(Node, u16),
-    /// A verdict that was put off: what would have been done.
-    PutOff(Box<Wake>),
-    /// The next of the ring is to hear from this process.
-    Call,
-    /// Somebody is to be asked whom it knows.
-    Compare,
-}
-
-/// What the library asks for in one call.
-#[derive(Default)]
-struct Wishes {
-    sends: Vec<(Node, Bytes)>,
-    /// Packets that are for these and nobody else.
-    calls: Vec<(Node, Bytes)>,
-    timers: Vec<(Duration, Wake)>,
-    changed: Vec<Change>,
-    reborn: bool,
-}
-
-/// What has become of a member.
-enum Change {
-    Up(Node),
-    Down(Node),
-    /// It has another life, and is as alive as in the one before.
-    Renewed(Node),
-}
-
-/// A packet, taken apart.
-struct Packet {
-    header: Header<Node>,
-    /// The header as it came.
-    head: Bytes,
-    /// How many members the sender takes for alive.
-    live: u32,
-    updates: Vec<foca::Member<Node>>,
 }
 
 impl Members {
@@ -624,167 +558,6 @@ impl Members {
         let _ = self.foca.set_config(config(self.count()));
         let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
         self.live.store(live, Ordering::Relaxed);
-    }
-
-    fn choose_keepers(&mut self, out: &mut Vec<Action>) {
-        let me = self.me.rank;
-        let place = self.ring.binary_search_by(|other| me.cmp(&other.rank));
-        self.place = place.unwrap_or(0);
-        let keepers = self.ring.iter().take(KEEPERS);
-        let mut keepers: Vec<_> = keepers.map(|node| node.member.clone()).collect();
-        keepers.sort_by(|left, right| left.id.cmp(&right.id));
-        if keepers != self.keepers {
-            self.keepers.clone_from(&keepers);
-            out.push(Action::Keepers(keepers));
-        }
-    }
-
-    fn place_on_ring(&mut self, change: Change) {
-        let (Change::Up(node) | Change::Down(node) | Change::Renewed(node)) = &change;
-        let found = self
-            .ring
-            .binary_search_by(|other| node.rank.cmp(&other.rank));
-        match (change, found) {
-            (Change::Up(node) | Change::Renewed(node), Ok(place)) => self.ring[place] = node,
-            (Change::Up(node), Err(place)) => self.ring.insert(place, node),
-            (Change::Down(_), Ok(place)) => drop(self.ring.remove(place)),
-            (Change::Down(_) | Change::Renewed(_), Err(_)) => {}
-        }
-    }
-
-    /// A packet of news goes to a member of the ring in place of anybody.
-    fn along_the_ring(&mut self, packet: &[u8]) -> Option<(Node, Bytes)> {
-        let steps = self.ring.len().checked_ilog2()?.max(1);
-        let to = match self.turn % 2 {
-            0 => self.next_alive()?,
-            // Whoever it is: a suspect has to hear that it is one.
-            _ => self.after(1 << (u32::try_from(self.turn / 2).unwrap_or(0) % steps))?,
-        };
-        let redirected = to.redirected(packet)?;
-        let to = to.clone();
-        self.turn = (self.turn + 1) % (1 << 16);
-        Some((to, redirected))
-    }
-
-    /// Who is so many steps further on the ring.
-    fn after(&self, steps: usize) -> Option<&Node> {
-        let place = (self.place + steps).checked_rem(self.ring.len())?;
-        self.ring.get(place).filter(|node| **node != self.me)
-    }
-
-    /// The next of the ring who is no suspect.
-    fn next_alive(&self) -> Option<&Node> {
-        let mut after = (1..self.ring.len()).filter_map(|steps| self.after(steps));
-        after.find(|node| matches!(self.state_of(node), Some((State::Alive, _))))
-    }
-}
-
-impl Packet {
-    fn parse(packet: Bytes) -> Option<Self> {
-        if packet.len() > MAX_PACKET {
-            return None;
-        }
-        let mut rest = packet.clone();
-        let (header, live) = node::head(&mut rest).ok()?;
-        let head = packet.slice(..packet.len() - rest.len());
-        let count = if rest.len() >= 2 { rest.get_u16() } else { 0 };
-        let mut wire = Wire::default();
-        let updates = (0..count).map(|_| wire.decode_member(&mut rest).ok());
-        Some(Self {
-            header,
-            head,
-            live,
-            updates: updates.collect::<Option<_>>()?,
-        })
-    }
-}
-
-impl foca::Runtime<Node> for &mut Wishes {
-    fn notify(&mut self, notification: Notification<'_, Node>) {
-        match notification {
-            Notification::MemberUp(node) => self.changed.push(Change::Up(node.clone())),
-            Notification::MemberDown(node) => self.changed.push(Change::Down(node.clone())),
-            Notification::Rename(_, node) => self.changed.push(Change::Renewed(node.clone())),
-            Notification::Rejoin(_) => self.reborn = true,
-            Notification::Active | Notification::Idle | Notification::Defunct => {}
-        }
-    }
-
-    fn send_to(&mut self, to: Node, data: &[u8]) {
-        self.sends.push((to, Bytes::copy_from_slice(data)));
-    }
-
-    fn submit_after(&mut self, timer: Timer<Node>, after: Duration) {
-        self.timers.push((after, Wake::Protocol(timer)));
-    }
-}
-
-fn foca(
-    me: &Node,
-    seed: u64,
-    live: &Arc<AtomicU32>,
-) -> Foca<Node, Wire, SmallRng, NoCustomBroadcast> {
-    let wire = Wire { live: live.clone() };
-    Foca::new(me.clone(), config(1), SmallRng::seed_from_u64(seed), wire)
-}
-
-/// Of a process among so many.
-fn config(members: usize) -> Config {
-    let every = |frequency| {
-        Some(PeriodicParams {
-            frequency,
-            num_members: NonZeroUsize::MIN,
-        })
-    };
-    Config {
-        probe_period: PROBE_PERIOD,
-        probe_rtt: PROBE_RTT,
-        num_indirect_probes: NonZeroUsize::new(INDIRECT).unwrap_or(NonZeroUsize::MIN),
-        max_transmissions: transmissions(members),
-        suspect_to_down_after: suspicion(members),
-        remove_down_after: Some(REMEMBERED),
-        max_packet_size: NonZeroUsize::new(MAX_PACKET).unwrap_or(NonZeroUsize::MIN),
-        notify_down_members: true,
-        // See `Members::compare`.
-        periodic_announce: None,
-        periodic_announce_to_down_members: every(RETRY_DOWN),
-        periodic_gossip: every(if members > FEW { NEWS_OF_MANY } else { NEWS }),
-    }
-}
-
-/// How long a suspect among so many has to object.
-fn suspicion(members: usize) -> Duration {
-    if members > FEW {
-        SUSPICION_OF_MANY
-    } else {
-        SUSPICION
-    }
-}
-
-/// How often one member passes on one piece of news. The next of the ring is among those who hear it,
-/// and of anybody else all but one in a hundred do at five times.
-fn transmissions(members: usize) -> NonZeroU8 {
-    let times = if members > FEW { 5 } else { 6 };
-    NonZeroU8::new(times).unwrap_or(NonZeroU8::MIN)
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
     }
 }
 
