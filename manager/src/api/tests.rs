@@ -32,6 +32,7 @@ fn api(members: Members, database: Database, passwords: Passwords) -> Api {
         jobs: Jobs::new(database.clone(), members.clone()),
         members,
         tallies: Tallies::default(),
+        images: Images::default(),
         authority: None,
         database,
         passwords,
@@ -264,7 +265,10 @@ async fn what_cannot_be_answered_is_a_problem_document() {
 async fn every_route_refuses_everybody_it_is_not_for() {
     let scene = Scene::with(&[]).await;
     for (method, path, need) in ROUTES {
-        let uri = path.replace("{name}", "nobody").replace("{id}", "none");
+        let uri = path
+            .replace("{name}", "nobody")
+            .replace("{id}", "none")
+            .replace("{digest}", "none");
         let (head, _) = scene.ask(method, &uri, &[], Value::Null).await;
         let anonymous = head.status() != StatusCode::UNAUTHORIZED;
         assert_eq!(anonymous, *need == Need::Nothing, "{method} {uri}");
