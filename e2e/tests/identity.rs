@@ -88,6 +88,7 @@ fn calls() -> Result<Vec<String>> {
         "identity.proto",
         "scheduler.proto",
         "peer.proto",
+        "catalog.proto",
     ];
     let described = protox::compile(files, [place::workspace().join("proto/wire")])?;
     let services = described.file.iter().flat_map(|file| {

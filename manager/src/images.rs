@@ -17,7 +17,7 @@ use crate::membership::{MemberKey, ROLES};
 pub mod catalog;
 mod seen;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use catalog::Catalog;
 pub use seen::{BlobSeen, Cursor, Filter, Holder, ImageSeen, NameSeen, Row, Sees};

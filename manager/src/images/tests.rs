@@ -185,7 +185,7 @@ fn lists_are_filtered_and_go_on_after_a_cursor() {
         [
             found(named("docker.io")),
             found(named("b:lat")),
-            found(named("c"))
+            found(named("zzz"))
         ],
         [2, 1, 0]
     );
