@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "peer.proto",
         "gossip.proto",
         "catalog.proto",
+        "swarms.proto",
     ];
     println!("cargo:rerun-if-changed=wire");
     let descriptors = protox::compile(files, ["wire"])?;

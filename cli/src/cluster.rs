@@ -15,6 +15,7 @@ mod login;
 mod people;
 mod show;
 mod table;
+mod tasks;
 
 pub(crate) use login::Login;
 
@@ -49,6 +50,10 @@ pub(crate) enum Ask {
     Nodes(show::Nodes),
     /// See which nodes hold which images
     Images(images::Images),
+    /// See what is on its way to nodes
+    Tasks(tasks::Tasks),
+    /// See what is on its way, again and again
+    Top(tasks::Top),
     /// Have nodes hold images ahead of time
     Preheat(jobs::Preheat),
     /// See, call off and retry jobs
@@ -66,6 +71,8 @@ impl Ask {
             Self::Status(status) => status.run().await,
             Self::Nodes(nodes) => nodes.run().await,
             Self::Images(images) => images.run().await,
+            Self::Tasks(tasks) => tasks.run().await,
+            Self::Top(top) => top.run().await,
             Self::Preheat(preheat) => preheat.run().await,
             Self::Job(job) => job.run().await,
             Self::Token(token) => token.run().await,

@@ -1,9 +1,13 @@
 //! The console in a real browser: from the link of a first start to a preheat and a token, at every
 //! width and in both colours, with nothing asked of anybody but the manager.
+//!
+//! The pictures in the documentation are made by it: `DARNER_WRITE_SCREENSHOTS=1 cargo test -p darner-e2e
+//! --test console`.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
 use darner_e2e::browser::Browser;
 use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, seeds};
@@ -24,6 +28,9 @@ const PAGES: &[&str] = &[
     "/nodes",
     "/nodes/seed-1",
     "/images",
+    "/removals",
+    "/tasks",
+    "/swarm",
     "/jobs",
     "/upstreams",
     "/tokens",
@@ -141,6 +148,78 @@ async fn look_at_an_image(browser: &mut Browser, site: &str, image: &Image) -> R
     Ok(page)
 }
 
+/// From the image's page; says where the removal is followed.
+async fn remove_it_everywhere(browser: &mut Browser, site: &str, image: &str) -> Result<String> {
+    browser.open(&format!("{site}{image}")).await?;
+    let open = "document.querySelector('details.danger').open = true";
+    browser.evaluate(open).await?;
+    browser.press("Remove this image everywhere").await?;
+    is_live(browser).await?;
+    let all = "document.querySelector('.facts progress')?.value === 2";
+    browser.until("both nodes to have removed it", all).await?;
+    let page = browser.evaluate("location.pathname").await?;
+    Ok(page.as_str().context("no page")?.to_owned())
+}
+
+/// A pull as its task shows it: pieces, and who feeds whom.
+async fn watch_a_task(
+    browser: &mut Browser,
+    site: &str,
+    (cluster, upstream): (&Cluster, &Upstream),
+) -> Result<()> {
+    let axe = axe()?;
+    upstream.throttle(Some(SLOW));
+    let client = Client::new(&cluster.mirrors[0], NAME)?;
+    let watching = async {
+        browser.open(&format!("{site}/tasks")).await?;
+        let link = "document.querySelector('th a[href^=\"/tasks/\"]')?.getAttribute('href')";
+        let link = browser.until("a task", link).await?;
+        let link = link.as_str().context("no link")?;
+        browser.open(&format!("{site}{link}")).await?;
+        is_live(browser).await?;
+        let some = "[...document.querySelectorAll('svg.pieces')].some((one) => /has [1-9][0-9]? %/.test(one.getAttribute('aria-label')))";
+        browser.until("some of the pieces on a node", some).await?;
+        accessible(browser, &axe, "the page of a task").await?;
+        shoot(browser, "task").await?;
+        browser.open(&format!("{site}/swarm")).await?;
+        is_live(browser).await?;
+        let fed = "document.querySelector('svg.topology .seed') && document.querySelector('svg.topology .mirror') && true";
+        browser.until("a node that feeds another", fed).await?;
+        accessible(browser, &axe, "the swarm").await?;
+        shoot(browser, "swarm").await?;
+        upstream.throttle(None);
+        anyhow::Ok(())
+    };
+    let (pulled, watched) = tokio::join!(client.pull(&upstream.images.middle), watching);
+    pulled?;
+    watched
+}
+
+fn axe() -> Result<String> {
+    let axe = std::fs::read_to_string(place::required_tool("axe.min.js")?)?;
+    Ok(format!("{axe}; true"))
+}
+
+/// The picture of the page for the documentation, where it is to be made anew.
+async fn shoot(browser: &mut Browser, name: &str) -> Result<()> {
+    if std::env::var_os("DARNER_WRITE_SCREENSHOTS").is_none() {
+        return Ok(());
+    }
+    let screen = json!({ "width": 1000, "height": 750, "deviceScaleFactor": 1, "mobile": false });
+    browser
+        .call("Emulation.setDeviceMetricsOverride", screen)
+        .await?;
+    let shot = browser
+        .call("Page.captureScreenshot", json!({ "format": "png" }))
+        .await?;
+    let png = shot["data"].as_str().context("no picture")?;
+    let png = base64::engine::general_purpose::STANDARD.decode(png)?;
+    let directory = place::workspace().join("docs/how-to/console");
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join(format!("{name}.png")), png)?;
+    Ok(())
+}
+
 async fn make_and_revoke_a_token(browser: &mut Browser, site: &str) -> Result<()> {
     browser.open(&format!("{site}/tokens")).await?;
     browser.fill("#label", "nightly build").await?;
@@ -173,14 +252,13 @@ async fn accessible(browser: &mut Browser, axe: &str, page: &str) -> Result<()> 
 }
 
 async fn look_at_every_page(browser: &mut Browser, site: &str, others: &[&str]) -> Result<()> {
-    let axe = std::fs::read_to_string(place::required_tool("axe.min.js")?)?;
-    let axe = format!("{axe}; true");
+    let axe = axe()?;
     for colours in ["light", "dark"] {
         let prefers = json!([{ "name": "prefers-color-scheme", "value": colours }]);
         browser
             .call("Emulation.setEmulatedMedia", json!({ "features": prefers }))
             .await?;
-        for page in PAGES.iter().chain(others).copied() {
+        for page in PAGES.iter().chain(others) {
             browser.open(&format!("{site}{page}")).await?;
             for width in [320, 1280] {
                 let screen = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
@@ -246,12 +324,18 @@ fn a_person_sees_and_does_everything_in_a_browser() {
         let mut browser = Browser::start(scene).await?;
         let site = log_in(&mut browser, &cluster).await?;
         watch_a_pull(&mut browser, &cluster, &upstream).await?;
+        shoot(&mut browser, "overview").await?;
         preheat(&mut browser, &site, &upstream.images.middle, &upstream).await?;
         let job = browser.evaluate("location.pathname").await?;
         let job = job.as_str().context("no job")?.to_owned();
         let image = look_at_an_image(&mut browser, &site, &upstream.images.middle).await?;
+        shoot(&mut browser, "image").await?;
+        let removal = remove_it_everywhere(&mut browser, &site, &image).await?;
+        watch_a_task(&mut browser, &site, (&cluster, &upstream)).await?;
+        look_at_an_image(&mut browser, &site, &upstream.images.middle).await?;
         make_and_revoke_a_token(&mut browser, &site).await?;
-        look_at_every_page(&mut browser, &site, &[&job, &image]).await?;
+        let others = [&*job, &*image, &*removal];
+        look_at_every_page(&mut browser, &site, &others).await?;
         without_scripts(&mut browser, &site).await?;
         let elsewhere: Vec<_> = browser
             .requests

@@ -89,6 +89,7 @@ fn calls() -> Result<Vec<String>> {
         "scheduler.proto",
         "peer.proto",
         "catalog.proto",
+        "swarms.proto",
     ];
     let described = protox::compile(files, [place::workspace().join("proto/wire")])?;
     let services = described.file.iter().flat_map(|file| {

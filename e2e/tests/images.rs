@@ -1,7 +1,7 @@
 //! Which nodes hold which images, as people are told: by the command, and by the API behind it.
 
 use anyhow::{Context as _, Result, ensure};
-use darner_e2e::client::Client;
+use darner_e2e::client::{Client, SOURCE};
 use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::image::Image;
 use darner_e2e::operator::{self, ask, told};
@@ -78,6 +78,71 @@ fn people_are_told_which_nodes_hold_which_images() {
         until_told(scene, image, 3, 2).await?;
         cluster.mirrors[0].stop().await?;
         until_told(scene, image, 2, 1).await?;
+        Ok(())
+    });
+}
+
+/// Removes everywhere; the seed has gone meanwhile and is back.
+#[test]
+fn an_image_is_removed_everywhere_and_upstream_is_asked_anew() {
+    scene::run("images_removed", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let mut cluster = Cluster::start(scene, &upstream, seeds(1).mirrors(2)).await?;
+        operator::set_up(scene, &cluster.manager)?;
+        let (image, other) = (&upstream.images.middle, &upstream.images.tiny);
+        cluster.pull_everywhere(image).await?;
+        cluster.pull_everywhere(other).await?;
+        let found = until_told(scene, image, 3, 3).await?;
+        until_told(scene, other, 3, 3).await?;
+        let digest = found["digest"].as_str().context("no digest")?;
+        upstream.read_once(image)?;
+
+        cluster.seeds[0].stop().await?;
+        until_told(scene, image, 2, 2).await?;
+        let removed = told(scene, &["images", "rm", digest, "--wait"])?;
+        ensure!(removed["done"] == 2 && removed["nodes"] == 2, "{removed}");
+        for node in &cluster.mirrors {
+            let client = Client::new(node, NAME)?;
+            let blob = image.blob_path(image.largest()?);
+            let answer = client.head(&blob).await?;
+            let from = answer.headers.get(SOURCE);
+            ensure!(
+                from.is_none_or(|from| from != "store"),
+                "{}",
+                answer.describe()
+            );
+        }
+        // It was away, and does it now that it is back.
+        cluster.seeds[0].restart().await?;
+        let done = wait::until("the seed to remove it, too", async || {
+            let all = told(scene, &["images", "removals"]).ok()?;
+            let this = all
+                .as_array()?
+                .iter()
+                .find(|one| one["number"] == removed["number"])?
+                .clone();
+            (this["done"] == 3 && this["nodes"] == 3).then_some(())
+        });
+        done.await?;
+        wait::until("nobody to hold it", async || {
+            let images = told(scene, &["images", "--digest", digest]).ok()?;
+            images.as_array()?.is_empty().then_some(())
+        })
+        .await?;
+        until_told(scene, other, 3, 3).await?;
+        let again = ask(scene, &["images", "rm", digest], "")?;
+        ensure!(again.status.code() == Some(1), "{again:?}");
+
+        // Who pulls it now has it read again, once for all.
+        let before = upstream.ledger().blob_bytes(image);
+        cluster.pull_everywhere(image).await?;
+        let read = upstream.ledger().blob_bytes(image) - before;
+        ensure!(
+            read == image.bytes(),
+            "{read} of {} bytes were read anew",
+            image.bytes()
+        );
+        until_told(scene, image, 3, 3).await?;
         Ok(())
     });
 }

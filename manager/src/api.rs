@@ -27,6 +27,8 @@ use crate::figures::Tallies;
 use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::members::Members;
+use crate::removals::Removals;
+use crate::swarms::Swarms;
 use crate::users::password::Passwords;
 use crate::users::throttle::Throttle;
 
@@ -42,7 +44,9 @@ pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod people;
 pub(crate) mod problem;
+pub(crate) mod removals;
 pub(crate) mod session;
+pub(crate) mod tasks;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod tokens;
@@ -69,6 +73,10 @@ pub struct Api {
     pub tallies: Tallies,
     /// Which images they hold.
     pub images: Images,
+    /// What they are to remove.
+    pub removals: Removals,
+    /// What is on its way between them.
+    pub swarms: Swarms,
     /// Who may become one; nobody has to ask in plain text.
     pub authority: Option<Authority>,
     /// Everything else that is remembered.
@@ -92,6 +100,10 @@ pub struct Parts {
     pub tallies: Tallies,
     /// Which images they hold.
     pub images: Images,
+    /// What they are to remove.
+    pub removals: Removals,
+    /// What is on its way between them.
+    pub swarms: Swarms,
     /// Who may become one; none in plain text.
     pub authority: Option<Authority>,
     /// Everything else that is remembered.
@@ -111,6 +123,7 @@ pub struct Parts {
     tags(
         (name = "cluster", description = "Members and what they are told"),
         (name = "images", description = "Images that nodes hold"),
+        (name = "tasks", description = "What is on its way between nodes"),
         (name = "jobs", description = "Images that are to be on nodes ahead of time"),
         (name = "people", description = "Accounts, sessions, tokens, audit")
     )
@@ -125,6 +138,8 @@ impl Api {
             jobs,
             tallies,
             images,
+            removals,
+            swarms,
             authority,
             database,
             passwords,
@@ -134,6 +149,8 @@ impl Api {
             jobs,
             tallies,
             images,
+            removals,
+            swarms,
             authority,
             database,
             passwords,
@@ -182,7 +199,15 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(overview::past))
         .routes(routes!(overview::upstreams))
         .routes(routes!(images::list))
-        .routes(routes!(images::show))
+        .routes(routes!(images::show, removals::remove))
+        .routes(routes!(removals::list))
+        .routes(routes!(removals::show))
+        .routes(routes!(removals::events))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::all_events))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::events))
+        .routes(routes!(tasks::swarm))
         .routes(routes!(images::nodes))
         .routes(routes!(members::seeds))
         .routes(routes!(members::schedulers))

@@ -28,7 +28,9 @@ mod nodes;
 mod overview;
 mod people;
 mod picture;
+mod removals;
 mod settings;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -52,6 +54,12 @@ pub(crate) const ROUTES: &Routes = &[
     ("POST", "/nodes/{id}/revoke", Need::Role(Role::Admin)),
     ("GET", "/images", Need::Role(Role::Viewer)),
     ("GET", "/images/{digest}", Need::Role(Role::Viewer)),
+    ("POST", "/images/{digest}/remove", Need::Role(Role::Operator)),
+    ("GET", "/removals", Need::Role(Role::Operator)),
+    ("GET", "/removals/{number}", Need::Role(Role::Operator)),
+    ("GET", "/tasks", Need::Role(Role::Viewer)),
+    ("GET", "/tasks/{id}", Need::Role(Role::Viewer)),
+    ("GET", "/swarm", Need::Role(Role::Viewer)),
     ("GET", "/jobs", Need::Role(Role::Viewer)),
     ("POST", "/jobs", Need::Role(Role::Operator)),
     ("GET", "/jobs/{id}", Need::Role(Role::Viewer)),
@@ -87,6 +95,12 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/nodes/{id}/revoke", post(nodes::revoke))
         .route("/images", get(images::list))
         .route("/images/{digest}", get(images::show))
+        .route("/images/{digest}/remove", post(removals::remove))
+        .route("/removals", get(removals::list))
+        .route("/removals/{number}", get(removals::show))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show))
+        .route("/swarm", get(tasks::swarm))
         .route("/jobs", get(jobs::list).post(jobs::create))
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))

@@ -8,7 +8,8 @@
 //! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
 //! what it decides; [`database`] remembers across restarts; [`authority`] issues certificates;
 //! [`jobs`] has members hold images ahead of time; [`figures`] adds up what they count;
-//! [`images`] knows which of them hold what; [`rpc`] and
+//! [`images`] knows which of them hold what,
+//! [`removals`] has them remove it, [`swarms`] asks schedulers what is on its way; [`rpc`] and
 //! [`api`] are two faces; `console` shows the API's answers as pages.
 
 pub mod api;
@@ -22,6 +23,8 @@ pub mod members;
 pub mod membership;
 pub mod metrics;
 pub mod random;
+pub mod removals;
 pub mod rpc;
 pub mod server;
+pub mod swarms;
 pub mod users;

@@ -30,6 +30,7 @@ use crate::jobs::Jobs;
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
 use crate::metrics::ManagerMetrics;
+use crate::removals::Removals;
 
 mod catalog;
 
@@ -61,6 +62,7 @@ struct Rpc {
     jobs: Jobs,
     tallies: Tallies,
     images: Images,
+    removals: Removals,
     watchers: Arc<Semaphore>,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
@@ -70,7 +72,7 @@ struct Rpc {
 pub(crate) async fn serve(
     listener: Listener,
     (identity, authority): (Identity, Option<Authority>),
-    (members, jobs, tallies, images): (Members, Jobs, Tallies, Images),
+    (members, (jobs, removals), tallies, images): (Members, (Jobs, Removals), Tallies, Images),
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
@@ -80,6 +82,7 @@ pub(crate) async fn serve(
         jobs,
         tallies,
         images: images.clone(),
+        removals,
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         metrics,
         shutdown: shutdown.clone(),
@@ -168,6 +171,10 @@ impl Manager for Rpc {
         if let (true, Some(told)) = (known, request.figures) {
             self.count(key.clone(), told);
         }
+        let removals = match known {
+            true => self.removals.heard(&key, request.removed),
+            false => Vec::new(),
+        };
         let orders = match known {
             true => self.jobs.heard(&key, reports),
             false => Vec::new(),
@@ -176,6 +183,7 @@ impl Manager for Rpc {
             known,
             orders: orders.iter().map(Into::into).collect(),
             holdings: self.images.sequence(&key),
+            removals: removals.iter().map(Into::into).collect(),
         }))
     }
 

@@ -23,6 +23,8 @@ use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
+use crate::removals::Removals;
+use crate::swarms::Swarms;
 use crate::users::credentials;
 use crate::users::password::{PasswordError, Passwords};
 use crate::{api, rpc};
@@ -39,6 +41,7 @@ pub struct Manager {
     jobs: Jobs,
     tallies: Tallies,
     images: Images,
+    removals: Removals,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -130,11 +133,14 @@ impl Manager {
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
         let (tallies, images) = (Tallies::default(), Images::default());
+        let removals = Removals::new(database.clone(), members.clone());
         let parts = Parts {
             members: members.clone(),
             jobs: jobs.clone(),
             tallies: tallies.clone(),
             images: images.clone(),
+            removals: removals.clone(),
+            swarms: Swarms::new(members.clone(), identity.clone()),
             authority: authority.clone(),
             database: database.clone(),
             passwords,
@@ -149,6 +155,7 @@ impl Manager {
             jobs,
             tallies,
             images,
+            removals,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -190,6 +197,7 @@ impl Manager {
             jobs,
             tallies,
             images,
+            removals,
             served,
             invitation: _,
             keeper,
@@ -202,7 +210,7 @@ impl Manager {
         let known = (identity.clone(), authority.clone());
         let told = (
             members.clone(),
-            jobs.clone(),
+            (jobs.clone(), removals.clone()),
             tallies.clone(),
             images.clone(),
         );
@@ -222,6 +230,7 @@ impl Manager {
         shutdown.spawn(jobs.run(shutdown.clone()));
         shutdown.spawn(tallies.run(members.clone(), shutdown.clone()));
         shutdown.spawn(images.run(members.clone(), shutdown.clone()));
+        shutdown.spawn(removals.run(shutdown.clone()));
         shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();

@@ -22,7 +22,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::resolve::MAX_MANIFEST;
 use crate::store::{RepositoryRecords, Store, StoreEvent};
-use manifest::{Manifest, platform_of};
+pub(crate) use manifest::Manifest;
+use manifest::platform_of;
 
 /// After a change, others are waited for this long: a pull is one look, or a few.
 const SETTLE: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@
 //! [`bandwidth`] what all transfers share. [`files`] answers for what is no image, from the same
 //! tasks, and [`proxy`] is how other programs ask for either. [`preheat`] brings images here before
 //! anybody asks, [`repair`] what a disk has lost, `figures` tells the manager what was counted
-//! and `holdings` which images are here,
+//! and `holdings` which images are here, `removal` removes what it says,
 //! [`server`] puts the parts together, `private` those for what is not public.
 
 pub mod access;
@@ -23,6 +23,7 @@ pub mod preheat;
 mod private;
 pub mod proxy;
 pub mod registry;
+mod removal;
 pub mod repair;
 pub mod resolve;
 pub mod server;

@@ -33,6 +33,7 @@ use crate::preheat::Preheat;
 use crate::private::Private;
 use crate::proxy::{Proxy, ProxyError};
 use crate::registry::{self, Registry, RegistryError};
+use crate::removal::Remover;
 use crate::repair::Repair;
 use crate::resolve::Resolver;
 use crate::store::{Options, Schedule, Store, StoreError, StoreEvent};
@@ -59,6 +60,7 @@ pub struct Mirror {
     repair: Repair,
     counted: Counted,
     shelf: Shelf,
+    remover: Remover,
     listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
@@ -181,6 +183,7 @@ impl Mirror {
             leases,
             counted: Counted::new(metrics, directory.orders()),
             shelf: shelf(&store, private.as_ref(), &directory),
+            remover: remover(&store, private.as_ref(), &directory),
             store,
             private,
             swarm,
@@ -217,6 +220,7 @@ impl Mirror {
             repair,
             counted,
             shelf,
+            remover,
             listening,
             part,
             shutdown,
@@ -238,6 +242,7 @@ impl Mirror {
         shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
         shutdown.spawn(counted.tell(shutdown.clone()));
         shutdown.spawn(shelf.tell(shutdown.clone()));
+        shutdown.spawn(remover.carry_out(shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
@@ -267,6 +272,12 @@ fn preheat(resolver: &Resolver, tasks: &Tasks, store: &Store, upstreams: &Upstre
 fn shelf(store: &Store, private: Option<&Private>, directory: &Directory) -> Shelf {
     let private = private.map(|private| private.store().clone());
     Shelf::new(store.clone(), private, directory.holdings().clone())
+}
+
+/// Removes from both stores what the manager orders.
+fn remover(store: &Store, private: Option<&Private>, directory: &Directory) -> Remover {
+    let private = private.map(|private| private.store().clone());
+    Remover::new(store.clone(), private, directory.orders().clone())
 }
 
 fn upstreams(

@@ -30,6 +30,7 @@ mod partial;
 mod publish;
 mod records;
 mod recover;
+mod removal;
 mod scrub;
 mod span;
 mod write_back;
@@ -53,6 +54,7 @@ use index::{Change, Table};
 use inner::Inner;
 pub use partial::Partial;
 use publish::Durability;
+pub use removal::Forgotten;
 pub use scrub::Schedule;
 pub use span::{MAX_SPAN, Span};
 

@@ -22,8 +22,10 @@ pub mod peer;
 pub mod piece_map;
 pub mod piece_set;
 pub mod preheat;
+pub mod removal;
 pub mod rendezvous;
 pub mod scheduler;
+pub mod swarms;
 pub mod trust;
 
 /// The generated messages and services, as they are on the wire.

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use darner_proto::id::TaskId;
 use darner_proto::scheduler::NodeMessage;
+use darner_proto::swarms::Swarms;
 use darner_proto::wire;
 use darner_proto::wire::scheduler_server::Scheduler as Service;
+use darner_proto::wire::swarms_server::Swarms as Looking;
 use darner_service::identity::{Caller, PeerRole};
 use darner_service::shutdown::Shutdown;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -41,6 +44,8 @@ enum Incoming {
     /// Something was said, and came then.
     Said(SessionId, NodeMessage, Instant),
     Closed(SessionId),
+    /// Somebody wants to see a task, or all.
+    Look(Option<TaskId>, oneshot::Sender<Swarms>),
 }
 
 /// The way to one node.
@@ -134,6 +139,27 @@ impl Service for Attendance {
     }
 }
 
+#[tonic::async_trait]
+impl Looking for Attendance {
+    async fn look(
+        &self,
+        request: Request<wire::SwarmsRequest>,
+    ) -> Result<Response<wire::SwarmsReply>, Status> {
+        Caller::of(&request).require(PeerRole::MANAGER)?;
+        let wanted = request.into_inner().task;
+        let wanted = match wanted.is_empty() {
+            true => None,
+            false => Some(TaskId::from_wire(&wanted)?),
+        };
+        let stopping = || Status::unavailable("the scheduler is stopping");
+        let (answer, seen) = oneshot::channel();
+        let asked = self.incoming.send(Incoming::Look(wanted, answer)).await;
+        asked.map_err(|_| stopping())?;
+        let seen = seen.await.map_err(|_| stopping())?;
+        Ok(Response::new((&seen).into()))
+    }
+}
+
 /// Passes on what the node says, until it has nothing more to say.
 async fn read(
     session: SessionId,
@@ -202,6 +228,15 @@ impl Driver {
                         Event::Message(session, message)
                     }
                     Some(Incoming::Closed(session)) => Event::Closed(session),
+                    Some(Incoming::Look(wanted, answer)) => {
+                        let seen = match wanted {
+                            Some(task) => self.swarm.view_of(&task),
+                            None => self.swarm.view(),
+                        };
+                        // Who asked may have gone.
+                        let _ = answer.send(seen);
+                        continue;
+                    }
                     None => break,
                 },
             };

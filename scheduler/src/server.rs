@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use darner_proto::id::{Host, Role, parse_address};
 use darner_proto::invalid::Invalid;
 use darner_proto::wire::scheduler_server::SchedulerServer;
+use darner_proto::wire::swarms_server::SwarmsServer;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
 use darner_service::identity::{Callers, Identity, PeerRole};
@@ -30,6 +31,13 @@ const MAX_STREAMS: u32 = 4;
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Headers of a request; ours take some hundred bytes.
 const MAX_HEADER_LIST: u32 = 16 << 10;
+
+/// Nodes attend; the manager looks on.
+const CALLERS: &[PeerRole] = &[
+    PeerRole::Member(Role::Mirror),
+    PeerRole::Member(Role::Seed),
+    PeerRole::Manager,
+];
 
 /// A scheduler that listens.
 #[derive(Debug)]
@@ -133,18 +141,20 @@ impl Scheduler {
             part,
             shutdown,
         } = self;
+        let looking = SwarmsServer::new(attendance.clone());
         let service = SchedulerServer::new(attendance).max_decoding_message_size(MAX_MESSAGE);
         let server = Server::builder()
             .http2_keepalive_interval(Some(PROBE_INTERVAL))
             .http2_keepalive_timeout(Some(PROBE_INTERVAL))
             .http2_max_header_list_size(MAX_HEADER_LIST)
             .max_concurrent_streams(MAX_STREAMS)
-            .add_service(service);
+            .add_service(service)
+            .add_service(looking);
         let address = listener.address();
         let door = Door {
             identity,
             callers: Callers::Known,
-            roles: PeerRole::NODES,
+            roles: CALLERS,
         };
         let connections = listener.into_stream(door, &shutdown);
         let ending = shutdown.clone();

@@ -28,6 +28,7 @@ mod search;
 mod selection;
 mod tasks;
 mod turns;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! `darner images`: which nodes hold which images.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
@@ -40,6 +41,23 @@ enum What {
         /// Digest of the image's manifest
         digest: String,
     },
+    /// Remove an image from every node
+    ///
+    /// Each removes what it holds of it and no other image there needs, at once or when it is back.
+    Rm {
+        #[command(flatten)]
+        common: Common,
+        /// Digest of the image's manifest
+        digest: String,
+        /// Wait until every node that is in the cluster has done it
+        #[arg(long)]
+        wait: bool,
+    },
+    /// See the removals of the last week, and how far nodes are
+    Removals {
+        #[command(flatten)]
+        common: Common,
+    },
     /// See which nodes hold an image, or a part of it
     Nodes {
         #[command(flatten)]
@@ -53,6 +71,15 @@ impl Images {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         match self.what {
             Some(What::Show { common, digest }) => show(&common, &digest).await?,
+            Some(What::Rm {
+                common,
+                digest,
+                wait,
+            }) => remove(&common, &digest, wait).await?,
+            Some(What::Removals { common }) => {
+                let removals = common.client()?.list("/api/v1/removals").await?;
+                print(&common, REMOVALS, removals);
+            }
             Some(What::Nodes { common, digest }) => {
                 let path = format!("/api/v1/images/{}/nodes", segment(&digest)?);
                 let nodes = common.client()?.list(&path).await?;
@@ -112,6 +139,36 @@ const BLOBS: &[Column] = &[
     ("CONFIG", |blob| string(blob, "config")),
 ];
 
+const REMOVALS: &[Column] = &[
+    ("REMOVAL", |removal| string(removal, "number")),
+    ("DONE", |removal| {
+        format!("{}/{}", removal["done"], removal["nodes"])
+    }),
+    ("BY", |removal| string(removal, "by")),
+    ("IMAGE", |removal| string(removal, "name")),
+    ("DIGEST", |removal| string(removal, "digest")),
+    ("NOT YET", |removal| joined(&removal["waiting"])),
+];
+
+/// Between looks at a removal.
+const LOOK: Duration = Duration::from_millis(500);
+
+async fn remove(common: &Common, digest: &str, wait: bool) -> Result<(), ClientError> {
+    let path = format!("/api/v1/images/{}", segment(digest)?);
+    let client = common.client()?;
+    let mut removal = client.json(client.request(Method::DELETE, &path)).await?;
+    let path = format!("/api/v1/removals/{}", removal["number"]);
+    while wait && removal["done"] != removal["nodes"] {
+        tokio::time::sleep(LOOK).await;
+        removal = client.get(&path).await?;
+    }
+    match common.output {
+        Output::Json => table::print_json(&removal),
+        Output::Table => table::print(REMOVALS, &[removal]),
+    }
+    Ok(())
+}
+
 async fn show(common: &Common, digest: &str) -> Result<(), ClientError> {
     let path = format!("/api/v1/images/{}", segment(digest)?);
     let client = common.client()?;
@@ -127,7 +184,7 @@ async fn show(common: &Common, digest: &str) -> Result<(), ClientError> {
 }
 
 /// A digest as a part of a path.
-fn segment(digest: &str) -> Result<&str, ClientError> {
+pub(super) fn segment(digest: &str) -> Result<&str, ClientError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b':';
     match !digest.is_empty() && digest.bytes().all(fits) {
         true => Ok(digest),

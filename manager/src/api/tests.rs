@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use darner_proto::id::{Host, Role as MemberRole, SigningKey};
+use darner_service::identity::{Identity, IdentityMetrics};
 use darner_service::secret::Secret;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -33,14 +34,20 @@ pub(crate) struct Scene {
 fn api(members: Members, database: Database, passwords: Passwords) -> Api {
     let parts = Parts {
         jobs: Jobs::new(database.clone(), members.clone()),
-        members,
         tallies: Tallies::default(),
         images: Images::default(),
+        removals: Removals::new(database.clone(), members.clone()),
+        swarms: Swarms::new(members.clone(), plain()),
+        members,
         authority: None,
         database,
         passwords,
     };
     Api::new(parts, Shutdown::default())
+}
+
+fn plain() -> Identity {
+    Identity::insecure(&IdentityMetrics::default())
 }
 
 /// An answer: its head and its JSON.

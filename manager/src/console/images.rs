@@ -135,7 +135,7 @@ pub(super) async fn show(
             Ok(Page {
                 title: title(&image),
                 main: whole(&image, &holders),
-                ..Page::default()
+                forms: super::removals::asking(&visit, &image.digest),
             })
         }
     };

@@ -27,6 +27,7 @@ const PAGES: &[(&str, &str, Role)] = &[
     ("/", "Overview", Role::Viewer),
     ("/nodes", "Nodes", Role::Viewer),
     ("/images", "Images", Role::Viewer),
+    ("/tasks", "Tasks", Role::Viewer),
     ("/jobs", "Jobs", Role::Viewer),
     ("/upstreams", "Upstreams", Role::Viewer),
     ("/tokens", "Tokens", Role::Viewer),

@@ -6,6 +6,8 @@ use maud::{Markup, html};
 use super::text;
 
 pub(super) mod heat;
+pub(super) mod pieces;
+pub(super) mod topology;
 
 const WIDTH: u64 = 600;
 const HEIGHT: u64 = 160;

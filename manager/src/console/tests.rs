@@ -122,7 +122,8 @@ async fn every_page_is_shown_to_those_it_is_for_and_nobody_else() {
         let uri = path
             .replace("{id}", "node")
             .replace("{name}", "nobody")
-            .replace("{digest}", "none");
+            .replace("{digest}", "none")
+            .replace("{number}", "none");
         let anonymous = send(&scene, method, &uri, &[], &[]).await;
         let is_open = *need == Need::Nothing;
         assert_eq!(
@@ -290,7 +291,10 @@ async fn pages_name_what_they_show_and_load_nothing_from_elsewhere() {
     let browser = Browser::of(&scene, "admin").await;
     let pages = ROUTES.iter().filter(|(method, ..)| *method == "GET");
     for (_, path, _) in pages.filter(|(_, path, _)| !path.contains('.')) {
-        let uri = path.replace("{id}", "seed").replace("{digest}", "none");
+        let uri = path
+            .replace("{id}", "seed")
+            .replace("{digest}", "none")
+            .replace("{number}", "none");
         let shown = browser.get(&uri).await;
         let text = &shown.text;
         for elsewhere in ["http:", "//", "style=", "onclick", "javascript:"] {

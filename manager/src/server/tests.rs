@@ -283,6 +283,7 @@ async fn a_silent_host_is_dropped_and_has_to_register_again() {
     mirror.sees_members(&[], &["silent"]).await;
     mirror.sees_members(&[], &[]).await;
     let alive = KeepAliveRequest {
+        removed: 0,
         id: "silent".into(),
         role: wire::Role::Seed.into(),
         reports: Vec::new(),
@@ -331,6 +332,7 @@ async fn requests_that_make_no_sense_are_refused() {
         assert_eq!(refused.code(), code, "{refused:?}");
     }
     let nobody = KeepAliveRequest {
+        removed: 0,
         id: "m".into(),
         role: 77,
         reports: Vec::new(),

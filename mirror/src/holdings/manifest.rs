@@ -11,7 +11,7 @@ use crate::resolve::links;
 
 /// A manifest that has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Manifest {
+pub(crate) enum Manifest {
     /// Lists blobs.
     Image(Arc<Facts>),
     /// Lists manifests, each with its platform where the index says so.
@@ -46,7 +46,7 @@ struct Platform {
 
 impl Manifest {
     /// The manifest in `bytes`, whose digest this is.
-    pub(super) fn read(digest: &Digest, bytes: &[u8]) -> Self {
+    pub(crate) fn read(digest: &Digest, bytes: &[u8]) -> Self {
         // Bounded by that parser; what it takes can be read again.
         let links = links(bytes);
         let Ok(document) = serde_json::from_slice::<Document>(bytes) else {

@@ -310,10 +310,15 @@ impl Inner {
 
     /// Removes what was set aside.
     pub(super) fn remove_all(&self, aside: Aside) {
-        if !aside.changes.is_empty() {
-            self.submit_or_lag(aside.changes);
+        self.remove_files(aside.changes, aside.paths);
+    }
+
+    /// Removes files that are out of the way, and what the index says of them.
+    pub(super) fn remove_files(&self, changes: Vec<Change>, paths: Vec<PathBuf>) {
+        if !changes.is_empty() {
+            self.submit_or_lag(changes);
         }
-        for path in aside.paths {
+        for path in paths {
             layout::remove(&path);
         }
     }

@@ -39,7 +39,7 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Debug)]
 pub(super) struct Records {
     pub(super) repositories: HashMap<Source, Repository>,
-    count: usize,
+    pub(super) count: usize,
     /// Grows with every record set.
     age: u64,
     bounds: Bounds,
@@ -322,11 +322,11 @@ fn key(source: &Source, rest: &[u8]) -> Vec<u8> {
     key
 }
 
-fn tag_key(source: &Source, tag: &Tag) -> Vec<u8> {
+pub(super) fn tag_key(source: &Source, tag: &Tag) -> Vec<u8> {
     key(source, tag.as_str().as_bytes())
 }
 
-fn link_key(source: &Source, digest: &Digest) -> Vec<u8> {
+pub(super) fn link_key(source: &Source, digest: &Digest) -> Vec<u8> {
     key(source, &digest.to_wire())
 }
 

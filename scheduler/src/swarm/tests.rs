@@ -19,6 +19,7 @@ mod finding;
 mod pull;
 mod reading;
 mod simulation;
+mod view;
 
 const MIB: u64 = 1 << 20;
 const FIRST_LEASE: u64 = 1000;

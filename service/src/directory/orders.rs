@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use darner_proto::figures::Figures;
 use darner_proto::preheat::{MAX_ORDERS, Order, Report};
+use darner_proto::removal::{MAX_REMOVALS, Removal};
 use darner_proto::wire;
 use tokio::sync::watch;
 
@@ -15,6 +16,8 @@ pub struct Orders {
     given: Arc<watch::Sender<Arc<Vec<Order>>>>,
     told: Arc<watch::Sender<Vec<Report>>>,
     counted: Arc<watch::Sender<Option<Figures>>>,
+    removals: Arc<watch::Sender<Arc<Vec<Removal>>>>,
+    removed: Arc<watch::Sender<u64>>,
 }
 
 impl Default for Orders {
@@ -23,6 +26,8 @@ impl Default for Orders {
             given: Arc::new(watch::Sender::new(Arc::default())),
             told: Arc::new(watch::Sender::new(Vec::new())),
             counted: Arc::new(watch::Sender::new(None)),
+            removals: Arc::new(watch::Sender::new(Arc::default())),
+            removed: Arc::new(watch::Sender::new(0)),
         }
     }
 }
@@ -41,6 +46,37 @@ impl Orders {
     /// What the host has counted: told with the next keep-alive.
     pub fn count(&self, figures: Figures) {
         self.counted.send_replace(Some(figures));
+    }
+
+    /// What is to be removed and has not been, in order, now and from now on.
+    pub fn removals(&self) -> watch::Receiver<Arc<Vec<Removal>>> {
+        self.removals.subscribe()
+    }
+
+    /// All removals up to this number have been carried out: told with the next keep-alive.
+    pub fn removed(&self, number: u64) {
+        self.removed.send_replace(number);
+    }
+
+    pub(super) fn last_removed(&self) -> u64 {
+        *self.removed.borrow()
+    }
+
+    /// As with orders, one that makes no sense is not one; those after it are not carried out before
+    /// it either.
+    pub(super) fn remove(&self, removals: Vec<wire::Removal>) {
+        let removals = removals.into_iter().take(MAX_REMOVALS);
+        let understood = removals.map_while(|removal| match Removal::try_from(removal) {
+            Ok(removal) => Some(removal),
+            Err(error) => {
+                tracing::warn!(%error, "a removal of the manager's is not understood");
+                None
+            }
+        });
+        let removals: Vec<_> = understood.collect();
+        if !removals.is_empty() {
+            self.removals.send_replace(Arc::new(removals));
+        }
     }
 
     pub(super) fn figures(&self) -> Option<wire::Figures> {

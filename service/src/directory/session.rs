@@ -168,13 +168,16 @@ async fn keep_alive(
             role: wire::Role::from(host.role).into(),
             reports: orders.reports(),
             figures: orders.figures(),
+            removed: orders.last_removed(),
         };
         let sent = holdings.sent();
         match answered(client.keep_alive(request)).await {
             Ok(reply) if reply.get_ref().known => {
                 any = true;
                 holdings.heard(reply.get_ref().holdings, sent);
-                orders.give(reply.into_inner().orders);
+                let reply = reply.into_inner();
+                orders.give(reply.orders);
+                orders.remove(reply.removals);
             }
             Ok(_) => {
                 tracing::info!(host = %host.id, "the manager does not know this host any more");
