@@ -72,6 +72,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "manager/src/authority/rpc",
             "manager/src/rpc",
             "manager/src/server",
+            "manager/src/swarms",
         ],
     ),
     ("foca", &["service/src/gossip"]),
@@ -83,13 +84,14 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "manager/src/database",
             "manager/src/users",
             "manager/src/jobs",
+            "manager/src/removals",
         ],
     ),
     ("clap", &["cli/src"]),
 ];
 
 /// Parts that decide and do nothing else.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "proto/src",
     "scheduler/src/swarm",
     "mirror/src/task/state",
@@ -98,6 +100,7 @@ const PURE: [&str; 8] = [
     "manager/src/membership",
     "manager/src/jobs/board",
     "manager/src/jobs/job",
+    "manager/src/images/catalog",
 ];
 
 /// What such a part cannot have: waiting, a clock, the file system, the environment.

@@ -33,6 +33,8 @@ pub const STANDS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub const MAX_STANDING: usize = 1000;
 /// Tries to write one while other managers write others.
 const WRITES: usize = 5;
+/// Numbers beyond are no count's, whoever says them.
+const MAX_NUMBER: u64 = 1 << 53;
 
 /// The removals. Clones share them.
 #[derive(Debug, Clone)]
@@ -116,6 +118,12 @@ impl Board {
         told.collect()
     }
 
+    /// The last number that any node has carried out.
+    fn above(&self) -> u64 {
+        let told = self.done.values().filter(|done| **done < MAX_NUMBER);
+        told.max().copied().unwrap_or(0)
+    }
+
     fn progress(&self, number: u64, present: &BTreeSet<MemberKey>) -> Progress {
         let has = |key: &&MemberKey| self.done.get(*key).is_some_and(|done| *done >= number);
         Progress {
@@ -159,7 +167,10 @@ impl Removals {
             return Err(RemovalError::Full);
         }
         for _ in 0..WRITES {
-            let written = kept::add(&self.shared.database, wanted, actor, now()).await;
+            // A database of an older day may have lost some that nodes have carried out.
+            let above = self.lock().above();
+            let at = (now(), above);
+            let written = kept::add(&self.shared.database, wanted, actor, at).await;
             match written {
                 Ok(asked) => {
                     self.look().await?;

@@ -62,7 +62,12 @@ fn main(now: &Overview, past: &[PastPoint]) -> Markup {
             }
         }
         dl.tiles {
-            @for (name, value) in &tiles { div { dt { (name) } dd { (value) } } }
+            @for (name, value) in &tiles {
+                div {
+                    dt { @match more(name) { Some(page) => { a href=(page) { (name) } } None => { (name) } } }
+                    dd { (value) }
+                }
+            }
         }
         (stores(now))
         (served("Where clients' bytes came from", now.served_bytes))
@@ -78,6 +83,17 @@ fn main(now: &Overview, past: &[PastPoint]) -> Markup {
                 }
             }))
         }
+    }
+}
+
+/// The page that says more about a number.
+fn more(tile: &str) -> Option<&'static str> {
+    match tile {
+        "Downloads running" => Some("/tasks"),
+        "Jobs running" => Some("/jobs"),
+        "Mirrors" | "Seeds" | "Schedulers" => Some("/nodes"),
+        "Requests to registries" | "Read from registries" => Some("/upstreams"),
+        _ => None,
     }
 }
 

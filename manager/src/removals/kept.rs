@@ -8,7 +8,8 @@ use super::{Asked, STANDS, Wanted};
 use crate::database::{Database, DatabaseError};
 use crate::users::audit;
 
-/// Takes one down, under the next number, with its line in the audit.
+/// Takes one down at `now`, under the next number, which is above `above`, too; with its line in the
+/// audit.
 ///
 /// # Errors
 /// Another manager has taken that number ([`DatabaseError::is_duplicate`]), or the database fails.
@@ -16,7 +17,7 @@ pub(super) async fn add(
     database: &Database,
     wanted: &Wanted,
     actor: &str,
-    now: i64,
+    (now, above): (i64, u64),
 ) -> Result<Asked, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut step = database.begin().await?;
@@ -28,7 +29,8 @@ pub(super) async fn add(
         sqlx::query(sql).bind(over).execute(&mut *step).await?;
         let sql = "SELECT COALESCE(MAX(number), 0) + 1 AS next FROM removal";
         let row = sqlx::query(sql).fetch_one(&mut *step).await?;
-        let number: i64 = row.try_get("next")?;
+        let next: i64 = row.try_get("next")?;
+        let number = next.max(i64::try_from(above).unwrap_or(0) + 1);
         let sql = "INSERT INTO removal (number, content, name, actor, asked_ms)
             VALUES ($1, $2, $3, $4, $5)";
         sqlx::query(sql)

@@ -81,6 +81,11 @@ async fn another_manager_knows_of_it_and_numbers_are_used_once() {
     assert_eq!(other.heard(&node("a"), 0).len(), 1);
     let second = other.ask(&wanted("y"), "bob").await.unwrap();
     assert!(second.number > first.number);
+    // As when the database is that of an older day.
+    other.heard(&node("a"), 70);
+    other.heard(&node("liar"), u64::MAX);
+    let third = other.ask(&wanted("z"), "bob").await.unwrap();
+    assert_eq!(third.number, 71);
 }
 
 #[test]

@@ -121,3 +121,65 @@ async fn viewers_are_not_told_of_what_not_everybody_may_read() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_operator_has_an_image_removed_and_follows_it() {
+    let scene = scene().await;
+    let open = digest("open").to_string();
+    let uri = format!("/api/v1/images/{open}");
+    let (head, removal) = scene
+        .ask_as(Role::Operator, "DELETE", &uri, Value::Null)
+        .await;
+    assert_eq!(head.status(), StatusCode::ACCEPTED, "{removal}");
+    let place = head.headers()[header::LOCATION]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        (&removal["digest"], &removal["name"]),
+        (&json!(open), &json!("docker.io/a/open:latest"))
+    );
+    assert_eq!(
+        (&removal["nodes"], &removal["done"]),
+        (&json!(2), &json!(0))
+    );
+    let number = removal["number"].as_u64().unwrap();
+    for id in ["m-1", "m-2"] {
+        assert_eq!(scene.api.removals.heard(&node(id), 0)[0].number, number);
+        scene.api.removals.heard(&node(id), number);
+    }
+    let shown = get(&scene, Role::Operator, &place).await;
+    assert_eq!((&shown["done"], &shown["waiting"]), (&json!(2), &json!([])));
+    let list = get(&scene, Role::Operator, "/api/v1/removals?limit=1").await;
+    assert_eq!((&list["items"][0], &list["next"]), (&shown, &Value::Null));
+    let audit = get(&scene, Role::Admin, "/api/v1/audit?limit=1").await;
+    assert_eq!(audit["items"][0]["action"], "image.remove");
+    let absent = format!("/api/v1/images/{}", digest("nothing"));
+    let (head, _) = scene
+        .ask_as(Role::Operator, "DELETE", &absent, Value::Null)
+        .await;
+    assert_eq!(head.status(), StatusCode::NOT_FOUND);
+    let (head, _) = scene
+        .ask_as(
+            Role::Operator,
+            "GET",
+            "/api/v1/removals?after=x",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(head.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn without_schedulers_nothing_is_on_its_way() {
+    let scene = scene().await;
+    let list = get(&scene, Role::Viewer, "/api/v1/tasks").await;
+    let expected =
+        json!({ "items": [], "next": null, "tasks": 0, "schedulers": 0, "answering": 0 });
+    assert_eq!(list, expected);
+    let swarm = get(&scene, Role::Viewer, "/api/v1/swarm").await;
+    assert_eq!(swarm, json!({ "nodes": [], "links": [] }));
+    let uri = format!("/api/v1/tasks/{}", digest("x"));
+    let (head, _) = scene.ask_as(Role::Viewer, "GET", &uri, Value::Null).await;
+    assert_eq!(head.status(), StatusCode::NOT_FOUND);
+}
