@@ -140,19 +140,18 @@ impl Bandwidth {
     }
 
     /// The same limits, for a transfer of this urgency.
-    pub fn of(&self, urgency: &Urgency) -> Self {
+    pub fn for_urgency(&self, urgency: &Urgency) -> Self {
         Self {
-            upload: self.upload.of(urgency),
-            download: self.download.of(urgency),
-            upstream: self.upstream.of(urgency),
+            upload: self.upload.for_urgency(urgency),
+            download: self.download.for_urgency(urgency),
+            upstream: self.upstream.for_urgency(urgency),
         }
     }
 }
 
 impl Limit {
     /// `rate` bytes a second, counted nowhere.
-    #[cfg(test)]
-    pub(crate) fn to(rate: u64) -> Self {
+    pub(crate) fn of(rate: u64) -> Self {
         Self::new(rate, Waited::default())
     }
 
@@ -169,7 +168,7 @@ impl Limit {
     }
 
     /// The same limit, for a transfer of this urgency.
-    pub fn of(&self, urgency: &Urgency) -> Self {
+    pub fn for_urgency(&self, urgency: &Urgency) -> Self {
         Self {
             shared: self.shared.clone(),
             urgency: urgency.clone(),
@@ -253,7 +252,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_second_has_its_bytes_and_no_more() {
-        let limit = Limit::to(10 * MIB);
+        let limit = Limit::of(10 * MIB);
         let begun = Instant::now();
         let turn = limit.turn(MIB);
         let mut seconds = vec![0; 4];
@@ -269,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn transfers_get_equal_shares() {
-        let limit = Limit::to(8 * MIB);
+        let limit = Limit::of(8 * MIB);
         let transfer = |limit: Limit| async move {
             let begun = Instant::now();
             let mut moved = 0;
@@ -288,7 +287,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_leaves_a_tight_limit_to_the_rest() {
-        let limit = Limit::to(8 * MIB);
+        let limit = Limit::of(8 * MIB);
         let ahead = Urgency::new(false);
         let begun = Instant::now();
         let transfer = |limit: Limit| async move {
@@ -300,7 +299,7 @@ mod tests {
             }
             moved
         };
-        let (pull, preheat) = (limit.clone(), limit.of(&ahead));
+        let (pull, preheat) = (limit.clone(), limit.for_urgency(&ahead));
         let (pull, preheat) = tokio::join!(transfer(pull), transfer(preheat));
         let all = 4 * 8 * MIB;
         assert!(pull > all * 8 / 10, "{pull} of {all}");
@@ -309,7 +308,7 @@ mod tests {
         // Alone it has everything, after a moment.
         tokio::time::sleep(TIGHT).await;
         let begun = Instant::now();
-        let alone = limit.of(&ahead);
+        let alone = limit.for_urgency(&ahead);
         for _ in 0..2 * TURNS_PER_SECOND {
             alone.take(limit.turn(MIB)).await;
         }

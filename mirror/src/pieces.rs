@@ -309,7 +309,7 @@ async fn send_run(
     let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let limit = serving.bandwidth.upload.of(&Urgency::new(awaited));
+    let limit = serving.bandwidth.upload.for_urgency(&Urgency::new(awaited));
     let spans = paced(held.spans(bytes), limit);
     let body = Upload::new(outlet.body(spans), slot, task, &serving);
     Response::builder()

@@ -51,7 +51,7 @@ mod tests {
 
         let whole: Vec<_> = paced(spans(), Limit::default()).collect().await;
         assert_eq!(whole.len(), 1);
-        let limit = Limit::to(1_000_000);
+        let limit = Limit::of(1_000_000);
         let begun = Instant::now();
         let mut next = 0;
         let mut parts = std::pin::pin!(paced(spans(), limit.clone()));

@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limited_body_takes_its_time_and_is_no_stall() {
         let bandwidth = Bandwidth {
-            upstream: Limit::to(1 << 10),
+            upstream: Limit::of(1 << 10),
             ..Bandwidth::default()
         };
         let began = Instant::now();
