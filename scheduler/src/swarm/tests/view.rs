@@ -7,9 +7,10 @@ fn a_task_is_shown_with_who_has_what_and_feeds_whom() {
     let mut cluster = Cluster::of(&["s-1"], &["m-1", "m-2"]);
     cluster.join("m-1", join(10, &[0..3]));
     cluster.join("m-2", join(10, &[]));
-    let lease = cluster.lease("s-1").expect("leased");
-    cluster.join("s-1", claim(10, &[], lease.lease, 0..10));
+    // It waits for those that may have more, before anybody is to read.
     cluster.pass(1000);
+    let lease = cluster.lease("s-1").expect("leased");
+    cluster.join("s-1", claim(10, &[], lease.lease, 3..10));
     let seen = cluster.swarm.view_of(&task());
     let [view] = &seen.views[..] else {
         panic!("{seen:?}");
