@@ -24,7 +24,9 @@ use crate::authority::Authority;
 use crate::console;
 use crate::database::Database;
 use crate::figures::Tallies;
+use crate::hooks::Hooks;
 use crate::jobs::Jobs;
+use crate::jobs::schedules::Schedules;
 use crate::members::Members;
 use crate::users::password::Passwords;
 use crate::users::throttle::Throttle;
@@ -36,14 +38,17 @@ pub(crate) mod join;
 pub(crate) mod live;
 pub(crate) mod log;
 pub(crate) mod members;
+pub(crate) mod named;
 pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod people;
 pub(crate) mod problem;
+pub(crate) mod schedules;
 pub(crate) mod session;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod tokens;
+pub(crate) mod webhooks;
 
 use access::Security;
 use live::Streams;
@@ -63,6 +68,10 @@ pub struct Api {
     pub members: Members,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
+    /// And when, by themselves.
+    pub schedules: Schedules,
+    /// And at whose word.
+    pub hooks: Hooks,
     /// What they have counted.
     pub tallies: Tallies,
     /// Who may become one; nobody has to ask in plain text.
@@ -84,6 +93,8 @@ pub struct Parts {
     pub members: Members,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
+    /// And at whose word.
+    pub hooks: Hooks,
     /// What they have counted.
     pub tallies: Tallies,
     /// Who may become one; none in plain text.
@@ -116,6 +127,7 @@ impl Api {
         let Parts {
             members,
             jobs,
+            hooks,
             tallies,
             authority,
             database,
@@ -123,7 +135,9 @@ impl Api {
         } = parts;
         Self {
             members,
+            schedules: Schedules::new(database.clone(), jobs.clone()),
             jobs,
+            hooks,
             tallies,
             authority,
             database,
@@ -180,6 +194,19 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(jobs::events))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(
+            schedules::show,
+            schedules::replace,
+            schedules::remove
+        ))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(
+            webhooks::show,
+            webhooks::replace,
+            webhooks::remove,
+            webhooks::receive
+        ))
         .routes(routes!(session::setup))
         .routes(routes!(session::log_in, session::log_out))
         .routes(routes!(session::me))

@@ -26,7 +26,7 @@ use crate::users::audit::Entry;
 
 pub mod issue;
 pub(crate) mod rpc;
-mod seal;
+pub(crate) mod seal;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -296,6 +296,10 @@ impl Authority {
             }
             Some(standing) if standing.role() != role => {
                 return Err(Refusal::Role(standing.role()).into());
+            }
+            // Nobody knows when it was made: a node that was sent away needs one that is known of.
+            Some(_) if self.state().await?.revoked.contains_key(id.as_str()) => {
+                return Err(Refusal::SentAway.into());
             }
             Some(_) => {}
             None => {

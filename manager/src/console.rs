@@ -20,6 +20,7 @@ use crate::users::Role;
 
 mod account;
 mod audit;
+mod begun;
 mod gate;
 mod jobs;
 mod layout;
@@ -54,6 +55,12 @@ pub(crate) const ROUTES: &Routes = &[
     ("GET", "/jobs/{id}", Need::Role(Role::Viewer)),
     ("POST", "/jobs/{id}/cancel", Need::Role(Role::Operator)),
     ("POST", "/jobs/{id}/retry", Need::Role(Role::Operator)),
+    ("GET", "/schedules", Need::Role(Role::Viewer)),
+    ("POST", "/schedules", Need::Role(Role::Operator)),
+    ("POST", "/schedules/{name}/remove", Need::Role(Role::Operator)),
+    ("GET", "/webhooks/new", Need::Role(Role::Admin)),
+    ("POST", "/webhooks", Need::Role(Role::Admin)),
+    ("POST", "/webhooks/{name}/remove", Need::Role(Role::Admin)),
     ("GET", "/upstreams", Need::Role(Role::Viewer)),
     ("GET", "/tokens", Need::Role(Role::Viewer)),
     ("POST", "/tokens", Need::Role(Role::Viewer)),
@@ -86,6 +93,11 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/jobs/{id}/retry", post(jobs::retry))
+        .route("/schedules", get(begun::show).post(begun::create_schedule))
+        .route("/schedules/{name}/remove", post(begun::remove_schedule))
+        .route("/webhooks/new", get(begun::new_hook))
+        .route("/webhooks", post(begun::create_hook))
+        .route("/webhooks/{name}/remove", post(begun::remove_hook))
         .route("/upstreams", get(upstreams::show))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}/revoke", post(tokens::revoke))

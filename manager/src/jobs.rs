@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use darner_proto::id::{Host, Role};
+use darner_proto::invalid::Invalid;
 use darner_proto::preheat::{Image, Order, Platform, Report};
 use darner_service::shutdown::Shutdown;
 use darner_service::telemetry::with_causes;
@@ -23,8 +24,11 @@ use crate::random;
 use crate::users::{Name, hash_of};
 
 pub mod board;
+pub mod cron;
 pub mod job;
 mod kept;
+pub mod plan;
+pub mod schedules;
 #[cfg(test)]
 mod tests;
 
@@ -127,8 +131,8 @@ pub enum JobError {
     #[error("there is no such job")]
     Absent,
     /// A limit that cannot be.
-    #[error("{0}")]
-    Limit(String),
+    #[error(transparent)]
+    Limit(#[from] Invalid),
     /// The request was another one before.
     #[error("this Idempotency-Key was used for a job with other images, platform or nodes")]
     OtherRequest,
@@ -151,12 +155,36 @@ impl Jobs {
     }
 
     /// A node lives, and this came of its orders. Says what it is to do now.
-    pub fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
+    pub async fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
         if key.role == Role::Scheduler {
             return Vec::new();
         }
+        self.learn_of(&reports).await;
         let node = key.id.to_string();
         self.apply(Event::Heard { node, reports })
+    }
+
+    /// A node that comes over from a manager that died tells of jobs which this one has not looked up
+    /// yet: without a look now it would drop their orders, and begin them anew a moment later.
+    async fn learn_of(&self, reports: &[Report]) {
+        let jobs: BTreeSet<_> = reports.iter().map(|report| &report.id.job).collect();
+        for id in jobs {
+            if lock(&self.shared.board).get(id).is_some() {
+                continue;
+            }
+            match kept::get(&self.shared.database, id).await {
+                Ok(Some(job)) => drop(self.apply(Event::Take(job))),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::warn!(
+                        job = id,
+                        error,
+                        "a job that a node is at cannot be looked up"
+                    );
+                }
+            }
+        }
     }
 
     /// Begins a job, or finds the one that the same request has begun.
@@ -418,6 +446,15 @@ impl RequestKey {
     }
 }
 
+impl RequestKey {
+    /// Of a request that nobody in person makes: the `number`-th of `name`, which is a `kind`.
+    pub fn of(kind: &str, name: &str, number: i64) -> Self {
+        // No account has a name with this sign.
+        let hash = hash_of(&format!("{kind}/{name} {number}"));
+        Self(random::hex(&hash))
+    }
+}
+
 impl Begun {
     /// The job.
     pub fn job(self) -> Job {
@@ -441,19 +478,17 @@ impl Wanted {
 impl Limits {
     /// # Errors
     /// No job can be so limited.
-    pub fn check(&self) -> Result<(), JobError> {
-        if self
-            .at_once
-            .is_some_and(|at_once| !(1..=MAX_AT_ONCE).contains(&at_once))
-        {
-            return Err(JobError::Limit(format!(
-                "at_once: is not 1 to {MAX_AT_ONCE}"
-            )));
+    pub fn check(&self) -> Result<(), Invalid> {
+        let fits = |at_once| (1..=MAX_AT_ONCE).contains(&at_once);
+        if !self.at_once.is_none_or(fits) {
+            return Err(Invalid::new(
+                "at_once",
+                format!("is not 1 to {MAX_AT_ONCE}"),
+            ));
         }
         if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
-            return Err(JobError::Limit(format!(
-                "bytes_per_second: is less than {MIN_RATE}"
-            )));
+            let why = format!("is less than {MIN_RATE}");
+            return Err(Invalid::new("bytes_per_second", why));
         }
         Ok(())
     }
@@ -471,7 +506,7 @@ impl To {
 }
 
 impl std::str::FromStr for To {
-    type Err = darner_proto::invalid::Invalid;
+    type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // `label=zone=a` says the same as `zone=a`.

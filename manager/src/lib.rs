@@ -15,6 +15,7 @@ pub mod authority;
 mod console;
 pub mod database;
 pub mod figures;
+pub mod hooks;
 pub mod jobs;
 pub mod members;
 pub mod membership;

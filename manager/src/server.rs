@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use darner_service::health::{Health, Part};
 use darner_service::identity::{Identity, IdentityError, IdentityMetrics};
@@ -13,11 +14,13 @@ use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Parts};
+use crate::authority::seal::Seal;
 use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
 use crate::figures::Tallies;
+use crate::hooks::Hooks;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
@@ -128,9 +131,13 @@ impl Manager {
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
         let tallies = Tallies::default();
+        let seal = settings.manager.seal_key.as_ref().map(Seal::new);
+        let seal = seal.transpose().map_err(AuthorityError::Seal);
+        let seal = seal.map_err(StartError::Authority)?.map(Arc::new);
         let parts = Parts {
             members: members.clone(),
             jobs: jobs.clone(),
+            hooks: Hooks::new(database.clone(), jobs.clone(), seal),
             tallies: tallies.clone(),
             authority: authority.clone(),
             database: database.clone(),
@@ -207,6 +214,7 @@ impl Manager {
             serving.await;
             drop(last);
         });
+        shutdown.spawn(served.schedules.clone().run(shutdown.clone()));
         shutdown.spawn(api::serve(api, served));
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
         shutdown.spawn(jobs.run(shutdown.clone()));

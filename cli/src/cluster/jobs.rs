@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::begun;
 use super::client::{Client, ClientError};
 use super::people::{print, segment};
 use super::table::{self, string};
@@ -26,6 +27,25 @@ pub(crate) struct Preheat {
     /// Images by their full names, such as docker.io/library/debian:12
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+    #[command(flatten)]
+    how: How,
+    /// Wait until it has ended; exit status 1 unless all of it is done
+    #[arg(long)]
+    wait: bool,
+    /// What to call this request: given again, it is the same job
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Not now but at times of the day: minute, hour, day of the month, month and day of the week, in UTC
+    #[arg(long, value_name = "EXPRESSION", requires = "name", conflicts_with_all = ["wait", "key"])]
+    cron: Option<String>,
+    /// What to call the schedule
+    #[arg(long, requires = "cron")]
+    name: Option<String>,
+}
+
+/// Where a job is to bring images, and how.
+#[derive(Debug, Args)]
+pub(super) struct How {
     /// Of an image for several platforms, this: os/architecture[/variant]
     ///
     /// Without it each node gets what a runtime on it would pull.
@@ -40,12 +60,23 @@ pub(crate) struct Preheat {
     /// Bytes a second that each node takes in for it, such as 20MiB; without it as many as there are
     #[arg(long, value_name = "BYTES")]
     rate: Option<bytesize::ByteSize>,
-    /// Wait until it has ended; exit status 1 unless all of it is done
-    #[arg(long)]
-    wait: bool,
-    /// What to call this request: given again, it is the same job
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+}
+
+impl How {
+    /// Adds it to what is asked of the API.
+    pub(super) fn body(&self, mut body: Value) -> Value {
+        body["to"] = json!(self.to);
+        if let Some(platform) = &self.platform {
+            body["platform"] = json!(platform);
+        }
+        if let Some(at_once) = self.at_once {
+            body["at_once"] = json!(at_once);
+        }
+        if let Some(rate) = self.rate {
+            body["bytes_per_second"] = json!(rate.as_u64());
+        }
+        body
+    }
 }
 
 /// Jobs.
@@ -91,15 +122,10 @@ enum What {
 impl Preheat {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         let client = self.common.client()?;
-        let mut body = json!({ "images": self.images, "to": self.to });
-        if let Some(platform) = &self.platform {
-            body["platform"] = json!(platform);
-        }
-        if let Some(at_once) = self.at_once {
-            body["at_once"] = json!(at_once);
-        }
-        if let Some(rate) = self.rate {
-            body["bytes_per_second"] = json!(rate.as_u64());
+        let body = self.how.body(json!({ "images": self.images }));
+        if let (Some(cron), Some(name)) = (&self.cron, &self.name) {
+            begun::create(&self.common, name, cron, body).await?;
+            return Ok(ExitCode::SUCCESS);
         }
         let mut request = client.request(Method::POST, "/api/v1/jobs").json(&body);
         if let Some(key) = &self.key {

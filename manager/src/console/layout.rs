@@ -27,6 +27,7 @@ const PAGES: &[(&str, &str, Role)] = &[
     ("/", "Overview", Role::Viewer),
     ("/nodes", "Nodes", Role::Viewer),
     ("/jobs", "Jobs", Role::Viewer),
+    ("/schedules", "Schedules", Role::Viewer),
     ("/upstreams", "Upstreams", Role::Viewer),
     ("/tokens", "Tokens", Role::Viewer),
     ("/join-tokens", "Join tokens", Role::Admin),

@@ -14,6 +14,8 @@ use crate::membership::{Snapshot, Timing};
 use crate::metrics::ManagerMetrics;
 use crate::users::audit;
 
+mod schedules;
+
 fn job(nodes: &[(&str, bool)]) -> Job {
     let item = |(node, seed): &(&str, bool)| Item::new(0, (*node).to_owned(), *seed);
     Job {
@@ -286,17 +288,22 @@ async fn another_manager_takes_a_job_up_and_both_hear_of_its_end() {
         let job = one.create(wanted("zone=a"), ANN).await.unwrap().job();
         let nodes: Vec<_> = job.items.iter().map(|item| item.node.as_str()).collect();
         assert_eq!(nodes, ["m1", "seed"]);
-        let given = one.heard(&key(Role::Seed, "seed"), vec![]);
+        let given = one.heard(&key(Role::Seed, "seed"), vec![]).await;
         let done = report(&given[0].id, 10, Outcome::Done);
-        one.heard(&key(Role::Seed, "seed"), vec![done]);
+        one.heard(&key(Role::Seed, "seed"), vec![done]).await;
         one.step(&mut true).await.unwrap();
 
+        // The other one has not looked yet: a node that tells of the job goes on with it.
         let other = Jobs::new(database.clone(), members());
+        let at_it = one.heard(&key(Role::Mirror, "m1"), vec![]).await;
+        let running = report(&at_it[0].id, 4, Outcome::Running);
+        let given = other.heard(&key(Role::Mirror, "m1"), vec![running]).await;
+        assert_eq!(given, at_it);
         other.step(&mut false).await.unwrap();
-        let given = other.heard(&key(Role::Mirror, "m1"), vec![]);
+        let given = other.heard(&key(Role::Mirror, "m1"), vec![]).await;
         assert_eq!(given.len(), 1, "the seed is done");
         let done = report(&given[0].id, 10, Outcome::Done);
-        other.heard(&key(Role::Mirror, "m1"), vec![done]);
+        other.heard(&key(Role::Mirror, "m1"), vec![done]).await;
         other.step(&mut true).await.unwrap();
         let job = one.get(&job.id).await.unwrap().unwrap();
         assert_eq!(job.phase(), Phase::Done);
@@ -316,14 +323,14 @@ async fn cancel_and_retry_are_remembered_and_audited() {
         let database = place.open().await;
         let jobs = Jobs::new(database.clone(), members());
         let job = jobs.create(wanted("seeds"), ANN).await.unwrap().job();
-        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).len(), 1);
+        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).await.len(), 1);
         let job = jobs.cancel(&job.id, "bob").await.unwrap();
         assert_eq!(job.phase(), Phase::Cancelled);
-        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]), []);
+        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).await, []);
         jobs.step(&mut true).await.unwrap();
         let job = jobs.retry(&job.id, "bob").await.unwrap();
         assert_eq!(job.phase(), Phase::Running);
-        let given = jobs.heard(&key(Role::Seed, "seed"), vec![]);
+        let given = jobs.heard(&key(Role::Seed, "seed"), vec![]).await;
         assert_eq!(given[0].id.attempt, 2);
         let lines = audit::read(&database, None, 10).await.unwrap();
         let lines: Vec<_> = lines

@@ -146,7 +146,7 @@ pub async fn with_password(
     found.map_err(|error| database.failed(error))
 }
 
-/// Changes an account that has the version `expected`. Its sessions end, and its tokens can do no
+/// Changes an account that has the version `expected`, if any is expected. Its sessions end, and its tokens can do no
 /// more than it can.
 ///
 /// # Errors
@@ -155,12 +155,12 @@ pub async fn change(
     database: &Database,
     actor: &str,
     name: &Name,
-    expected: i64,
+    expected: Option<i64>,
     change: Change,
 ) -> Result<Changed, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut step = database.begin().await?;
-    let checked = check(&mut step, database, name, Some(expected), change.role).await;
+    let checked = check(&mut step, database, name, expected, change.role).await;
     let checked = checked.map_err(failed)?;
     if checked != Changed::Yes {
         return Ok(checked);
@@ -195,7 +195,8 @@ pub async fn change(
     Ok(Changed::Yes)
 }
 
-/// Removes an account, with its tokens and sessions.
+/// Removes an account that has the version `expected`, if any is expected, with its tokens and
+/// sessions.
 ///
 /// # Errors
 /// The database fails, and nothing is changed.
@@ -203,10 +204,11 @@ pub async fn remove(
     database: &Database,
     actor: &str,
     name: &Name,
+    expected: Option<i64>,
 ) -> Result<Changed, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut step = database.begin().await?;
-    let checked = check(&mut step, database, name, None, Some(Role::Viewer)).await;
+    let checked = check(&mut step, database, name, expected, Some(Role::Viewer)).await;
     let checked = checked.map_err(failed)?;
     if checked != Changed::Yes {
         return Ok(checked);
@@ -271,6 +273,6 @@ fn account(row: &AnyRow) -> Result<Account, sqlx::Error> {
     })
 }
 
-pub(super) fn decode(error: darner_proto::invalid::Invalid) -> sqlx::Error {
+pub(crate) fn decode(error: darner_proto::invalid::Invalid) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
 }
