@@ -14,7 +14,6 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, middleware};
-use darner_service::listener::Listener;
 use darner_service::shutdown::Shutdown;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -28,6 +27,7 @@ use crate::hooks::Hooks;
 use crate::jobs::Jobs;
 use crate::jobs::schedules::Schedules;
 use crate::members::Members;
+use crate::oidc::Oidc;
 use crate::users::password::Passwords;
 use crate::users::throttle::Throttle;
 
@@ -47,6 +47,7 @@ pub(crate) mod schedules;
 pub(crate) mod session;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod tls;
 pub(crate) mod tokens;
 pub(crate) mod webhooks;
 
@@ -80,6 +81,8 @@ pub struct Api {
     pub database: Database,
     /// How passwords are compared.
     pub passwords: Passwords,
+    /// How people log in with accounts of elsewhere.
+    pub oidc: Option<Oidc>,
     throttle: Arc<Mutex<Throttle>>,
     began: Instant,
     pub(crate) streams: Streams,
@@ -103,6 +106,8 @@ pub struct Parts {
     pub database: Database,
     /// How passwords are compared.
     pub passwords: Passwords,
+    /// How people log in with accounts of elsewhere.
+    pub oidc: Option<Oidc>,
 }
 
 #[derive(OpenApi)]
@@ -132,6 +137,7 @@ impl Api {
             authority,
             database,
             passwords,
+            oidc,
         } = parts;
         Self {
             members,
@@ -142,6 +148,7 @@ impl Api {
             authority,
             database,
             passwords,
+            oidc,
             throttle: Arc::default(),
             began: Instant::now(),
             streams: Streams::new(shutdown.clone()),
@@ -151,7 +158,11 @@ impl Api {
 }
 
 /// Serves the API until the process drains and running requests are done.
-pub(crate) async fn serve(listener: Listener, api: Api) {
+pub(crate) async fn serve<L>(listener: L, api: Api)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let shutdown = api.shutdown.clone();
     let draining = shutdown.clone();
     let serving = axum::serve(listener, routes(api))

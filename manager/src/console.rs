@@ -25,6 +25,7 @@ mod gate;
 mod jobs;
 mod layout;
 mod nodes;
+mod oidc;
 mod overview;
 mod people;
 mod picture;
@@ -45,6 +46,8 @@ pub(crate) const ROUTES: &Routes = &[
     ("POST", "/login", Need::Nothing),
     ("GET", "/setup", Need::Nothing),
     ("POST", "/setup", Need::Nothing),
+    ("GET", "/oidc/login", Need::Nothing),
+    ("GET", "/oidc/callback", Need::Nothing),
     ("POST", "/logout", Need::Role(Role::Viewer)),
     ("GET", "/", Need::Role(Role::Viewer)),
     ("GET", "/nodes", Need::Role(Role::Viewer)),
@@ -84,6 +87,8 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/icon.svg", get(icon))
         .route("/login", get(account::log_in_page).post(account::log_in))
         .route("/setup", get(account::setup_page).post(account::setup))
+        .route("/oidc/login", get(oidc::begin))
+        .route("/oidc/callback", get(oidc::end))
         .route("/logout", post(account::log_out))
         .route("/", get(overview::show))
         .route("/nodes", get(nodes::list))

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use darner_proto::id::{Host, Role};
+use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::preheat::{Image, Order, Platform, Report};
 use darner_service::shutdown::Shutdown;
@@ -31,10 +31,12 @@ pub mod plan;
 pub mod schedules;
 #[cfg(test)]
 mod tests;
+mod to;
 
 use board::{Action, Board, Event};
-use job::{Item, Job, Limits, MAX_AT_ONCE, MIN_RATE, Summary};
+use job::{Item, Job, Limits, Summary};
 use kept::Audited;
+pub use to::To;
 
 /// Between looks at the database and at the members.
 const TICK: Duration = Duration::from_secs(1);
@@ -60,17 +62,6 @@ struct Shared {
     changed: Mutex<BTreeSet<String>>,
     database: Database,
     members: Members,
-}
-
-/// Which nodes images are to be on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
-    /// Every seed.
-    Seeds,
-    /// Every seed and every mirror.
-    Nodes,
-    /// Every seed, and the mirrors with this label.
-    Label(String, String),
 }
 
 /// A job to be begun.
@@ -472,72 +463,6 @@ impl Wanted {
             && self.platform.as_ref().map(ToString::to_string) == job.platform
             && self.to.to_string() == job.to
             && self.limits == job.limits
-    }
-}
-
-impl Limits {
-    /// # Errors
-    /// No job can be so limited.
-    pub fn check(&self) -> Result<(), Invalid> {
-        let fits = |at_once| (1..=MAX_AT_ONCE).contains(&at_once);
-        if !self.at_once.is_none_or(fits) {
-            return Err(Invalid::new(
-                "at_once",
-                format!("is not 1 to {MAX_AT_ONCE}"),
-            ));
-        }
-        if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
-            let why = format!("is less than {MIN_RATE}");
-            return Err(Invalid::new("bytes_per_second", why));
-        }
-        Ok(())
-    }
-}
-
-impl To {
-    fn means(&self, host: &Host) -> bool {
-        match self {
-            _ if host.role == Role::Seed => true,
-            Self::Seeds => false,
-            Self::Nodes => true,
-            Self::Label(key, value) => host.labels.get(key) == Some(value),
-        }
-    }
-}
-
-impl std::str::FromStr for To {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // `label=zone=a` says the same as `zone=a`.
-        let named = text
-            .strip_prefix("label=")
-            .filter(|rest| rest.contains('='));
-        let text = named.unwrap_or(text);
-        match (text, text.split_once('=')) {
-            ("seeds", _) => Ok(Self::Seeds),
-            ("nodes", _) => Ok(Self::Nodes),
-            (_, Some((key, value))) if !key.is_empty() && text.len() <= MAX_TO => {
-                Ok(Self::Label(key.to_owned(), value.to_owned()))
-            }
-            _ => Err(Self::Err::new(
-                "to",
-                "is not seeds, nodes or label=KEY=VALUE",
-            )),
-        }
-    }
-}
-
-/// A label is no longer than this, key and value.
-const MAX_TO: usize = 512;
-
-impl std::fmt::Display for To {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Seeds => f.write_str("seeds"),
-            Self::Nodes => f.write_str("nodes"),
-            Self::Label(key, value) => write!(f, "{key}={value}"),
-        }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod jobs;
 pub mod members;
 pub mod membership;
 pub mod metrics;
+pub mod oidc;
 pub mod random;
 pub mod rpc;
 pub mod server;

@@ -38,6 +38,7 @@ fn api(members: Members, database: Database, passwords: Passwords) -> Api {
         authority: None,
         database,
         passwords,
+        oidc: None,
     };
     Api::new(parts, Shutdown::default())
 }

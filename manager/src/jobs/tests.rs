@@ -7,7 +7,7 @@ use darner_proto::preheat::{OrderId, Outcome, Progress};
 use proptest::prelude::*;
 
 use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS};
-use super::job::{ATTEMPTS, Phase, State};
+use super::job::{ATTEMPTS, MIN_RATE, Phase, State};
 use super::*;
 use crate::database::testing::Place;
 use crate::membership::{Snapshot, Timing};

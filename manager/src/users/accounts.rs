@@ -130,6 +130,9 @@ pub async fn get(database: &Database, name: &Name) -> Result<Option<Account>, Da
     found.map_err(|error| database.failed(error))
 }
 
+/// What stands in place of a password's hash where there is none: no password has it.
+pub(super) const NO_PASSWORD: &str = "-";
+
 /// An account and the hash of its password.
 ///
 /// # Errors
@@ -140,7 +143,14 @@ pub async fn with_password(
 ) -> Result<Option<(Account, String)>, DatabaseError> {
     let mut connection = database.read().await?;
     let found = row(&mut connection, name).await.and_then(|row| match row {
-        Some(row) => Ok(Some((account(&row)?, row.try_get("password")?))),
+        Some(row) => {
+            let password: String = row.try_get("password")?;
+            // An account of elsewhere has none: whoever tries one is nobody.
+            let known = (password != NO_PASSWORD)
+                .then(|| account(&row))
+                .transpose()?;
+            Ok(known.map(|account| (account, password)))
+        }
         None => Ok(None),
     });
     found.map_err(|error| database.failed(error))
