@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use darner_proto::id::Host;
-use darner_proto::preheat::{OrderId, Outcome, Progress};
+use darner_proto::preheat::{MAX_ORDERS, OrderId, Outcome, Progress};
 use proptest::prelude::*;
 
 use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS};
@@ -169,6 +169,36 @@ fn so_many_nodes_are_at_it_at_once() {
     let done = report(&id, 10, Outcome::Done);
     heard(&mut board, 0, &names[0], vec![done]);
     assert_eq!(heard(&mut board, 0, &names[AT_ONCE], vec![]).len(), 1);
+}
+
+/// Two managers over one database, the first of which dies at any moment.
+#[test]
+fn what_a_dead_manager_began_goes_on_and_is_dropped_for_nothing_else() {
+    let all: Vec<_> = (0..2 * MAX_ORDERS)
+        .map(|number| Job {
+            id: format!("{number:02}"),
+            ..job(&[("seed", true)])
+        })
+        .collect();
+    let (mut one, mut other) = (Board::default(), Board::default());
+    // The first one hears of the latest jobs first.
+    for job in all.iter().rev().take(MAX_ORDERS) {
+        one.apply(0, Event::Take(job.clone()));
+    }
+    for job in &all {
+        other.apply(0, Event::Take(job.clone()));
+    }
+    let given = heard(&mut one, 0, "seed", vec![]);
+    assert_eq!(given.len(), MAX_ORDERS);
+    let mut reports: Vec<_> = given
+        .iter()
+        .map(|id| report(id, 1, Outcome::Running))
+        .collect();
+    assert_eq!(heard(&mut other, 1, "seed", reports.clone()), given);
+    reports[0].outcome = Outcome::Done;
+    let next = heard(&mut other, 2, "seed", reports);
+    assert_eq!(next.len(), MAX_ORDERS);
+    assert!(given[1..].iter().all(|id| next.contains(id)), "{next:?}");
 }
 
 #[test]
