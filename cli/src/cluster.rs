@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 mod begun;
 mod client;
+mod images;
 mod jobs;
 mod login;
 mod people;
@@ -47,6 +48,8 @@ pub(crate) enum Ask {
     Status(show::Status),
     /// See who belongs to the cluster
     Nodes(show::Nodes),
+    /// See which nodes hold which images
+    Images(images::Images),
     /// Have nodes hold images ahead of time
     Preheat(jobs::Preheat),
     /// See, call off and retry jobs
@@ -67,6 +70,7 @@ impl Ask {
         let ended = match self {
             Self::Status(status) => status.run().await,
             Self::Nodes(nodes) => nodes.run().await,
+            Self::Images(images) => images.run().await,
             Self::Preheat(preheat) => preheat.run().await,
             Self::Job(job) => job.run().await,
             Self::Schedule(schedule) => schedule.run().await,

@@ -24,6 +24,7 @@ use crate::console;
 use crate::database::Database;
 use crate::figures::Tallies;
 use crate::hooks::Hooks;
+use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::jobs::schedules::Schedules;
 use crate::members::Members;
@@ -33,6 +34,7 @@ use crate::users::throttle::Throttle;
 
 pub mod access;
 pub(crate) mod body;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod join;
 pub(crate) mod live;
@@ -75,6 +77,8 @@ pub struct Api {
     pub hooks: Hooks,
     /// What they have counted.
     pub tallies: Tallies,
+    /// Which images they hold.
+    pub images: Images,
     /// Who may become one; nobody has to ask in plain text.
     pub authority: Option<Authority>,
     /// Everything else that is remembered.
@@ -100,6 +104,8 @@ pub struct Parts {
     pub hooks: Hooks,
     /// What they have counted.
     pub tallies: Tallies,
+    /// Which images they hold.
+    pub images: Images,
     /// Who may become one; none in plain text.
     pub authority: Option<Authority>,
     /// Everything else that is remembered.
@@ -120,6 +126,7 @@ pub struct Parts {
     modifiers(&Security),
     tags(
         (name = "cluster", description = "Members and what they are told"),
+        (name = "images", description = "Images that nodes hold"),
         (name = "jobs", description = "Images that are to be on nodes ahead of time"),
         (name = "people", description = "Accounts, sessions, tokens, audit")
     )
@@ -134,6 +141,7 @@ impl Api {
             jobs,
             hooks,
             tallies,
+            images,
             authority,
             database,
             passwords,
@@ -145,6 +153,7 @@ impl Api {
             jobs,
             hooks,
             tallies,
+            images,
             authority,
             database,
             passwords,
@@ -197,6 +206,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(overview::events))
         .routes(routes!(overview::past))
         .routes(routes!(overview::upstreams))
+        .routes(routes!(images::list))
+        .routes(routes!(images::show))
+        .routes(routes!(images::nodes))
         .routes(routes!(members::seeds))
         .routes(routes!(members::schedulers))
         .routes(routes!(members::configuration))

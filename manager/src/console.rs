@@ -22,6 +22,7 @@ mod account;
 mod audit;
 mod begun;
 mod gate;
+mod images;
 mod jobs;
 mod layout;
 mod nodes;
@@ -53,6 +54,8 @@ pub(crate) const ROUTES: &Routes = &[
     ("GET", "/nodes", Need::Role(Role::Viewer)),
     ("GET", "/nodes/{id}", Need::Role(Role::Viewer)),
     ("POST", "/nodes/{id}/revoke", Need::Role(Role::Admin)),
+    ("GET", "/images", Need::Role(Role::Viewer)),
+    ("GET", "/images/{digest}", Need::Role(Role::Viewer)),
     ("GET", "/jobs", Need::Role(Role::Viewer)),
     ("POST", "/jobs", Need::Role(Role::Operator)),
     ("GET", "/jobs/{id}", Need::Role(Role::Viewer)),
@@ -94,6 +97,8 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/nodes", get(nodes::list))
         .route("/nodes/{id}", get(nodes::show))
         .route("/nodes/{id}/revoke", post(nodes::revoke))
+        .route("/images", get(images::list))
+        .route("/images/{digest}", get(images::show))
         .route("/jobs", get(jobs::list).post(jobs::create))
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))

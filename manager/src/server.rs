@@ -22,6 +22,7 @@ use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
 use crate::figures::Tallies;
 use crate::hooks::Hooks;
+use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
@@ -42,6 +43,7 @@ pub struct Manager {
     authority: Option<Authority>,
     jobs: Jobs,
     tallies: Tallies,
+    images: Images,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -140,14 +142,15 @@ impl Manager {
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
-        let tallies = Tallies::default();
         let oidc = settings.oidc.clone();
         let oidc = oidc.map(|oidc| Oidc::new(oidc, database.clone()));
+        let (tallies, images) = (Tallies::default(), Images::default());
         let parts = Parts {
             members: members.clone(),
             jobs: jobs.clone(),
             hooks: Hooks::new(database.clone(), jobs.clone(), seal(manager)?),
             tallies: tallies.clone(),
+            images: images.clone(),
             authority: authority.clone(),
             database: database.clone(),
             passwords,
@@ -164,6 +167,7 @@ impl Manager {
             authority,
             jobs,
             tallies,
+            images,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -205,6 +209,7 @@ impl Manager {
             authority,
             jobs,
             tallies,
+            images,
             served,
             invitation: _,
             tls,
@@ -216,7 +221,12 @@ impl Manager {
             shutdown,
         } = self;
         let known = (identity.clone(), authority.clone());
-        let told = (members.clone(), jobs.clone(), tallies.clone());
+        let told = (
+            members.clone(),
+            jobs.clone(),
+            tallies.clone(),
+            images.clone(),
+        );
         let serving = rpc::serve(rpc, known, told, metrics, shutdown.clone());
         if let Some(authority) = authority {
             let following = authority.follow(members.clone(), identity, shutdown.clone());
@@ -239,6 +249,7 @@ impl Manager {
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
         shutdown.spawn(jobs.run(shutdown.clone()));
         shutdown.spawn(tallies.run(members.clone(), shutdown.clone()));
+        shutdown.spawn(images.run(members.clone(), shutdown.clone()));
         shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
