@@ -111,7 +111,7 @@ impl Fleet {
         let zone = format!("zone-{}", number % 3);
         let host = Host {
             id: name.parse()?,
-            address: address.into(),
+            address,
             role,
             labels: [("zone".to_owned(), zone)].into(),
             signing_key: None,
