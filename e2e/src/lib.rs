@@ -7,7 +7,6 @@
 //! ([`wait`]), never on the clock.
 
 pub mod attendant;
-pub mod balancer;
 pub mod browser;
 pub mod client;
 pub mod cluster;
