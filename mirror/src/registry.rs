@@ -35,6 +35,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::request::Parts as Head;
+use darner_service::identity::local::Local;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub private: Option<Private>,
     /// What is no image.
     pub files: FileFront,
+    /// Clients that speak TLS are answered by this.
+    pub tls: Option<Local>,
 }
 
 /// The front end, listening.
@@ -121,6 +124,7 @@ impl Registry {
             upstreams,
             private,
             files,
+            tls,
         } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
@@ -140,7 +144,8 @@ impl Registry {
             metrics: RegistryMetrics::new(metrics),
             private,
             files,
-            confined: address.ip().is_loopback(),
+            on_this_machine: address.ip().is_loopback(),
+            tls,
             not_public: moka::future::Cache::builder()
                 .max_capacity(NOT_PUBLIC)
                 .time_to_live(NOT_PUBLIC_FOR)

@@ -59,7 +59,7 @@ impl Front {
             source: &call.question.source,
             target: &target,
             headers: &headers,
-            confined: self.confined,
+            confined: self.confined(),
             deadline: call.deadline,
         };
         let Decision { step, known, .. } = private.prover.decide(&asked).await;

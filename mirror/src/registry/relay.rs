@@ -77,7 +77,7 @@ impl Front {
         if status.is_success() {
             return Ok(call.reply(status, relayed));
         }
-        Ok(call.refusal(status, relayed, self.confined).await)
+        Ok(call.refusal(status, relayed, self.confined()).await)
     }
 
     pub(super) async fn ask_upstream(

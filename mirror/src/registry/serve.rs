@@ -11,6 +11,7 @@ use axum::http::{
 use darner_proto::digest::Digest;
 use darner_proto::name::{Reference, RegistryName, Source};
 use darner_proto::peer::Target;
+use darner_service::identity::local::Local;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
@@ -47,8 +48,9 @@ pub(super) struct Front {
     /// Without it, what is not public passes through and is not kept.
     pub(super) private: Option<Private>,
     pub(super) files: FileFront,
-    /// What is sent between clients and this process stays on this machine.
-    pub(super) confined: bool,
+    /// No other machine reaches the listener.
+    pub(super) on_this_machine: bool,
+    pub(super) tls: Option<Local>,
     /// Repositories that an anonymous reader was refused a moment ago.
     pub(super) not_public: moka::future::Cache<Source, ()>,
 }
@@ -102,6 +104,14 @@ impl listen::Front for Arc<Front> {
     const MAX_CONNECTIONS: usize = 8192;
     const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+    fn tls(&self) -> Option<&Local> {
+        self.tls.as_ref()
+    }
+
+    fn takes_plain(&self) -> bool {
+        self.tls.is_none() || self.on_this_machine
+    }
+
     async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response<Outgoing> {
         if local::is_ours(request.uri().path()) {
             return self.file(request, &outlet).await;
@@ -113,12 +123,17 @@ impl listen::Front for Arc<Front> {
 }
 
 impl Front {
+    /// Whether nobody else reads what a client and this process send each other.
+    pub(super) fn confined(&self) -> bool {
+        self.on_this_machine || self.tls.is_some()
+    }
+
     /// Files are for programs of this machine: what is asked here is asked from here.
     async fn file(&self, request: Request<Incoming>, outlet: &Outlet) -> Response<Outgoing> {
         let deadline = Instant::now() + self.first_byte_timeout;
         let place = self.admission.enter(deadline).await;
         let response = match &place {
-            _ if !self.confined => {
+            _ if !self.on_this_machine => {
                 let message = "files are served where no other machine reaches [registry] listen";
                 FileRefusal::new(StatusCode::FORBIDDEN, message).into_response()
             }
