@@ -34,6 +34,16 @@ impl Skopeo {
         })
     }
 
+    /// Keeps an account (`user:password`, in base64) under a place: a host, or a path of it.
+    pub fn keep(&self, place: &str, account: &str) -> Result<()> {
+        let text = format!("{{\"auths\": {{\"{place}\": {{\"auth\": \"{account}\"}}}}}}");
+        Ok(fs::write(self.accounts(), text)?)
+    }
+
+    fn accounts(&self) -> PathBuf {
+        self.directory.join("auth.json")
+    }
+
     /// Copies an image into a directory and checks it there, byte for byte. Of an index, all
     /// platforms.
     pub async fn copy(&self, image: &Image, reference: &str) -> Result<()> {
@@ -47,7 +57,7 @@ impl Skopeo {
         command.arg("--preserve-digests");
         command.arg(format!("docker://{reference}"));
         command.arg(format!("dir:{}", out.display()));
-        command.env("REGISTRY_AUTH_FILE", self.directory.join("no-auth.json"));
+        command.env("REGISTRY_AUTH_FILE", self.accounts());
         command.env("HOME", &self.directory);
         process::run(command).await?;
         check(image, &out)

@@ -12,7 +12,9 @@
 
 mod admission;
 mod blobs;
+mod holders;
 mod link;
+mod logins;
 mod metrics;
 mod outgoing;
 mod private;
@@ -41,12 +43,14 @@ use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
+use crate::access::NoRandom;
 use crate::files::FileFront;
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
+use logins::Logins;
 use metrics::RegistryMetrics;
 pub use private::Private;
 use serve::Front;
@@ -105,6 +109,9 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// Clients' accounts cannot be sealed.
+    #[error("credentials that clients keep for this mirror cannot be taken")]
+    Logins(#[source] NoRandom),
     /// Requests that name no registry would have none.
     #[error("the default upstream {0} is not configured; add an [[upstream]] of that name")]
     DefaultUpstream(darner_proto::name::RegistryName),
@@ -134,7 +141,9 @@ impl Registry {
         }
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let logins = Logins::new(&settings.logins, &settings.default_upstream, &upstreams);
         let front = Front {
+            logins: logins.map_err(RegistryError::Logins)?,
             resolver,
             tasks,
             upstreams,

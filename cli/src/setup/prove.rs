@@ -6,7 +6,7 @@ use std::time::Duration;
 use darner_proto::name::RegistryName;
 use darner_service::telemetry::with_causes;
 use reqwest::header::{ACCEPT, HeaderMap};
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Certificate, Client, Method, StatusCode, Url};
 
 use super::runtimes::Runtime;
 use crate::pull::{self, Choice, Image, MANIFEST_TYPES, PullError, progress};
@@ -17,6 +17,22 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const IMAGE: &str = "docker.io/library/hello-world:latest";
 const HUB: &str = "docker.io";
 const DIGEST: &str = "docker-content-digest";
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mirror<'a> {
+    /// Its URL.
+    pub(crate) url: &'a str,
+    /// The only authority to trust, PEM, where it speaks TLS.
+    pub(crate) ca: Option<&'a str>,
+}
+
+impl<'a> Mirror<'a> {
+    /// One that speaks no TLS, or one that the system trusts.
+    pub(crate) fn plain(url: &'a str) -> Self {
+        Self { url, ca: None }
+    }
+}
 
 /// What the proof consists of.
 #[derive(Debug)]
@@ -112,7 +128,7 @@ pub(crate) fn image() -> Option<Image> {
 
 /// Asks for all of it; what was shown, for the user.
 pub(crate) async fn prove(
-    mirror: &str,
+    mirror: Mirror<'_>,
     probe: Option<&Probe>,
     runtimes: &[Runtime],
 ) -> Result<Vec<String>, ProofError> {
@@ -120,7 +136,7 @@ pub(crate) async fn prove(
         return Ok(Vec::new());
     };
     ping(mirror).await?;
-    let mut shown = vec![format!("the mirror at {mirror} answers")];
+    let mut shown = vec![format!("the mirror at {} answers", mirror.url)];
     if let Probe::Image(image) = probe {
         shown.extend(ask(mirror, image, runtimes).await?);
         shown.push(pull(mirror, image).await?);
@@ -129,14 +145,14 @@ pub(crate) async fn prove(
 }
 
 /// Whether a mirror answers at all.
-pub(crate) async fn ping(mirror: &str) -> Result<(), ProofError> {
+pub(crate) async fn ping(mirror: Mirror<'_>) -> Result<(), ProofError> {
     let asker = Asker::new(mirror)?;
     asker.ask("a runtime", Method::GET, "/v2/").await.map(drop)
 }
 
 /// Asks for an image as each of the runtimes does, and whether they all get the same.
 pub(crate) async fn ask(
-    mirror: &str,
+    mirror: Mirror<'_>,
     image: &Image,
     runtimes: &[Runtime],
 ) -> Result<Vec<String>, ProofError> {
@@ -183,20 +199,24 @@ fn request(runtime: Runtime, image: &Image) -> Option<(Method, String)> {
     }
 }
 
-async fn pull(mirror: &str, image: &Image) -> Result<String, ProofError> {
+async fn pull(mirror: Mirror<'_>, image: &Image) -> Result<String, ProofError> {
     let here = |why: String| ProofError::Here(why);
     let directory = tempfile::tempdir().map_err(|error| here(error.to_string()))?;
-    let via: Url = mirror.parse().map_err(|_| here(mirror.to_owned()))?;
+    let via: Url = mirror
+        .url
+        .parse()
+        .map_err(|_| here(mirror.url.to_owned()))?;
     let request = pull::Request {
         image,
         via: &via,
+        ca: mirror.ca,
         output: directory.path(),
         choice: Choice::Host,
     };
     match pull::pull(&request, &progress::Nobody).await {
         Ok(pulled) => Ok(format!("{image} was pulled, {} bytes", pulled.bytes)),
         Err(PullError::Unreachable { source, .. }) => Err(ProofError::Unreachable {
-            mirror: mirror.to_owned(),
+            mirror: mirror.url.to_owned(),
             why: with_causes(&source),
         }),
         Err(error) => Err(ProofError::Pull {
@@ -213,9 +233,15 @@ struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    fn new(mirror: &'a str) -> Result<Self, ProofError> {
-        let http = Client::builder().no_proxy().timeout(PATIENCE).build();
-        let http = http.map_err(|error| ProofError::Here(with_causes(&error)))?;
+    fn new(mirror: Mirror<'a>) -> Result<Self, ProofError> {
+        let here = |error: &dyn std::error::Error| ProofError::Here(with_causes(error));
+        let mut builder = Client::builder().no_proxy().timeout(PATIENCE);
+        if let Some(ca) = mirror.ca {
+            let ca = Certificate::from_pem_bundle(ca.as_bytes()).map_err(|error| here(&error))?;
+            builder = builder.tls_certs_only(ca);
+        }
+        let http = builder.build().map_err(|error| here(&error))?;
+        let mirror = mirror.url;
         Ok(Self { http, mirror })
     }
 

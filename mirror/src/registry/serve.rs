@@ -16,6 +16,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
+use super::holders;
+use super::logins::{self, Logins};
 use super::metrics::{Kind, RegistryMetrics, Trouble};
 use super::outgoing::Outgoing;
 use super::private::Private;
@@ -51,6 +53,8 @@ pub(super) struct Front {
     /// No other machine reaches the listener.
     pub(super) on_this_machine: bool,
     pub(super) tls: Option<Local>,
+    /// Where clients may show what they keep under this mirror's address.
+    pub(super) logins: Option<Logins>,
     /// Repositories that an anonymous reader was refused a moment ago.
     pub(super) not_public: moka::future::Cache<Source, ()>,
 }
@@ -117,7 +121,16 @@ impl listen::Front for Arc<Front> {
             return self.file(request, &outlet).await;
         }
         // No other request that is answered here has a body.
-        let (parts, _body) = request.into_parts();
+        let (mut parts, _body) = request.into_parts();
+        let deadline = Instant::now() + self.first_byte_timeout;
+        if let Some(digest) = holders::asked(parts.uri.path()) {
+            return self.met(self.holders(&parts.method, digest, deadline).await);
+        }
+        if let Some(logins) = &self.logins
+            && let Some(response) = logins.meet(&mut parts, deadline).await
+        {
+            return self.met(response);
+        }
         self.respond(parts, &outlet).await
     }
 }
@@ -147,7 +160,15 @@ impl Front {
         response.map(|body| Outgoing::new(body, None, metrics, place))
     }
 
-    pub(super) async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
+    /// An answer to what is no request of the distribution API.
+    fn met(&self, mut response: Response<Body>) -> Response<Outgoing> {
+        dress(response.headers_mut(), None, None, Duration::ZERO);
+        self.metrics.answered(Kind::Other, response.status(), None);
+        let metrics = self.metrics.clone();
+        response.map(|body| Outgoing::new(body, None, metrics, None))
+    }
+
+    pub(super) async fn respond(&self, mut parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
         let started = Instant::now();
         let deadline = started + self.first_byte_timeout;
         let asked = request::check_method(&parts.method, &parts.headers)
@@ -165,6 +186,7 @@ impl Front {
             Ok(Asked::Of(question)) => {
                 kind = question.kind();
                 namespace = question.namespace.as_deref();
+                logins::confine(&mut parts, &question.source.registry);
                 let call = Call {
                     question,
                     method: &parts.method,

@@ -191,7 +191,10 @@ fn every_key_is_read() {
     assert_eq!(settings.node.labels["rack"], "b");
     assert_eq!(settings.registry.max_requests, 7);
     assert!(settings.registry.tls);
-    assert_eq!(settings.registry.logins[1].as_str(), "registry.example:5000");
+    assert_eq!(
+        settings.registry.logins[1].as_str(),
+        "registry.example:5000"
+    );
     let upstream = &settings.upstreams[0];
     assert_eq!(upstream.url, "http://10.0.0.9:5000/prefix");
     assert_eq!(upstream.ca_file, Some(directory.join("ca.pem")));
