@@ -120,111 +120,111 @@ fn a_runtime_is_followed_from_not_set_up_to_changed_since() {
 }
 
 /// What is there, and what is said of it: the check, a word of its subject, its level, a word of it.
-type Trap<'a> = (&'a [(&'a str, &'a str)], [&'a str; 4]);
+type Trap = (&'static [(&'static str, &'static str)], [&'static str; 4]);
 
-const V3: &str = "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = ";
+const ONE: &str = "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+const TWO: &str = "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = \"/etc/containerd/certs.d:/etc/docker/certs.d\"\n";
+const DROP_IN: &str = "[Service]\nEnvironment=\"HTTP_PROXY=http://u:canary@proxy.test:3128\" 'NO_PROXY=a.test,10.0.0.0/8'\n";
+const FAR: &str = "[host.\"http://192.0.2.9:7420\"]\n";
+
+const TRAPS: &[Trap] = &[
+    (
+        &[("etc/containerd/config.toml", TWO)],
+        ["runtime", "containerd", "note", "several directories"],
+    ),
+    (
+        &[("etc/containerd/config.toml", ONE)],
+        ["runtime", "containerd", "note", "--hosts-dir"],
+    ),
+    (
+        &[(
+            "etc/containerd/config.toml",
+            "disabled_plugins = [\"cri\"]\n",
+        )],
+        ["runtime", "containerd", "note", "switched off"],
+    ),
+    (
+        &[
+            ("etc/containerd/config.toml", ONE),
+            ("etc/containerd/certs.d/quay.io/hosts.toml", "# none\n"),
+        ],
+        ["runtime", "containerd", "note", "directory of their own"],
+    ),
+    (
+        &[("etc/containerd/config.toml", "version = 7\n")],
+        ["runtime", "containerd", "failure", "version 7"],
+    ),
+    (
+        &[(
+            "etc/containers/registries.conf",
+            "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:1/quay.io\"\n",
+        )],
+        ["fall-back", "quay.io", "failure", "nobody else is asked"],
+    ),
+    (
+        &[(
+            "etc/containers/registries.conf",
+            "[[registry]]\nlocation = \"quay.io\"\nblocked = true\n[[registry.mirror]]\nlocation = \"127.0.0.1:1/quay.io\"\n",
+        )],
+        ["fall-back", "quay.io", "failure", "blocked"],
+    ),
+    (
+        &[
+            (
+                "etc/containers/registries.conf.d/1.conf",
+                "[[registry]]\nlocation = \"quay.io\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:1/quay.io\"\n",
+            ),
+            ("etc/containers/registries.conf", ""),
+        ],
+        ["fall-back", "Podman", "ok", "go on to the registry"],
+    ),
+    (
+        &[
+            (
+                "etc/rancher/k3s/registries.yaml",
+                "mirrors:\n  \"*\":\n    endpoint: [\"http://127.0.0.1:1\"]\n",
+            ),
+            (
+                "etc/rancher/k3s/config.yaml.d/10.yaml",
+                "disable-default-registry-endpoint: true\n",
+            ),
+        ],
+        [
+            "fall-back",
+            "config.yaml.d/10.yaml",
+            "failure",
+            "no registry is asked",
+        ],
+    ),
+    (
+        &[
+            (
+                "etc/docker/daemon.json",
+                "{\"registry-mirrors\": [\"http://127.0.0.1:1\"]}",
+            ),
+            ("etc/systemd/system/docker.service.d/proxy.conf", DROP_IN),
+        ],
+        ["proxy", "Docker", "ok", "not asked for the mirror"],
+    ),
+    (
+        &[(
+            "etc/docker/daemon.json",
+            "{\"registry-mirrors\": [\"http://127.0.0.1:1\"]}",
+        )],
+        ["fall-back", "Docker", "ok", "goes on to Docker Hub"],
+    ),
+    (
+        &[
+            ("etc/containerd/config.toml", ONE),
+            ("etc/containerd/certs.d/_default/hosts.toml", FAR),
+        ],
+        ["runtime", "containerd", "failure", "not written by darner"],
+    ),
+];
 
 #[test]
 fn every_trap_is_named_with_what_to_do() {
-    let drop_in = "[Service]\nEnvironment=\"HTTP_PROXY=http://u:canary@proxy.test:3128\" 'NO_PROXY=a.test,10.0.0.0/8'\n";
-    let far = "[host.\"http://192.0.2.9:7420\"]\n";
-    let two = format!("{V3}\"/etc/containerd/certs.d:/etc/docker/certs.d\"\n");
-    let one = format!("{V3}\"/etc/containerd/certs.d\"\n");
-    let traps: &[Trap<'_>] = &[
-        (
-            &[("etc/containerd/config.toml", &two)],
-            ["runtime", "containerd", "note", "several directories"],
-        ),
-        (
-            &[("etc/containerd/config.toml", &one)],
-            ["runtime", "containerd", "note", "--hosts-dir"],
-        ),
-        (
-            &[(
-                "etc/containerd/config.toml",
-                "disabled_plugins = [\"cri\"]\n",
-            )],
-            ["runtime", "containerd", "note", "switched off"],
-        ),
-        (
-            &[
-                ("etc/containerd/config.toml", &one),
-                ("etc/containerd/certs.d/quay.io/hosts.toml", "# none\n"),
-            ],
-            ["runtime", "containerd", "note", "directory of their own"],
-        ),
-        (
-            &[("etc/containerd/config.toml", "version = 7\n")],
-            ["runtime", "containerd", "failure", "version 7"],
-        ),
-        (
-            &[(
-                "etc/containers/registries.conf",
-                "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:1/quay.io\"\n",
-            )],
-            ["fall-back", "quay.io", "failure", "nobody else is asked"],
-        ),
-        (
-            &[(
-                "etc/containers/registries.conf",
-                "[[registry]]\nlocation = \"quay.io\"\nblocked = true\n[[registry.mirror]]\nlocation = \"127.0.0.1:1/quay.io\"\n",
-            )],
-            ["fall-back", "quay.io", "failure", "blocked"],
-        ),
-        (
-            &[
-                (
-                    "etc/containers/registries.conf.d/1.conf",
-                    "[[registry]]\nlocation = \"quay.io\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:1/quay.io\"\n",
-                ),
-                ("etc/containers/registries.conf", ""),
-            ],
-            ["fall-back", "Podman", "ok", "go on to the registry"],
-        ),
-        (
-            &[
-                (
-                    "etc/rancher/k3s/registries.yaml",
-                    "mirrors:\n  \"*\":\n    endpoint: [\"http://127.0.0.1:1\"]\n",
-                ),
-                (
-                    "etc/rancher/k3s/config.yaml.d/10.yaml",
-                    "disable-default-registry-endpoint: true\n",
-                ),
-            ],
-            [
-                "fall-back",
-                "config.yaml.d/10.yaml",
-                "failure",
-                "no registry is asked",
-            ],
-        ),
-        (
-            &[
-                (
-                    "etc/docker/daemon.json",
-                    "{\"registry-mirrors\": [\"http://127.0.0.1:1\"]}",
-                ),
-                ("etc/systemd/system/docker.service.d/proxy.conf", drop_in),
-            ],
-            ["proxy", "Docker", "ok", "not asked for the mirror"],
-        ),
-        (
-            &[(
-                "etc/docker/daemon.json",
-                "{\"registry-mirrors\": [\"http://127.0.0.1:1\"]}",
-            )],
-            ["fall-back", "Docker", "ok", "goes on to Docker Hub"],
-        ),
-        (
-            &[
-                ("etc/containerd/config.toml", &one),
-                ("etc/containerd/certs.d/_default/hosts.toml", far),
-            ],
-            ["runtime", "containerd", "failure", "not written by darner"],
-        ),
-    ];
-    for (files, [check, subject, level, word]) in traps {
+    for (files, [check, subject, level, word]) in TRAPS {
         let host = Host::new(files);
         let (_, findings) = host.doctor();
         let fits = findings.iter().any(|finding| {

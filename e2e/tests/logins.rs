@@ -10,7 +10,7 @@ use darner_e2e::docker::Dockerd;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::skopeo::Skopeo;
 use darner_e2e::upstream::{Guard, NAME, TOKEN, Upstream};
-use darner_e2e::{place, process, raw};
+use darner_e2e::{darner, place, process, raw};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "canary-password-of-a-caller";
@@ -180,8 +180,15 @@ fn what_is_public_needs_no_account_whoever_asks() {
         let containerd = Containerd::start(scene, "containerd", &up.url("registry")?).await?;
         containerd.pull(&image.reference(NAME)).await?;
         let root = scene.make_directory("host")?;
-        std::fs::create_dir_all(root.join("etc/docker"))?;
+        std::fs::create_dir_all(root.join("etc/containers/registries.conf.d"))?;
         std::fs::create_dir_all(root.join("var/lib"))?;
+        std::fs::write(root.join("etc/containers/registries.conf"), "")?;
+        let mut setup = darner::command()?;
+        setup.args(["setup", "podman", "--registry", NAME, "--root"]);
+        setup.arg(&root).args(["--mirror", &up.url("registry")?]);
+        setup.args(["--probe", &image.reference(NAME)]);
+        process::run(setup).await?;
+        std::fs::create_dir_all(root.join("etc/docker"))?;
         let mirrors = format!("{{\"registry-mirrors\": [\"http://{mirror}\"]}}");
         std::fs::write(root.join("etc/docker/daemon.json"), mirrors)?;
         let dockerd = Dockerd::start(scene, &root).await?;

@@ -19,6 +19,7 @@ use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{darner, place, process, wait};
 use darner_service::identity::local::Local;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// What is in all files of a directory and below.
 fn files(directory: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
@@ -54,23 +55,29 @@ fn set_up(command: &mut Command, runtime: &str, up: &Darner, authority: &Path) -
 }
 
 /// Somebody who took the mirror's port: what came to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Impostor {
+    seen: Arc<Seen>,
+    _listening: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
     connections: AtomicUsize,
     /// Of these, those that were not TLS, or whose client took a certificate of somebody else.
     deceived: AtomicUsize,
 }
 
 impl Impostor {
-    async fn take(scene: &Scene, port: SocketAddr) -> Result<Arc<Self>> {
+    async fn take(scene: &Scene, port: SocketAddr) -> Result<Self> {
         let local = Local::open(&scene.make_directory("impostor")?, port.ip())?;
         let listener = wait::until("the port is free", async || {
             TcpListener::bind(port).await.ok()
         });
         let listener = listener.await?;
-        let impostor = Arc::new(Self::default());
-        let seen = impostor.clone();
-        tokio::spawn(async move {
+        let (told, mut listening) = (Arc::new(Seen::default()), JoinSet::new());
+        let seen = told.clone();
+        listening.spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let mut first = [0];
                 let begun = tcp.peek(&mut first).await;
@@ -84,12 +91,15 @@ impl Impostor {
                 }
             }
         });
-        Ok(impostor)
+        Ok(Self {
+            seen: told,
+            _listening: listening,
+        })
     }
 
     fn seen(&self) -> (usize, usize) {
         let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-        (read(&self.connections), read(&self.deceived))
+        (read(&self.seen.connections), read(&self.seen.deceived))
     }
 }
 

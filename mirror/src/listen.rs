@@ -180,8 +180,8 @@ async fn connection<F: Front>(
             };
             match tls.accept(stream).await {
                 Ok(stream) => {
-                    let outlet = Outlet::of_bytes(copies);
-                    serve(stream, (outlet, Caller::Unproved), front, shutdown).await;
+                    let caller = stream.caller();
+                    serve(stream, (Outlet::of_bytes(copies), caller), front, shutdown).await;
                 }
                 Err(error) => {
                     metrics.trouble(F::NAME, Trouble::Tls);

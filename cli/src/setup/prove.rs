@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use darner_proto::name::RegistryName;
 use darner_service::telemetry::with_causes;
-use reqwest::header::{ACCEPT, HeaderMap};
-use reqwest::{Certificate, Client, Method, StatusCode, Url};
+use reqwest::header::{ACCEPT, HeaderMap, WWW_AUTHENTICATE};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 
 use super::runtimes::Runtime;
 use crate::pull::{self, Choice, Image, MANIFEST_TYPES, PullError, progress};
@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Small, public, and for every platform.
 const IMAGE: &str = "docker.io/library/hello-world:latest";
 const HUB: &str = "docker.io";
+const PING: &str = "/v2/";
+/// In the challenge of a mirror of this kind.
+const OF_A_MIRROR: &str = "service=\"darner\"";
 const DIGEST: &str = "docker-content-digest";
 
 /// Who is asked.
@@ -147,7 +150,26 @@ pub(crate) async fn prove(
 /// Whether a mirror answers at all.
 pub(crate) async fn ping(mirror: Mirror<'_>) -> Result<(), ProofError> {
     let asker = Asker::new(mirror)?;
-    asker.ask("a runtime", Method::GET, "/v2/").await.map(drop)
+    let answer = asker.send(Method::GET, PING).await?;
+    // Where clients may log in to it, it asks each for a token of its own.
+    let challenge = answer.headers().get(WWW_AUTHENTICATE);
+    let challenge = challenge.and_then(|value| value.to_str().ok());
+    let is_ours = challenge.is_some_and(|text| text.contains(OF_A_MIRROR));
+    match answer.status() {
+        StatusCode::UNAUTHORIZED if is_ours => Ok(()),
+        status => checked(status, "a runtime", format!("{} {PING}", Method::GET)),
+    }
+}
+
+fn checked(status: StatusCode, who: &str, request: String) -> Result<(), ProofError> {
+    match status {
+        StatusCode::OK => Ok(()),
+        status => Err(ProofError::Status {
+            who: who.to_owned(),
+            request,
+            status,
+        }),
+    }
 }
 
 /// Asks for an image as each of the runtimes does, and whether they all get the same.
@@ -247,6 +269,12 @@ impl<'a> Asker<'a> {
 
     async fn ask(&self, who: &str, method: Method, path: &str) -> Result<HeaderMap, ProofError> {
         let request = format!("{method} {path}");
+        let answer = self.send(method, path).await?;
+        checked(answer.status(), who, request)?;
+        Ok(answer.headers().clone())
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<Response, ProofError> {
         let url = format!("{}{path}", self.mirror);
         let sent = self
             .http
@@ -254,17 +282,9 @@ impl<'a> Asker<'a> {
             .header(ACCEPT, MANIFEST_TYPES)
             .send()
             .await;
-        let answer = sent.map_err(|error| ProofError::Unreachable {
+        sent.map_err(|error| ProofError::Unreachable {
             mirror: self.mirror.to_owned(),
             why: with_causes(&error.without_url()),
-        })?;
-        match answer.status() {
-            StatusCode::OK => Ok(answer.headers().clone()),
-            status => Err(ProofError::Status {
-                who: who.to_owned(),
-                request,
-                status,
-            }),
-        }
+        })
     }
 }

@@ -106,10 +106,7 @@ impl Local {
     /// What is there cannot be used; nothing is overwritten then.
     pub fn open(directory: &Path, listen: IpAddr) -> Result<Self, LocalError> {
         let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        if !listen.is_unspecified() && !listen.is_loopback() {
-            addresses.push(listen);
-        }
-        if listen.is_loopback() && !addresses.contains(&listen) {
+        if !listen.is_unspecified() && !addresses.contains(&listen) {
             addresses.push(listen);
         }
         let now = SystemTime::now();
