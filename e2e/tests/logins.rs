@@ -40,6 +40,14 @@ fn secrets_stay(scene: &Scene, up: &Darner) -> Result<()> {
     scene.holds_none_of("data-up", &SECRETS)
 }
 
+/// The same with an account (`user:password`, in base64) under a place: a host, or a path of it.
+fn keeping(scene: &Scene, skopeo: &Skopeo, place: &str, account: &str) -> Result<Skopeo> {
+    let text = format!("{{\"auths\": {{\"{place}\": {{\"auth\": \"{account}\"}}}}}}");
+    let path = scene.path(format!("{account}.json"));
+    std::fs::write(&path, text)?;
+    Ok(skopeo.with_logins(&path))
+}
+
 /// Whoever has the account under the mirror gets what is private, once from upstream; nobody else.
 async fn skopeo_gets_it(scene: &Scene, guard: Guard) -> Result<()> {
     let mut upstream = Upstream::start(scene).await?;
@@ -55,13 +63,13 @@ async fn skopeo_gets_it(scene: &Scene, guard: Guard) -> Result<()> {
     );
     let alice = Skopeo::new(scene, "alice", NAME, &mirror)?;
     for place in [format!("{mirror}/{NAME}"), mirror.clone()] {
-        alice.keep(&place, ACCOUNT)?;
+        let alice = keeping(scene, &alice, &place, ACCOUNT)?;
         alice.copy(&image, &reference).await?;
         let (bytes, whole) = (upstream.ledger().blob_bytes(&image), image.bytes());
         ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
     }
     let mallory = Skopeo::new(scene, "mallory", NAME, &mirror)?;
-    mallory.keep(&mirror, WRONG)?;
+    let mallory = keeping(scene, &mallory, &mirror, WRONG)?;
     for who in [&mallory, &stranger] {
         ensure!(
             who.copy(&image, &reference).await.is_err(),
@@ -70,6 +78,7 @@ async fn skopeo_gets_it(scene: &Scene, guard: Guard) -> Result<()> {
     }
     // Who was let in goes on for a while without upstream.
     upstream.off();
+    let alice = keeping(scene, &alice, &mirror, ACCOUNT)?;
     alice.copy(&image, &image.digest_reference(NAME)).await?;
     ensure!(
         mallory.copy(&image, &reference).await.is_err(),
