@@ -90,7 +90,8 @@ impl Nginx {
         let config = directory.join("nginx.conf");
         fs::write(&config, text)?;
         let mut command = Command::new(place::required_tool("nginx")?);
-        command.arg("-p").arg(&directory).arg("-c").arg(&config);
+        command.args(["-e", "stderr", "-p"]).arg(&directory);
+        command.arg("-c").arg(&config);
         let process = Process::start("nginx", command, &scene.path("nginx.log"))?;
         let connected = async || tokio::net::TcpStream::connect(address).await.ok();
         wait::until("nginx listens", connected).await?;
