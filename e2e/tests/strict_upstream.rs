@@ -14,7 +14,7 @@ use darner_e2e::process::Process;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{place, wait};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// The files of an authority, and of what it has signed for a server and for a client.
 struct Papers {
@@ -32,6 +32,9 @@ impl Papers {
         };
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Not what those are called that it signs: they would be taken for signed by themselves.
+        let name = "the house's authority";
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate()?;
         let authority = write("ca.pem", params.self_signed(&key)?.pem())?;
         let issuer = Issuer::new(params, key);

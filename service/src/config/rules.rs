@@ -72,7 +72,7 @@ fn default_upstream_is_known(settings: &Settings, file: Option<&Path>, reading: 
 fn logins_are_safe(settings: &Settings, file: Option<&Path>, reading: &Reading) {
     let registry = &settings.registry;
     let known = |name: &RegistryName| settings.upstreams.iter().any(|other| other.name == *name);
-    for name in registry.logins.iter().filter(|name| !known(*name)) {
+    for name in registry.logins.iter().filter(|name| !known(name)) {
         let name = name.as_str();
         let message = format!("{name:?} is not known: it needs an [[upstream]] of that name");
         reading.fault_of("registry.logins", file, message);

@@ -224,10 +224,10 @@ fn make(
 fn publish(directory: &Path, text: &str) -> Result<(), LocalError> {
     let begin = text.find("-----BEGIN CERTIFICATE").unwrap_or(text.len());
     let path = directory.join(AUTHORITY);
-    if fs::read(&path).is_ok_and(|there| there == text[begin..].as_bytes()) {
+    if fs::read(&path).is_ok_and(|there| there == text.as_bytes()[begin..]) {
         return Ok(());
     }
-    let written = replace(&path, text[begin..].as_bytes());
+    let written = replace(&path, &text.as_bytes()[begin..]);
     written.map_err(|source| LocalError::File { path, source })
 }
 
