@@ -17,6 +17,7 @@ use crate::server::Mirror;
 
 mod connections;
 mod content;
+mod crowd;
 mod lists;
 mod private;
 mod refusals;
@@ -31,13 +32,14 @@ struct Front {
 
 impl Front {
     async fn start(fake: &Fake) -> Self {
-        Self::with_capacity(fake, 1 << 30).await
+        Self::with(fake, |_| ()).await
     }
 
-    async fn with_capacity(fake: &Fake, capacity: u64) -> Self {
+    async fn with(fake: &Fake, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = settings(directory.path(), fake);
-        settings.store.capacity = Some(capacity);
+        settings.store.capacity = Some(1 << 30);
+        change(&mut settings);
         let shutdown = Shutdown::default();
         let metrics = Metrics::default();
         let mirror = Mirror::bind(

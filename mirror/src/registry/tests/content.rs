@@ -99,7 +99,7 @@ async fn an_empty_blob_is_served() {
 async fn a_blob_that_the_store_cannot_take_passes_through() {
     let fake = Fake::start().await;
     let image = fake.image("a", 3 << 20);
-    let front = Front::with_capacity(&fake, 1 << 20).await;
+    let front = Front::with(&fake, |settings| settings.store.capacity = Some(1 << 20)).await;
     let path = format!("/v2/a/blobs/{}", image.layer);
     for _ in 0..2 {
         let whole = front.get(&path).await;
