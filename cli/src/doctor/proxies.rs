@@ -66,6 +66,21 @@ impl Environment {
         }
     }
 
+    /// A line of a unit.
+    fn of_line(&mut self, host: &Host, line: &str) {
+        if let Some(pairs) = line.strip_prefix("Environment=") {
+            for (key, value) in words(pairs).iter().filter_map(|pair| pair.split_once('=')) {
+                self.set(key, value);
+            }
+        } else if let Some(file) = line.strip_prefix("EnvironmentFile=") {
+            let text = host.text(file.trim_start_matches('-')).unwrap_or_default();
+            let pairs = text.lines().filter_map(|line| line.trim().split_once('='));
+            for (key, value) in pairs {
+                self.set(key, value.trim_matches(['"', '\'']));
+            }
+        }
+    }
+
     /// What daemon.json says goes before the environment.
     fn of_docker(&mut self, host: &Host) {
         let text = host.text(DAEMON).unwrap_or_default();
@@ -195,19 +210,7 @@ fn of_unit(host: &Host, unit: &str) -> Environment {
     let drop_ins = drop_ins.filter(|path| path.ends_with(".conf"));
     for path in own.into_iter().chain(drop_ins) {
         for line in host.text(&path).unwrap_or_default().lines() {
-            let line = line.trim();
-            if let Some(pairs) = line.strip_prefix("Environment=") {
-                for (key, value) in words(pairs).iter().filter_map(|pair| pair.split_once('=')) {
-                    environment.set(key, value);
-                }
-            } else if let Some(file) = line.strip_prefix("EnvironmentFile=") {
-                let file = host.text(file.trim_start_matches('-'));
-                for line in file.unwrap_or_default().lines() {
-                    if let Some((key, value)) = line.trim().split_once('=') {
-                        environment.set(key, value.trim_matches(['"', '\'']));
-                    }
-                }
-            }
+            environment.of_line(host, line.trim());
         }
     }
     environment
