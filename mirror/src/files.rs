@@ -18,14 +18,15 @@ mod keep;
 pub mod local;
 mod metrics;
 mod passing;
+mod replicas;
+pub(crate) mod version;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use darner_proto::digest::Digest;
-use darner_proto::file::{Located, Supply, Validator};
+use darner_proto::file::Supply;
 use darner_service::metrics::Metrics;
 use darner_service::settings::RouteTo;
 use futures_util::StreamExt as _;
@@ -36,8 +37,9 @@ use crate::listen::Outlet;
 use crate::registry::range::{Wanted, wanted};
 use crate::store::Span;
 use crate::task::{Reading, ServedFrom, Tasks};
-use crate::upstream::files::{FileHead, Files, shows_credentials};
+use crate::upstream::files::{Files, shows_credentials};
 use metrics::{FileMetrics, Outcome};
+use version::Version;
 
 /// Where the first byte of an answer came from, as with blobs.
 const SOURCE: HeaderName = HeaderName::from_static("x-darner-source");
@@ -77,16 +79,6 @@ pub(crate) struct Asked<'a> {
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
-}
-
-/// One version of a file, and how it is known in the cluster.
-struct Version {
-    key: Digest,
-    size: u64,
-    /// For `If-Range`.
-    tag: String,
-    sources: Vec<Supply>,
-    headers: HeaderMap,
 }
 
 impl Refusal {
@@ -177,38 +169,7 @@ impl FileFront {
                 return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, message));
             }
         };
-        Ok(self.keyed(asked, head))
-    }
-
-    fn keyed(&self, asked: &Asked<'_>, head: FileHead) -> Option<Version> {
-        let size = head.size.filter(|size| *size > 0)?;
-        if head.status != StatusCode::OK || !head.shared {
-            return None;
-        }
-        let canonical = self.hosts().canonical(asked.url);
-        // Whoever knows the digest may have what is known by it. What is at a URL that may be a
-        // secret is not known so.
-        let open = canonical.query().is_none() && canonical.as_str() == without_fragment(asked.url);
-        let key = match (asked.digest, &head.validator) {
-            (Some(digest), _) if open => digest,
-            (_, Some(validator)) => validator.key(canonical.as_str(), size),
-            (_, None) => return None,
-        };
-        let tag = match &head.validator {
-            Some(Validator::Tag(text) | Validator::Modified(text)) => text.clone(),
-            None => String::new(),
-        };
-        let located = Located {
-            url: without_fragment(asked.url).to_owned(),
-            validator: head.validator,
-        };
-        Some(Version {
-            key,
-            size,
-            tag,
-            sources: vec![Supply::File(Arc::new(located))],
-            headers: head.headers,
-        })
+        Ok(Version::of(head, self.hosts(), (asked.url, asked.digest)))
     }
 
     async fn shared(
@@ -296,12 +257,6 @@ impl FileFront {
 }
 
 type Spans = futures_util::stream::BoxStream<'static, std::io::Result<Span>>;
-
-/// A fragment is the client's own business.
-fn without_fragment(url: &Url) -> &str {
-    let text = url.as_str();
-    text.split('#').next().unwrap_or(text)
-}
 
 /// All of content of this size, or a part.
 fn part_of(body: Body, size: u64, part: Option<Range<u64>>) -> Response<Body> {

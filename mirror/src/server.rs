@@ -19,6 +19,7 @@ use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::NoRandom;
@@ -27,6 +28,7 @@ use crate::figures::Counted;
 use crate::files::FileFront;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
+use crate::pieces::hold::MAX_HOLDS;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::private::Private;
@@ -320,6 +322,7 @@ fn serving(
         signer: parts.signer.clone(),
         role: settings.mirror.role,
         desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
+        holds: Arc::new(Semaphore::new(MAX_HOLDS)),
         bandwidth: parts.bandwidth.clone(),
         metrics,
         gossip: None,

@@ -18,14 +18,15 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A manager that is away is waited for, so many looks in a row: it may be restarted.
 const MISSED_LOOKS: u32 = 120;
 
-/// Have nodes hold images before anybody pulls them.
+/// Have nodes hold images and files before anybody asks for them.
 #[derive(Debug, Args)]
 pub(crate) struct Preheat {
     #[command(flatten)]
     common: Common,
-    /// Images by their full names, such as docker.io/library/debian:12
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<String>,
+    /// Images by their full names, such as docker.io/library/debian:12, and files by their URLs, such as
+    /// https://files.example.com/model.bin
+    #[arg(required = true, value_name = "IMAGE|URL")]
+    names: Vec<String>,
     /// Of an image for several platforms, this: os/architecture[/variant]
     ///
     /// Without it each node gets what a runtime on it would pull.
@@ -85,7 +86,9 @@ enum What {
 impl Preheat {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         let client = self.common.client()?;
-        let mut body = json!({ "images": self.images, "to": self.to });
+        let named = self.names.iter();
+        let (files, images): (Vec<_>, Vec<_>) = named.partition(|name| name.contains("://"));
+        let mut body = json!({ "images": images, "files": files, "to": self.to });
         if let Some(platform) = &self.platform {
             body["platform"] = json!(platform);
         }
@@ -118,7 +121,7 @@ impl OfJobs {
                     ("STATE", |job| string(job, "phase")),
                     ("TO", |job| string(job, "to")),
                     ("DONE", |job| format!("{}/{}", job["done"], job["items"])),
-                    ("IMAGES", images),
+                    ("IMAGES AND FILES", |job| names(job).join(" ")),
                 ];
                 print(&common, columns, jobs);
             }
@@ -192,11 +195,11 @@ fn show(common: &Common, job: &Value) {
         return table::print_json(job);
     }
     let items = job["items"].as_array().cloned().unwrap_or_default();
+    let names = names(job);
     let with_names = items.into_iter().map(|mut item| {
-        let named = item["image"]
-            .as_u64()
-            .and_then(|at| usize::try_from(at).ok());
-        item["name"] = named.map_or(Value::Null, |at| job["images"][at].clone());
+        let at = item["image"].as_u64();
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        item["name"] = json!(at.and_then(|at| names.get(at)));
         item
     });
     let columns: &[table::Column] = &[
@@ -208,14 +211,15 @@ fn show(common: &Common, job: &Value) {
         ("BLOBS", |item| {
             format!("{}/{}", item["blobs"], item["total_blobs"])
         }),
-        ("IMAGE", |item| string(item, "name")),
+        ("IMAGE OR FILE", |item| string(item, "name")),
         ("WHY", |item| string(item, "why")),
     ];
     table::print(columns, &with_names.collect::<Vec<_>>());
 }
 
-fn images(job: &Value) -> String {
-    let images = job["images"].as_array().into_iter().flatten();
-    let images = images.filter_map(Value::as_str);
-    images.collect::<Vec<_>>().join(" ")
+/// What a job is about, in the order its items count it.
+fn names(job: &Value) -> Vec<&str> {
+    let names = [&job["images"], &job["files"]];
+    let names = names.into_iter().filter_map(Value::as_array).flatten();
+    names.filter_map(Value::as_str).collect()
 }

@@ -55,6 +55,18 @@ pub(crate) enum GetError {
         /// What came.
         found: Box<Digest>,
     },
+    /// What is to be got recursively is no directory.
+    #[error("it is no directory whose server lists what is in it; leave --recursive out for one file")]
+    NoListing,
+    /// Nothing is listed.
+    #[error("the server lists no files there")]
+    NoFiles,
+    /// More than the caller wants.
+    #[error("there are more than {most} files and directories; allow more with --max-files")]
+    TooMany {
+        /// As many are allowed.
+        most: usize,
+    },
     /// Two runs would write the same file.
     #[error("{} is being written by another process; wait for it, or give another file with -o", .0.display())]
     InUse(PathBuf),

@@ -1,9 +1,10 @@
-//! Jobs: images that are to be on nodes ahead of time.
+//! Jobs: images and files that are to be on nodes ahead of time.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json as Answer};
+use darner_proto::file::shown;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,8 +27,14 @@ const MAX_KEY: usize = 255;
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewJob {
     /// Images by their full names: `registry/repository:tag` or `registry/repository@digest`.
-    #[schema(min_items = 1, max_items = 32)]
+    #[serde(default)]
+    #[schema(max_items = 32)]
     pub(crate) images: Vec<String>,
+    /// Files by their `http://` or `https://` URLs. What is in a query may be a secret, and is not
+    /// shown again.
+    #[serde(default)]
+    #[schema(max_items = 32)]
+    pub(crate) files: Vec<String>,
     /// Of an index, this platform, as `os/architecture[/variant]`; without it each node's own.
     pub(crate) platform: Option<String>,
     /// `seeds`; `nodes` for every seed and mirror; or a label as `KEY=VALUE` for every seed and the
@@ -56,7 +63,7 @@ pub(crate) async fn list(
     Ok(Answer(list))
 }
 
-/// Have nodes hold images
+/// Have nodes hold images and files
 #[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", request_body = NewJob,
     params(("Idempotency-Key" = Option<String>, Header,
         description = "what the caller calls this request: asked again, it is answered with the same job")),
@@ -84,15 +91,20 @@ pub(crate) async fn begin(
     headers: &HeaderMap,
     new: NewJob,
 ) -> Result<Begun, Problem> {
-    if new.images.is_empty() {
-        return Err(Problem::bad_request("images: there is none"));
+    if new.images.is_empty() && new.files.is_empty() {
+        return Err(Problem::bad_request("images: there is none, and no files"));
     }
     let bad = |error: darner_proto::invalid::Invalid| Problem::bad_request(error.to_string());
     let images = new.images.iter().map(|image| {
         let parsed = image.parse();
         parsed.map_err(|error| Problem::bad_request(format!("images: {image:?}: {error}")))
     });
+    let files = new.files.iter().map(|file| {
+        let parsed = file.parse();
+        parsed.map_err(|error| Problem::bad_request(format!("files: {:?}: {error}", shown(file))))
+    });
     let wanted = Wanted {
+        files: files.collect::<Result<_, _>>()?,
         images: images.collect::<Result<_, _>>()?,
         platform: new
             .platform
@@ -123,7 +135,7 @@ fn request_key(headers: &HeaderMap, caller: &Caller) -> Result<Option<RequestKey
     Ok(Some(RequestKey::new(&caller.account, key)))
 }
 
-/// A job, with every image on every node
+/// A job, with every image and file on every node
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
     responses((status = 200, body = ShownJob), (status = "4XX", body = Document, content_type = "application/problem+json")))]
@@ -190,7 +202,7 @@ impl From<Job> for ShownJob {
     fn from(job: Job) -> Self {
         Self {
             phase: job.phase(),
-            job,
+            job: job.without_secrets(),
         }
     }
 }

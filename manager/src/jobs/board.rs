@@ -251,14 +251,13 @@ fn fail(now: u64, item: &mut Item, why: String, for_good: bool) {
 }
 
 fn order(job: &Job, item: &Item) -> Option<Order> {
-    let (image, platform) = job.wanted(item.image)?;
+    let target = job.wanted(item.image)?;
     Some(Order {
         id: OrderId {
             job: job.id.clone(),
             image: item.image,
             attempt: item.attempt,
         },
-        image,
-        platform,
+        target,
     })
 }

@@ -20,6 +20,7 @@ fn job(nodes: &[(&str, bool)]) -> Job {
         id: "1a".to_owned(),
         created_ms: 1,
         by: "ann".to_owned(),
+        files: Vec::new(),
         images: vec!["r.test/a:b".to_owned()],
         platform: None,
         to: "nodes".to_owned(),
@@ -235,6 +236,7 @@ const ANN: By<'_> = By {
 fn wanted(to: &str) -> Wanted {
     Wanted {
         images: vec!["r.test/a:b".parse().unwrap()],
+        files: Vec::new(),
         platform: None,
         to: to.parse().unwrap(),
     }
