@@ -59,7 +59,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 16, requires = "recursive")]
     depth: usize,
     /// With --recursive: fail if there are more files and directories than this
-    #[arg(long, value_name = "N", default_value_t = 10_000, requires = "recursive")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        requires = "recursive"
+    )]
     max_files: usize,
     /// The digest it must have, such as sha256:…
     #[arg(long)]

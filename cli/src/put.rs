@@ -87,7 +87,7 @@ async fn put(args: &Args) -> Result<Digest, GetError> {
         request = request.header(local::TTL, ttl.as_secs());
     }
     if let Some(replicas) = args.replicas {
-        request = request.header(local::REPLICAS, replicas);
+        request = request.header(local::REPLICAS, u16::from(replicas));
     }
     let whom = format!("the mirror at {}", shown(&args.via));
     let answer = request.send().await.map_err(|source| {

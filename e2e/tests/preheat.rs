@@ -210,7 +210,10 @@ fn a_file_is_on_every_node_and_its_server_was_read_once() {
             (web.url("signed/model.bin"), "403"),
             (web.url("open/none"), "404"),
             (web.url("mine/file"), "40"),
-            ("http://169.254.169.254/latest".to_owned(), "cannot be asked"),
+            (
+                "http://169.254.169.254/latest".to_owned(),
+                "cannot be asked",
+            ),
         ] {
             let failed = ask(scene, &["preheat", &url, "--wait", "-o", "json"], "")?;
             ensure!(failed.status.code() == Some(1), "{failed:?}");

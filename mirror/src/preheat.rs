@@ -8,6 +8,7 @@
 mod platform;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use platform::{chosen, own_platform};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::bandwidth::Limit;
 use crate::files::version::Version;
 use crate::resolve::{Resolver, links};
 use crate::store::Store;
@@ -98,6 +100,8 @@ enum Failure {
 struct Desk {
     reports: BTreeMap<OrderId, Report>,
     running: HashMap<OrderId, AbortHandle>,
+    /// Of jobs that are not to come as fast as they can.
+    limits: HashMap<String, (NonZeroU64, Limit)>,
 }
 
 impl Failure {
@@ -141,7 +145,9 @@ impl Preheat {
             let fresh = lock(&desk).only(&now);
             for order in fresh {
                 let id = order.id.clone();
-                let running = self.begin(order, desk.clone(), orders.clone(), &shutdown);
+                let limit = lock(&desk).limit(&order);
+                let given = (order, limit);
+                let running = self.begin(given, desk.clone(), orders.clone(), &shutdown);
                 lock(&desk).running.insert(id, running);
             }
             orders.tell(lock(&desk).reports.values().cloned().collect());
@@ -153,7 +159,7 @@ impl Preheat {
 
     fn begin(
         &self,
-        order: Order,
+        (order, limit): (Order, Option<Limit>),
         desk: Arc<Mutex<Desk>>,
         orders: Orders,
         shutdown: &Shutdown,
@@ -167,13 +173,13 @@ impl Preheat {
                 desk.note(&order.id, progress, outcome);
                 orders.tell(desk.reports.values().cloned().collect());
             };
-            preheat.one(&order, note).await;
+            preheat.one(&order, limit, note).await;
         };
         shutdown.spawn(carried_out).abort_handle()
     }
 
-    async fn one(&self, order: &Order, note: impl Fn(Progress, Outcome)) {
-        let held = self.hold(order, |progress| note(progress, Outcome::Running));
+    async fn one(&self, order: &Order, limit: Option<Limit>, note: impl Fn(Progress, Outcome)) {
+        let held = self.hold(order, limit, |progress| note(progress, Outcome::Running));
         match held.await {
             Ok(progress) => {
                 tracing::info!(what = %order.target, bytes = progress.bytes, "it is here");
@@ -188,7 +194,12 @@ impl Preheat {
         }
     }
 
-    async fn hold(&self, order: &Order, note: impl Fn(Progress)) -> Result<Progress, Failure> {
+    async fn hold(
+        &self,
+        order: &Order,
+        limit: Option<Limit>,
+        note: impl Fn(Progress),
+    ) -> Result<Progress, Failure> {
         let wanted = match &order.target {
             Target::Image { image, platform } => self.image(image, platform.as_ref()).await?,
             Target::File(url) => self.file(url).await?,
@@ -196,8 +207,9 @@ impl Preheat {
         let blobs: Vec<_> = wanted.blobs.clone().into_iter().collect();
         let blobs = blobs.into_iter().map(|(digest, size)| {
             let (preheat, sources) = (self.clone(), wanted.sources.clone());
+            let limit = limit.clone();
             async move {
-                let came = preheat.blob(&digest, size, sources).await;
+                let came = preheat.blob(&digest, size, sources, limit).await;
                 came.map(|()| digest)
             }
         });
@@ -290,12 +302,16 @@ impl Preheat {
         digest: &Digest,
         size: u64,
         sources: Vec<Supply>,
+        limit: Option<Limit>,
     ) -> Result<(), Failure> {
         let failed = |error: crate::task::TaskError| Failure::Blob {
             digest: *digest,
             why: error.to_string(),
         };
-        let opened = self.tasks.open_from(digest, size, sources).await;
+        let opened = match limit {
+            Some(limit) => self.tasks.open_slowly(digest, size, sources, limit).await,
+            None => self.tasks.open_from(digest, size, sources).await,
+        };
         match opened.map_err(failed)? {
             Reading::Stored(_) => Ok(()),
             Reading::Arriving(arriving) => arriving.stored().await.map_err(failed),
@@ -338,6 +354,8 @@ impl Desk {
             .iter()
             .filter(|order| !self.reports.contains_key(&order.id));
         let fresh: Vec<_> = fresh.cloned().collect();
+        self.limits
+            .retain(|job, _| orders.iter().any(|order| order.id.job == *job));
         for order in &fresh {
             let report = Report {
                 id: order.id.clone(),
@@ -347,6 +365,17 @@ impl Desk {
             self.reports.insert(order.id.clone(), report);
         }
         fresh
+    }
+
+    /// What the orders of one job share.
+    fn limit(&mut self, order: &Order) -> Option<Limit> {
+        let rate = order.bytes_per_second?;
+        let job = self.limits.entry(order.id.job.clone());
+        let (of, limit) = job.or_insert_with(|| (rate, Limit::of(rate.get())));
+        if *of != rate {
+            (*of, *limit) = (rate, Limit::of(rate.get()));
+        }
+        Some(limit.clone())
     }
 
     /// Of an order that was dropped nothing is to be told.
@@ -379,6 +408,7 @@ mod tests {
                 image: "r.test/a:b".parse().unwrap(),
                 platform: None,
             },
+            bytes_per_second: None,
         };
         let mut desk = Desk::default();
         assert_eq!(desk.only(&[order(1)]), [order(1)]);

@@ -5,6 +5,7 @@
 //! given, so that neither side has to remember what the other heard.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use crate::file::FileUrl;
@@ -76,6 +77,9 @@ pub struct Order {
     pub id: OrderId,
     /// What.
     pub target: Target,
+    /// Bytes a second that may come to the host for all orders of the job together; without it as many
+    /// as there are.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 /// What came of an order so far.
@@ -235,6 +239,7 @@ impl From<&Order> for wire::Order {
     fn from(order: &Order) -> Self {
         let mut told = Self {
             id: Some((&order.id).into()),
+            bytes_per_second: order.bytes_per_second.map_or(0, NonZeroU64::get),
             ..Self::default()
         };
         match &order.target {
@@ -264,6 +269,7 @@ impl TryFrom<wire::Order> for Order {
         Ok(Self {
             id: order.id.try_into()?,
             target,
+            bytes_per_second: NonZeroU64::new(order.bytes_per_second),
         })
     }
 }
@@ -388,8 +394,11 @@ mod tests {
         };
         let file = Target::File("https://f.test/a?b=c".parse().unwrap());
         for target in [image, file] {
-            let id = id.clone();
-            let order = Order { id, target };
+            let order = Order {
+                id: id.clone(),
+                target,
+                bytes_per_second: NonZeroU64::new(1 << 20),
+            };
             assert_eq!(Order::try_from(wire::Order::from(&order)), Ok(order));
         }
         let why = "é".repeat(MAX_WHY);

@@ -56,7 +56,9 @@ pub(crate) enum GetError {
         found: Box<Digest>,
     },
     /// What is to be got recursively is no directory.
-    #[error("it is no directory whose server lists what is in it; leave --recursive out for one file")]
+    #[error(
+        "it is no directory whose server lists what is in it; leave --recursive out for one file"
+    )]
     NoListing,
     /// Nothing is listed.
     #[error("the server lists no files there")]

@@ -88,13 +88,17 @@ fn links(html: &str) -> Vec<String> {
 fn link(mut rest: &str) -> (Option<String>, &str) {
     let mut found = None;
     loop {
-        rest = rest.trim_start_matches(|letter: char| letter.is_ascii_whitespace() || letter == '/');
+        rest =
+            rest.trim_start_matches(|letter: char| letter.is_ascii_whitespace() || letter == '/');
         if rest.is_empty() || rest.starts_with('>') {
             return (found, rest);
         }
         let ends = |letter: char| letter.is_ascii_whitespace() || matches!(letter, '=' | '>' | '/');
         // An attribute without a name is skipped like any other, by at least one letter.
-        let end = rest.char_indices().skip(1).find(|(_, letter)| ends(*letter));
+        let end = rest
+            .char_indices()
+            .skip(1)
+            .find(|(_, letter)| ends(*letter));
         let (name, after) = rest.split_at(end.map_or(rest.len(), |(at, _)| at));
         let (value, after) = value(after);
         if name.eq_ignore_ascii_case("href") && found.is_none() {

@@ -147,7 +147,8 @@ impl State {
     }
 }
 
-const FILE: &str = "[{bar:30}] {binary_bytes:>10} / {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {msg}";
+const FILE: &str =
+    "[{bar:30}] {binary_bytes:>10} / {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {msg}";
 const FILES: &str = "{spinner} {binary_bytes:>10} {binary_bytes_per_sec:>12}  {msg}";
 
 fn style(template: &str) -> ProgressStyle {

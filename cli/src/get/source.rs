@@ -171,11 +171,7 @@ pub(crate) fn shown(via: &Url) -> &str {
     via.as_str().trim_end_matches('/')
 }
 
-async fn opened(
-    response: Response,
-    whom: String,
-    part: Part<'_>,
-) -> Result<Body, GetError> {
+async fn opened(response: Response, whom: String, part: Part<'_>) -> Result<Body, GetError> {
     let status = response.status();
     let headers = response.headers().clone();
     let length = text(&headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());

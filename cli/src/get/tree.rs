@@ -13,7 +13,7 @@ use reqwest::Url;
 use super::listing::{Entry, entries};
 use super::progress::Progress;
 use super::source::{Client, Part, Place};
-use super::{Args, GetError, What, Wanted, blocking, file};
+use super::{Args, GetError, Wanted, What, blocking, file};
 use crate::run::say;
 
 /// Files that come at once, as many as a browser would fetch from one host.
@@ -78,11 +78,7 @@ async fn one(
 }
 
 /// Every file below `start`, and where it goes.
-async fn found(
-    client: &Client,
-    start: &Url,
-    args: &Args,
-) -> Result<Vec<(Url, PathBuf)>, GetError> {
+async fn found(client: &Client, start: &Url, args: &Args) -> Result<Vec<(Url, PathBuf)>, GetError> {
     let mut files = Vec::new();
     let mut seen = BTreeSet::from([start.clone()]);
     let mut due = VecDeque::from([(start.clone(), 0)]);

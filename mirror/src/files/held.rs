@@ -136,9 +136,7 @@ impl FileFront {
         if let Some(time) = keeping.term {
             let term = Term::lasting(time, true);
             let set = self.tasks.parts().store.set_term(&digest, size, term);
-            set.map_err(|error| {
-                Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
-            })?;
+            set.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()))?;
         }
         if keeping.replicas > 0 {
             let wanted = (keeping.replicas, keeping.term);

@@ -13,8 +13,8 @@ use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Supply};
 use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
-    Availability, BUSY_FOR, CHILD, CONTENT_SIZE, ENDS_IN, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PIECE_COUNT,
-    PRIVATE_PREFIX, ResolveReply, ResolveRequest,
+    Availability, BUSY_FOR, CHILD, CONTENT_SIZE, ENDS_IN, FIRST_PIECE, MAX_FRAME, PATH_PREFIX,
+    PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};

@@ -15,7 +15,10 @@ impl Ledger {
 
     /// Bytes on disk that are pinned.
     pub(in crate::store) fn pinned_bytes(&self) -> u64 {
-        let pinned = self.terms.pinned().filter_map(|digest| self.size_of(digest));
+        let pinned = self
+            .terms
+            .pinned()
+            .filter_map(|digest| self.size_of(digest));
         pinned.map(footprint).sum()
     }
 

@@ -64,7 +64,9 @@ async fn content_goes_when_its_term_ends_but_not_from_a_repository() {
     store.set_term(&digests[0], MIB, term(past, true)).unwrap();
     store.set_term(&digests[1], MIB, term(past, false)).unwrap();
     store.set_term(&digests[2], MIB, term(past, true)).unwrap();
-    store.set_term(&digests[3], MIB, term(future, true)).unwrap();
+    store
+        .set_term(&digests[3], MIB, term(future, true))
+        .unwrap();
     let source = Source {
         registry: "r.test".parse().unwrap(),
         repository: "a/b".parse().unwrap(),
