@@ -5,6 +5,7 @@
 //!    |      |----> partial   what has come, beside the file until it is whole
 //!    |      '----> progress  what the user sees
 //!    '--> tree --> listing   the files of a directory, by its pages
+//! objects                     URLs for what is in a cloud's storage
 //! ```
 //! What an earlier run left is gone on with if it is of the same version, which the server is asked
 //! to make sure of. The file gets its name only when all of it is there and its digest is right.
@@ -21,6 +22,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 
 mod error;
 mod listing;
+mod objects;
 mod partial;
 pub(crate) mod progress;
 mod source;
@@ -29,6 +31,7 @@ mod tree;
 use crate::pull::client::parse_mirror;
 use crate::run::say;
 pub(crate) use error::GetError;
+use objects::SCHEMES;
 use partial::Partial;
 pub(crate) use partial::blocking;
 use progress::Progress;
@@ -47,7 +50,8 @@ const PAUSE: Duration = Duration::from_millis(200);
                   nor the file's server can be reached, 5 access denied."
 )]
 pub(crate) struct Args {
-    /// An http:// or https:// URL, or the digest of a file that was put into the cluster
+    /// An http:// or https:// URL, an object such as s3://bucket/key, gs://bucket/key or
+    /// az://container/key, or the digest of a file that was put into the cluster
     what: What,
     /// Where the file goes; with --recursive, the directory that all files go below
     #[arg(long, short, value_name = "FILE")]
@@ -73,6 +77,9 @@ pub(crate) struct Args {
     /// credentials is not shared
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Of ~/.aws/credentials, the profile whose keys s3:// is read with, where the environment has none
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    profile: String,
     /// The mirror to get it through
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = parse_mirror)]
     via: Box<Url>,
@@ -86,6 +93,8 @@ pub(crate) struct Args {
 pub(crate) enum What {
     /// What is at a URL.
     Url(Box<Url>),
+    /// An object in a cloud's storage.
+    Object(Box<Url>),
     /// What the cluster knows by a digest.
     Digest(Digest),
 }
@@ -103,6 +112,9 @@ impl FromStr for What {
             .map_err(|error| format!("{error}; {example}"))?;
         match url.scheme() {
             "http" | "https" => Ok(Self::Url(Box::new(url))),
+            scheme if SCHEMES.contains(&scheme) && url.has_host() => {
+                Ok(Self::Object(Box::new(url)))
+            }
             _ => Err(example.to_owned()),
         }
     }
@@ -112,7 +124,7 @@ impl FromStr for What {
 impl std::fmt::Display for What {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Url(url) => {
+            Self::Url(url) | Self::Object(url) => {
                 let text = url.as_str();
                 f.write_str(text.split(['?', '#']).next().unwrap_or(text))
             }
@@ -144,7 +156,7 @@ struct Wanted<'a> {
 /// Gets the file, and says how that went.
 pub(crate) async fn run(args: Args) -> ExitCode {
     let got = match (&args.what, args.recursive) {
-        (What::Url(url), true) => tree::get(&args, url).await,
+        (What::Url(url) | What::Object(url), true) => tree::get(&args, url).await,
         (What::Digest(_), true) => Err(GetError::NoListing),
         (_, false) => get(&args).await.and_then(|digest| {
             let told = writeln!(io::stdout(), "{digest}");

@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! request --> route --(refuse)--> refused
-//!               |----(straight, credentials, another method)--> passed on to the host
+//!               |----(straight, another method)--> passed on to the host
 //!               '----(swarm)--> the host is asked what it has for this very URL
 //!                                 |--(no version to go by, or not to be shared)--> passed on
 //!                                 '--> task of that version --> what its readers have verified
 //! ```
-//! The host is asked each time, with the caller's own URL: what is held answers nobody whom the
-//! host would not. A file's key is made of its URL, size and validator (see
+//! The host is asked each time, with the caller's own URL and what else it shows: what is held answers
+//! nobody whom the host would not. What was read with credentials stays on this node, see [`own`]. A file's key is made of its URL, size and validator (see
 //! [`darner_proto::file`]), so that a version is read by nobody as another. Files that were put
 //! into the cluster, and those whose digest a caller gives, are known by their digest, as blobs are.
 
@@ -17,6 +17,7 @@ mod held;
 mod keep;
 pub mod local;
 mod metrics;
+mod own;
 mod passing;
 mod replicas;
 pub(crate) mod version;
@@ -58,6 +59,8 @@ const DESCRIPTION: [HeaderName; 7] = [
 #[derive(Debug, Clone)]
 pub struct FileFront {
     tasks: Tasks,
+    /// Downloads of what is one caller's own; `None` where nothing of that is kept.
+    own: Option<Tasks>,
     metrics: FileMetrics,
 }
 
@@ -99,10 +102,11 @@ impl Refusal {
 }
 
 impl FileFront {
-    /// Answers from what `tasks` bring here.
-    pub fn new(tasks: &Tasks, metrics: &Metrics) -> Self {
+    /// Answers from what `tasks` bring here; what callers show credentials for, from `own`.
+    pub fn new(tasks: &Tasks, own: Option<Tasks>, metrics: &Metrics) -> Self {
         Self {
             tasks: tasks.clone(),
+            own,
             metrics: FileMetrics::new(metrics),
         }
     }
@@ -148,14 +152,17 @@ impl FileFront {
             let message = "its host is not one that may be asked; give it a [[route]]";
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
-        if to == RouteTo::Swarm
-            && reads
-            && !one_callers
-            && let Some(version) = self.version(asked).await?
-        {
-            return self.shared(asked, version, outlet).await;
+        if to != RouteTo::Swarm || !reads {
+            return self.pass(asked, body).await;
         }
-        self.pass(asked, body).await
+        let found = match one_callers {
+            false => self.version(asked).await?.map(|found| (found, &self.tasks)),
+            true => self.own_version(asked).await,
+        };
+        match found {
+            Some((version, tasks)) => self.shared(asked, (version, tasks), outlet).await,
+            None => self.pass(asked, None).await,
+        }
     }
 
     /// The version that the host has for this caller; `None` when there is none to share.
@@ -175,7 +182,7 @@ impl FileFront {
     async fn shared(
         &self,
         asked: &Asked<'_>,
-        version: Version,
+        (version, tasks): (Version, &Tasks),
         outlet: &Outlet,
     ) -> Result<Response<Body>, Refusal> {
         let Version { key, size, .. } = version;
@@ -196,7 +203,7 @@ impl FileFront {
             Some((Body::empty(), None))
         } else {
             let sources = version.sources;
-            let opened = self.open(&key, size, sources, range.clone());
+            let opened = open(tasks, (&key, size), sources, range.clone());
             let opened = timeout_at(asked.deadline, opened).await;
             let late = "it does not come in time";
             let opened =
@@ -217,35 +224,6 @@ impl FileFront {
         Ok(response)
     }
 
-    /// Content of which the first byte can be sent; `None` when it cannot be had this way.
-    async fn open(
-        &self,
-        key: &Digest,
-        size: u64,
-        sources: Vec<Supply>,
-        range: Range<u64>,
-    ) -> Option<(ServedFrom, Spans)> {
-        match self.tasks.open_from(key, size, sources).await {
-            Ok(Reading::Stored(content)) if content.size() == size => {
-                Some((ServedFrom::Store, content.spans(range).boxed()))
-            }
-            Ok(Reading::Arriving(mut arriving)) if arriving.size() == size => {
-                match arriving.first_source(range.clone()).await {
-                    Ok(from) => Some((from, arriving.spans(range).boxed())),
-                    Err(error) => {
-                        tracing::warn!(task = %key, %error, "a file does not come");
-                        None
-                    }
-                }
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(task = %key, %error, "a file cannot be opened");
-                None
-            }
-        }
-    }
-
     fn body(&self, outlet: &Outlet, spans: Spans, from: ServedFrom) -> Body {
         let sent = self.metrics.bytes(from);
         Body::from_stream(outlet.clone().body(spans).inspect(move |chunk| {
@@ -253,6 +231,34 @@ impl FileFront {
                 sent.inc_by(chunk.len() as u64);
             }
         }))
+    }
+}
+
+/// Content of which the first byte can be sent; `None` when it cannot be had this way.
+async fn open(
+    tasks: &Tasks,
+    (key, size): (&Digest, u64),
+    sources: Vec<Supply>,
+    range: Range<u64>,
+) -> Option<(ServedFrom, Spans)> {
+    match tasks.open_from(key, size, sources).await {
+        Ok(Reading::Stored(content)) if content.size() == size => {
+            Some((ServedFrom::Store, content.spans(range).boxed()))
+        }
+        Ok(Reading::Arriving(mut arriving)) if arriving.size() == size => {
+            match arriving.first_source(range.clone()).await {
+                Ok(from) => Some((from, arriving.spans(range).boxed())),
+                Err(error) => {
+                    tracing::warn!(task = %key, %error, "a file does not come");
+                    None
+                }
+            }
+        }
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(task = %key, %error, "a file cannot be opened");
+            None
+        }
     }
 }
 

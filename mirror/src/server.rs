@@ -160,7 +160,7 @@ impl Mirror {
         let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
         let preheat = preheat(&resolver, &tasks, &store, &upstreams);
         let parts = registry::Parts {
-            files: FileFront::new(&tasks, metrics),
+            files: FileFront::new(&tasks, private.as_ref().map(Private::tasks), metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,

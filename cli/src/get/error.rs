@@ -69,6 +69,18 @@ pub(crate) enum GetError {
         /// As many are allowed.
         most: usize,
     },
+    /// An object cannot be asked for.
+    #[error(
+        "the storage cannot be asked; its credentials come from the environment, as for its own tools"
+    )]
+    Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This program was built without it.
+    #[cfg(not(feature = "object-storage"))]
+    #[error("{scheme}:// is not known to this build; build it with the feature object-storage")]
+    NoStorage {
+        /// Of the URL.
+        scheme: String,
+    },
     /// Two runs would write the same file.
     #[error("{} is being written by another process; wait for it, or give another file with -o", .0.display())]
     InUse(PathBuf),

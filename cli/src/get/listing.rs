@@ -57,13 +57,17 @@ fn entry(start: &Url, page: &Url, mut url: Url) -> Option<Entry> {
     })
 }
 
-/// A part of a path as the name of a file here, if it can be one.
+/// A part of a URL's path as the name of a file here, if it can be one.
 fn name(part: &str) -> Option<String> {
     let name = percent_decode_str(part).decode_utf8().ok()?;
+    is_name(&name).then(|| name.into_owned())
+}
+
+/// Whether a file here can be called so.
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |letter: char| !letter.is_control() && !matches!(letter, '/' | '\\');
-    let is_name = (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain);
-    let taken = matches!(&*name, "." | "..") || OURS.iter().any(|end| name.ends_with(end));
-    (is_name && !taken).then(|| name.into_owned())
+    let taken = matches!(name, "." | "..") || OURS.iter().any(|end| name.ends_with(end));
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) && !taken
 }
 
 /// Where the anchors of a page lead, as written but for entities.

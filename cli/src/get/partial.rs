@@ -37,7 +37,7 @@ impl Partial {
         expected: Option<Digest>,
     ) -> Result<Self, GetError> {
         let asked = match what {
-            What::Url(url) => Digest::sha256(url.as_str().as_bytes()),
+            What::Url(url) | What::Object(url) => Digest::sha256(url.as_str().as_bytes()),
             What::Digest(digest) => Digest::sha256(digest.to_string().as_bytes()),
         };
         let hasher = expected.unwrap_or(Digest::Sha256([0; 32])).hasher();

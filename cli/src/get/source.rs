@@ -1,5 +1,6 @@
 //! Requests for a file: to a mirror, or to the file's own server.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url, redirect};
 
+use super::objects::Objects;
 use super::{Args, GetError, What};
 
 /// A mirror is on this host; a file's server may be far.
@@ -39,6 +41,7 @@ pub(super) struct Client {
     headers: HeaderMap,
     expected: Option<Digest>,
     only_mirror: bool,
+    objects: Objects,
 }
 
 /// What of a file is wanted.
@@ -84,6 +87,7 @@ impl Client {
             headers: args.headers.iter().cloned().collect(),
             expected,
             only_mirror: args.only_mirror,
+            objects: Objects::new(&args.profile),
         })
     }
 
@@ -95,13 +99,22 @@ impl Client {
         error: &GetError,
         fruitless: u32,
     ) -> Option<Place> {
-        let has_server = matches!(what, What::Url(_)) && !self.only_mirror;
+        let has_server = !matches!(what, What::Digest(_)) && !self.only_mirror;
         let given_up = match error {
             GetError::Unreachable { .. } | GetError::Status { .. } => true,
             GetError::Cut { .. } => fruitless > 1,
             _ => false,
         };
         (place == Place::Mirror && has_server && given_up).then_some(Place::Server)
+    }
+
+    /// The objects below one, and where each goes.
+    pub(super) async fn objects_below(
+        &self,
+        start: &Url,
+        most: usize,
+    ) -> Result<Vec<(Url, PathBuf)>, GetError> {
+        self.objects.below(start, most).await
     }
 
     /// The file, or a part of it.
@@ -111,6 +124,14 @@ impl Client {
         what: &What,
         part: Part<'_>,
     ) -> Result<Body, GetError> {
+        let signed;
+        let what = match what {
+            What::Object(url) => {
+                signed = What::Url(Box::new(self.objects.signed(url).await?));
+                &signed
+            }
+            what => what,
+        };
         let (request, whom) = self.request(place, what);
         let mut request = request
             .headers(self.headers.clone())
@@ -142,7 +163,7 @@ impl Client {
                 let url = path(&self.via, &format!("file/{digest}"));
                 (self.near.get(url), mirror)
             }
-            (Place::Mirror, What::Url(url)) => {
+            (_, What::Url(url) | What::Object(url)) => {
                 let mut request = self.near.get(path(&self.via, "file"));
                 // A URL is ASCII once it is parsed.
                 if let Ok(mut value) = HeaderValue::from_str(url.as_str()) {

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::Url;
 
 use super::listing::{Entry, entries};
+use super::objects::SCHEMES;
 use super::progress::Progress;
 use super::source::{Client, Part, Place};
 use super::{Args, GetError, Wanted, What, blocking, file};
@@ -29,10 +30,18 @@ pub(super) async fn get(args: &Args, start: &Url) -> Result<(), GetError> {
         let path = format!("{}/", start.path());
         start.set_path(&path);
     }
-    let files = found(&client, &start, args).await?;
+    let is_object = SCHEMES.contains(&start.scheme());
+    let files = match is_object {
+        true => client.objects_below(&start, args.max_files).await?,
+        false => found(&client, &start, args).await?,
+    };
     let progress = Progress::of_many(io::stderr().is_terminal(), files.len());
     let outcomes = files.into_iter().map(async |(url, path)| {
-        let brought = one(&client, url, &args.output.join(&path), &progress).await;
+        let what = match is_object {
+            true => What::Object(Box::new(url)),
+            false => What::Url(Box::new(url)),
+        };
+        let brought = one(&client, &what, &args.output.join(&path), &progress).await;
         (path, brought)
     });
     let mut outcomes = stream::iter(outcomes).buffer_unordered(AT_ONCE);
@@ -56,7 +65,7 @@ pub(super) async fn get(args: &Args, start: &Url) -> Result<(), GetError> {
 /// One file, whose directory is made.
 async fn one(
     client: &Client,
-    url: Url,
+    what: &What,
     output: &Path,
     progress: &Progress,
 ) -> Result<darner_proto::digest::Digest, GetError> {
@@ -67,7 +76,7 @@ async fn one(
     })
     .await?;
     let wanted = Wanted {
-        what: &What::Url(Box::new(url)),
+        what,
         output,
         expected: None,
         dated: true,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::keep::Writing;
 use super::metrics::Outcome;
-use super::{FileFront, Refusal, SOURCE, insert, outside, part_of};
+use super::{FileFront, Refusal, SOURCE, insert, open, outside, part_of};
 use crate::listen::Outlet;
 use crate::registry::range::{Wanted, wanted};
 use crate::store::{StoreError, Term};
@@ -67,7 +67,10 @@ impl FileFront {
         let body = if *asked.method == Method::HEAD || size == 0 {
             Body::empty()
         } else {
-            let opened = timeout_at(asked.deadline, self.open(digest, size, Vec::new(), range));
+            let opened = timeout_at(
+                asked.deadline,
+                open(&self.tasks, (digest, size), Vec::new(), range),
+            );
             let opened = opened.await.map_err(|_| late())?;
             let (source, spans) = opened.ok_or_else(|| {
                 let message = format!("{digest} does not come from those who hold it");
