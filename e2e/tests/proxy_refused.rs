@@ -86,7 +86,7 @@ async fn sentinels() -> Result<(u16, Vec<TcpListener>)> {
 /// looked up.
 async fn refused(proxy: SocketAddr, method: &str, target: &str) -> Result<()> {
     let answer = raw::request(proxy, method, target, "").await?;
-    let looked_up = answer.status == 502 && answer.text().contains("addresses");
+    let looked_up = answer.status == 502 && String::from_utf8_lossy(&answer.body).contains("addresses");
     ensure!(
         matches!(answer.status, 400 | 403) || looked_up,
         "{method} {target}: {}",
