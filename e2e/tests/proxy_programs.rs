@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::cluster::{Cluster, seeds, up_settings};
@@ -44,7 +45,7 @@ fn index(web: &Web, wheel: &str, digest: &Digest) -> Result<()> {
 
 #[test]
 fn pip_installs_what_the_cluster_read_once() {
-    scene::run("proxy_pip", async |scene| {
+    scene::run_for("proxy_pip", Duration::from_secs(180), async |scene| {
         let web = Web::start(scene, "0").await?;
         let name = "demo-1.0-py3-none-any.whl";
         let wheel = scene.path(name);

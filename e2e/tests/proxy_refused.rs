@@ -1,6 +1,7 @@
 //! Nobody is led to where only this machine or this network gets, however an address is written.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::cluster::up_settings;
@@ -86,7 +87,8 @@ async fn sentinels() -> Result<(u16, Vec<TcpListener>)> {
 /// looked up.
 async fn refused(proxy: SocketAddr, method: &str, target: &str) -> Result<()> {
     let answer = raw::request(proxy, method, target, "").await?;
-    let looked_up = answer.status == 502 && String::from_utf8_lossy(&answer.body).contains("addresses");
+    let looked_up =
+        answer.status == 502 && String::from_utf8_lossy(&answer.body).contains("addresses");
     ensure!(
         matches!(answer.status, 400 | 403) || looked_up,
         "{method} {target}: {}",
@@ -108,7 +110,7 @@ async fn all_refused(node: &Darner, port: u16) -> Result<()> {
 
 #[test]
 fn no_way_to_write_an_address_leads_inside() {
-    scene::run("proxy_refused", async |scene| {
+    scene::run_for("proxy_refused", Duration::from_secs(180), async |scene| {
         let (port, sentinels) = sentinels().await?;
         let web = Web::start(scene, "0").await?;
         let upstream = Upstream::start(scene).await?;
@@ -142,7 +144,7 @@ fn no_way_to_write_an_address_leads_inside() {
             );
         }
         for sentinel in &sentinels {
-            let came = tokio::time::timeout(std::time::Duration::ZERO, sentinel.accept()).await;
+            let came = tokio::time::timeout(Duration::ZERO, sentinel.accept()).await;
             ensure!(came.is_err(), "something was connected to");
         }
         drop(open);
