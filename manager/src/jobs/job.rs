@@ -29,7 +29,7 @@ pub struct Job {
     pub by: String,
     /// The images, by their full names.
     pub images: Vec<String>,
-    /// The URLs of files. Their queries may be secrets: see [`Job::without_secrets`].
+    /// The URLs of files, without queries where they are shown.
     #[serde(default)]
     pub files: Vec<String>,
     /// Of an index, this platform; without it each node's own.
