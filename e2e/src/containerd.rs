@@ -166,7 +166,7 @@ impl Containerd {
 
     /// Starts one that knows no mirror, and whose requests go through a forward proxy.
     pub async fn start_through(scene: &Scene, name: &str, proxy: &str) -> Result<Self> {
-        let installed = Installed::new(scene, name).await?;
+        let installed = Installed::new(scene, name, System::here()).await?;
         let hosts = installed.directory.join("certs.d");
         fs::create_dir_all(&hosts)?;
         let config = installed.directory.join("config.toml");
