@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 /// Whoever may read.
 pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
@@ -31,19 +31,13 @@ pub const BUCKET: &str = "models";
 pub struct Objects {
     address: SocketAddr,
     shared: Arc<Shared>,
-    serving: AbortHandle,
+    _serving: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     objects: Mutex<BTreeMap<String, Bytes>>,
     sent: Mutex<BTreeMap<String, u64>>,
-}
-
-impl Drop for Objects {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
 }
 
 impl Objects {
@@ -53,14 +47,15 @@ impl Objects {
         let address = listener.local_addr()?;
         let shared = Arc::<Shared>::default();
         let router = Router::new().fallback(answer).with_state(shared.clone());
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             // It is aborted.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self {
             address,
             shared,
-            serving: serving.abort_handle(),
+            _serving: serving,
         })
     }
 
