@@ -44,7 +44,7 @@ const STRANGERS: [&str; 3] = ["store", "upstream", "swarm"];
 
 /// Outside libraries that have owners, by path from the workspace's root. The rig and the demo talk
 /// to the product from outside and are left out.
-const OWNERS: [(&str, &[&str]); 9] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("maud", &["manager/src/console"]),
     (
         "axum",
@@ -86,7 +86,6 @@ const OWNERS: [(&str, &[&str]); 9] = [
         ],
     ),
     ("clap", &["cli/src"]),
-    ("object_store", &["cli/src/get/objects"]),
 ];
 
 /// Parts that decide and do nothing else.
