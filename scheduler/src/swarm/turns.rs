@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use darner_proto::id::TaskId;
 
+use super::numbers::HostNumber;
 use super::parents::most_children;
 use super::tasks::{Participant, Task};
 use super::{SessionId, Swarm, mix};
@@ -96,7 +97,7 @@ impl Swarm {
             .filter(|child| {
                 task.participants.get(child).is_some_and(|me| {
                     !me.held.is_full()
-                        && (me.parents.is_empty() || (few && self.starves(id, task, me)))
+                        && (me.parents().is_empty() || (few && self.starves(id, task, me)))
                 })
             })
             .take(room as usize)
@@ -119,11 +120,11 @@ impl Swarm {
     /// Whether none of its parents has anything for it.
     pub(super) fn starves(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
         let holders = self.inventory.holders(id);
-        me.parents.iter().all(|parent| {
-            !holders.contains(*parent)
+        self.parents_of(me).all(|parent| {
+            !holders.contains(parent)
                 && task
                     .participants
-                    .get(parent)
+                    .get(&parent)
                     .is_none_or(|one| one.held.len_beyond(&me.held) == 0)
         })
     }
@@ -140,13 +141,13 @@ impl Swarm {
     }
 
     /// Somebody can no longer be a parent: its children lose it at once and are told soon.
-    pub(super) fn parent_lost(&mut self, id: &TaskId, parent: SessionId) {
+    pub(super) fn parent_lost(&mut self, id: &TaskId, parent: HostNumber) {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
         let children = task.participants.iter();
         let children: Vec<_> = children
-            .filter(|(_, me)| me.parents.contains(&parent))
+            .filter(|(_, me)| me.parents().contains(&parent))
             .map(|(child, _)| *child)
             .collect();
         for child in children {
@@ -241,8 +242,8 @@ impl Swarm {
 
     fn needs_weighing(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
         me.seen != task.news
-            || me.parents.len() < ENOUGH_PARENTS
-            || (me.parents.len() + 1 < task.participants.len() && self.is_poor(me))
+            || me.parents().len() < ENOUGH_PARENTS
+            || (me.parents().len() + 1 < task.participants.len() && self.is_poor(me))
             || self.now >= me.not_before() + REVIEW
             || self.starves(id, task, me)
     }

@@ -160,7 +160,10 @@ fn no_part_of_a_cold_swarm_is_an_island() {
         let next: Vec<_> = task
             .participants
             .iter()
-            .filter(|(_, one)| one.parents.iter().any(|parent| reached.contains(parent)))
+            .filter(|(_, one)| {
+                let mut parents = cluster.swarm.parents_of(one);
+                parents.any(|parent| reached.contains(&parent))
+            })
             .map(|(session, _)| *session)
             .collect();
         let before = reached.len();
@@ -299,8 +302,8 @@ fn whoever_its_children_see_sending_slowly_gets_fewer_of_them() {
         for child in &children {
             let session = cluster.nodes[child];
             let me = &cluster.swarm.tasks[&task()].participants[&session];
-            let rates = me.parents.iter().map(|parent| {
-                let parent = &cluster.swarm.hosts.get(*parent).expect("attends").host.id;
+            let rates = cluster.swarm.parents_of(me).map(|parent| {
+                let parent = &cluster.swarm.hosts.get(parent).expect("attends").host.id;
                 let slow = parent.as_str() == "h-7";
                 ParentRate {
                     parent: parent.clone(),
