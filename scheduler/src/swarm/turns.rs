@@ -4,6 +4,8 @@
 //! ```text
 //! joins, reports a parent ---------------------------------> weighed at once
 //! loses a parent, starves when a source appears --(hurry)--> queued: some after every event
+//! starves -------------------------------------------------> seen by a round of its own
+//! has been given a parent that chose it -------------------> told by a round of its own
 //! anything else -------------------------------------------> seen by the round that goes on and
 //!                                                             on over all children
 //! ```
@@ -43,6 +45,14 @@ const TICK_PORTION: Portion = Portion {
     looks: 1000,
     weighed: 40,
 };
+/// Of those weighed in a portion, so many in four may be children that starve: they come before those
+/// that could only do better, and do not keep them waiting for good.
+const STARVING: usize = 3;
+/// Those that have been given a parent which chose them are told so; that costs a fifth of weighing.
+const TOLD: Portion = Portion {
+    looks: 64,
+    weighed: 6,
+};
 /// Portions follow each other no sooner: ten thousand children are weighed in a second at most.
 const PAUSE: Duration = Duration::from_micros(400);
 /// Rounds begin no sooner after each other, however few children there are.
@@ -62,10 +72,37 @@ struct Portion {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     urgent: VecDeque<(TaskId, SessionId)>,
-    /// Who was looked at last in the present round; `None` before its beginning.
-    cursor: Option<(TaskId, SessionId)>,
-    next_round: Duration,
+    starving: Round,
+    offered: Round,
+    all: Round,
     next_portion: Duration,
+}
+
+/// A walk over all children.
+#[derive(Debug, Default)]
+struct Round {
+    /// Who was looked at last; `None` before its beginning.
+    cursor: Option<(TaskId, SessionId)>,
+    /// When the next one may begin.
+    next: Duration,
+}
+
+/// Whom a round is for.
+#[derive(Debug, Clone, Copy)]
+enum Whom {
+    Starving,
+    Offered,
+    All,
+}
+
+impl Turns {
+    fn round(&mut self, whom: Whom) -> &mut Round {
+        match whom {
+            Whom::Starving => &mut self.starving,
+            Whom::Offered => &mut self.offered,
+            Whom::All => &mut self.all,
+        }
+    }
 }
 
 impl Swarm {
@@ -177,33 +214,63 @@ impl Swarm {
         }
     }
 
-    /// Goes on with the round, or begins one when it is time.
+    /// Goes on with the rounds, or begins them when it is time.
     fn go_round(&mut self, portion: Portion) {
-        if self.turns.cursor.is_none() {
-            if self.now < self.turns.next_round {
-                return;
-            }
-            self.turns.next_round = self.now + ROUND;
-        }
-        let due = self.look(portion);
-        for (id, child) in due {
-            let me = self.tasks.get(&id);
-            let me = me.and_then(|task| Some((task, task.participants.get(&child)?)));
-            let Some((task, me)) = me else { continue };
-            // Only given a parent that has chosen it: it is told, and nothing else is weighed.
-            if me.offered && !self.needs_weighing(&id, task, me) {
-                self.tell(&id, child);
-            } else {
-                self.refresh(&id, child);
-            }
-        }
+        let few = Portion {
+            weighed: portion.weighed * STARVING / 4,
+            ..portion
+        };
+        let weighed = self.go_on(Whom::Starving, few);
+        self.go_on(Whom::Offered, TOLD);
+        let rest = Portion {
+            weighed: portion.weighed - weighed,
+            ..portion
+        };
+        self.go_on(Whom::All, rest);
     }
 
-    /// Moves the cursor over some children, and returns those whose turn it is.
-    fn look(&mut self, portion: Portion) -> Vec<(TaskId, SessionId)> {
+    /// Goes on with a round, and says how many had their turn.
+    fn go_on(&mut self, whom: Whom, portion: Portion) -> usize {
+        let now = self.now;
+        let round = self.turns.round(whom);
+        if round.cursor.is_none() {
+            if now < round.next {
+                return 0;
+            }
+            round.next = now + ROUND;
+        }
+        let start = round.cursor.take();
+        let (due, cursor) = self.look(whom, portion, start);
+        self.turns.round(whom).cursor = cursor;
+        for (id, child) in &due {
+            let me = self.tasks.get(id);
+            let me = me.and_then(|task| Some((task, task.participants.get(child)?)));
+            let Some((task, me)) = me else { continue };
+            let only_told = match whom {
+                Whom::Starving => false,
+                Whom::Offered => true,
+                Whom::All => me.offered && !self.needs_weighing(id, task, me),
+            };
+            if only_told {
+                self.tell(id, *child);
+            } else {
+                self.refresh(id, *child);
+            }
+        }
+        due.len()
+    }
+
+    /// Looks at some children, from the one after `start` on: those whose turn it is, and who was
+    /// looked at last, if any are left.
+    fn look(
+        &self,
+        whom: Whom,
+        portion: Portion,
+        start: Option<(TaskId, SessionId)>,
+    ) -> (Vec<(TaskId, SessionId)>, Option<(TaskId, SessionId)>) {
         let mut due = Vec::new();
         let mut looks = portion.looks;
-        let start = self.turns.cursor.take();
+        let mut cursor = start;
         let first = match &start {
             Some((id, _)) => Bound::Included(*id),
             None => Bound::Unbounded,
@@ -217,27 +284,30 @@ impl Swarm {
             };
             for (child, me) in task.participants.range((after, Bound::Unbounded)) {
                 if looks == 0 || due.len() >= portion.weighed {
-                    return due;
+                    return (due, cursor);
                 }
                 looks -= 1;
-                self.turns.cursor = Some((*id, *child));
-                if self.is_due(id, task, me) {
+                cursor = Some((*id, *child));
+                if self.is_due(whom, id, task, me) {
                     due.push((*id, *child));
                 }
             }
-            self.turns.cursor = Some((*id, SessionId(u64::MAX)));
+            cursor = Some((*id, SessionId(u64::MAX)));
             if looks == 0 {
-                return due;
+                return (due, cursor);
             }
         }
-        self.turns.cursor = None;
-        due
+        (due, None)
     }
 
-    fn is_due(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
+    fn is_due(&self, whom: Whom, id: &TaskId, task: &Task, me: &Participant) -> bool {
         self.now >= me.not_before()
             && !me.held.is_full()
-            && (me.offered || self.needs_weighing(id, task, me))
+            && match whom {
+                Whom::Starving => self.starves(id, task, me),
+                Whom::Offered => me.offered,
+                Whom::All => me.offered || self.needs_weighing(id, task, me),
+            }
     }
 
     fn needs_weighing(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {

@@ -361,3 +361,51 @@ fn only_the_word_of_those_it_serves_counts_against_a_hosts_rate() {
     tell(&mut cluster, "m-1", "s-1", 1);
     assert!(pace(&cluster) < 100);
 }
+
+/// Those who came first have chosen each other, and pieces come to others: in a crowd that takes half a
+/// second to weigh once, whoever has nobody useful is weighed before those who could only do better.
+#[test]
+fn in_a_crowd_those_that_starve_come_first() {
+    const CROWD: usize = 6000;
+    const ISLAND: usize = 150;
+    let mut cluster = Cluster::of(&["s-1"], &[]);
+    let names: Vec<_> = (0..CROWD).map(|n| format!("m-{n:04}")).collect();
+    for name in &names {
+        cluster.attend(name, Role::Mirror);
+        cluster.list(name, &[]);
+    }
+    for name in &names {
+        cluster.join(name, join(100, &[]));
+        cluster.now += Duration::from_micros(10);
+    }
+    let island: Vec<_> = names[..ISLAND]
+        .iter()
+        .map(|one| cluster.nodes[one])
+        .collect();
+    let participants = &cluster.swarm.tasks[&task()].participants;
+    let near: std::collections::BTreeSet<_> = island
+        .iter()
+        .flat_map(|one| cluster.swarm.parents_of(&participants[one]))
+        .chain(island.iter().copied())
+        .collect();
+    let outside = names
+        .iter()
+        .filter(|one| !near.contains(&cluster.nodes[*one]));
+    let outside: Vec<_> = outside.cloned().collect();
+    assert!(outside.len() > CROWD / 2, "{}", outside.len());
+    for (name, piece) in outside.iter().zip((0..100).cycle()) {
+        cluster.say(name, gained(&[piece..piece + 1]));
+        cluster.now += Duration::from_micros(20);
+    }
+    for name in names.iter().cycle().take(2000) {
+        cluster.say(name, NodeMessage::Heartbeat);
+        cluster.now += Duration::from_micros(100);
+    }
+    let task_now = &cluster.swarm.tasks[&task()];
+    let starve = |one: &&SessionId| {
+        let me = &task_now.participants[*one];
+        cluster.swarm.starves(&task(), task_now, me)
+    };
+    let starving = island.iter().filter(starve).count();
+    assert!(starving * 10 < ISLAND, "{starving} of {ISLAND} starve");
+}
