@@ -25,9 +25,9 @@ const FAR_LINKS: usize = 2;
 /// It has everything the child lacks; less in proportion. The most by far: a parent without pieces
 /// is none.
 const USEFUL: i64 = 40;
-/// It has anything that the child lacks. While a crowd gathers nobody has much, and those who came
-/// first have chosen each other: in proportion, the first pieces would weigh less than an old link
-/// between two that have none.
+/// It has anything that the child lacks, for a child whose parents have nothing. While a crowd gathers
+/// nobody has much, and those who came first have chosen each other: in proportion, the first pieces
+/// would weigh less than an old link between two that have none.
 const FEEDS: i64 = 20;
 /// It reads upstream, so it has what nobody else has yet.
 const READING: i64 = 20;
@@ -104,9 +104,13 @@ pub(super) fn choose(
     if candidates.iter().any(|one| !one.slow && one.useful > 0) {
         candidates.retain(|one| !one.slow);
     }
+    let starves = !candidates.iter().any(|one| one.current && one.useful > 0);
     candidates.sort_by_cached_key(|one| {
         let chance = mix(turn, one.session.0);
-        let score = score(child, one, lacking) + i64::try_from(chance % SPREAD).unwrap_or(0);
+        let mut score = score(child, one, lacking) + i64::try_from(chance % SPREAD).unwrap_or(0);
+        if starves && one.useful > 0 {
+            score += FEEDS;
+        }
         (Reverse(score), chance)
     });
     let most = most.clamp(FAR_LINKS, MAX_PARENTS);
@@ -146,9 +150,6 @@ fn score(child: &Host, one: &Candidate<'_>, lacking: u32) -> i64 {
     let mut score = useful + idle + near;
     score -= SLUGGISH * i64::from(100 - one.pace.min(100)) / 100;
     score -= FAILURE * i64::from(one.failures.min(MAX_FAILURES));
-    if one.useful > 0 {
-        score += FEEDS;
-    }
     if one.reading {
         score += READING;
     }

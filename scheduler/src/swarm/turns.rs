@@ -305,7 +305,8 @@ impl Swarm {
             && !me.held.is_full()
             && match whom {
                 Whom::Starving => self.starves(id, task, me),
-                Whom::Offered => me.offered,
+                // The round over all comes in time where it is short, and weighs them too.
+                Whom::Offered => me.offered && self.now >= me.not_before() + ROUND,
                 Whom::All => me.offered || self.needs_weighing(id, task, me),
             }
     }

@@ -362,50 +362,39 @@ fn only_the_word_of_those_it_serves_counts_against_a_hosts_rate() {
     assert!(pace(&cluster) < 100);
 }
 
-/// Those who came first have chosen each other, and pieces come to others: in a crowd that takes half a
-/// second to weigh once, whoever has nobody useful is weighed before those who could only do better.
+/// Everybody is to be weighed anew, which takes a crowd a while; one of them has nobody useful.
 #[test]
-fn in_a_crowd_those_that_starve_come_first() {
-    const CROWD: usize = 6000;
-    const ISLAND: usize = 150;
-    let mut cluster = Cluster::of(&["s-1"], &[]);
-    let names: Vec<_> = (0..CROWD).map(|n| format!("m-{n:04}")).collect();
-    for name in &names {
+fn who_starves_is_weighed_before_the_rest_of_the_crowd() {
+    const CROWD: usize = 600;
+    let mut cluster = Cluster::of(&[], &[]);
+    let names: Vec<_> = (0..CROWD).map(|n| format!("m-{n}")).collect();
+    for (name, pieces) in names.iter().zip((1..50).cycle()) {
         cluster.attend(name, Role::Mirror);
         cluster.list(name, &[]);
+        cluster.join(name, join(100, &[pieces..pieces + 1]));
     }
-    for name in &names {
-        cluster.join(name, join(100, &[]));
-        cluster.now += Duration::from_micros(10);
-    }
-    let island: Vec<_> = names[..ISLAND]
-        .iter()
-        .map(|one| cluster.nodes[one])
-        .collect();
-    let participants = &cluster.swarm.tasks[&task()].participants;
-    let near: std::collections::BTreeSet<_> = island
-        .iter()
-        .flat_map(|one| cluster.swarm.parents_of(&participants[one]))
-        .chain(island.iter().copied())
-        .collect();
-    let outside = names
-        .iter()
-        .filter(|one| !near.contains(&cluster.nodes[*one]));
-    let outside: Vec<_> = outside.cloned().collect();
-    assert!(outside.len() > CROWD / 2, "{}", outside.len());
-    for (name, piece) in outside.iter().zip((0..100).cycle()) {
-        cluster.say(name, gained(&[piece..piece + 1]));
-        cluster.now += Duration::from_micros(20);
-    }
-    for name in names.iter().cycle().take(2000) {
-        cluster.say(name, NodeMessage::Heartbeat);
-        cluster.now += Duration::from_micros(100);
-    }
-    let task_now = &cluster.swarm.tasks[&task()];
-    let starve = |one: &&SessionId| {
-        let me = &task_now.participants[*one];
-        cluster.swarm.starves(&task(), task_now, me)
+    // Has what any of them has, and came last.
+    cluster.attend("last", Role::Mirror);
+    cluster.list("last", &[]);
+    cluster.join("last", join(100, &[0..60]));
+    cluster.pass(1000);
+    cluster.swarm.mark_due(&task());
+    let weighed = |cluster: &Cluster| -> BTreeMap<SessionId, u32> {
+        let participants = cluster.swarm.tasks[&task()].participants.iter();
+        participants
+            .map(|(session, one)| (*session, one.evaluations))
+            .collect()
     };
-    let starving = island.iter().filter(starve).count();
-    assert!(starving * 10 < ISLAND, "{starving} of {ISLAND} starve");
+    let before = weighed(&cluster);
+    cluster.now += Duration::from_millis(600);
+    for _ in 0..20 {
+        cluster.now += Duration::from_micros(400);
+        cluster.say("m-0", NodeMessage::Heartbeat);
+    }
+    let after = weighed(&cluster);
+    let last = cluster.nodes["last"];
+    assert!(after[&last] > before[&last]);
+    let others = after.iter().filter(|(one, count)| **count > before[one]);
+    let others = others.count();
+    assert!(others < CROWD / 2, "{others}");
 }
