@@ -6,6 +6,7 @@
 //! of everything that ran in it. Whatever a scene starts ends with it. Tests wait on conditions
 //! ([`wait`]), never on the clock.
 
+pub mod alone;
 pub mod attendant;
 pub mod browser;
 pub mod client;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::start_up;
+use darner_e2e::cluster::{in_plain_text, mirror_settings, start_up};
 use darner_e2e::darner::Darner;
-use darner_e2e::raw;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
+use darner_e2e::{alone, place, raw};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -160,6 +160,55 @@ fn five_thousand_malformed_requests_have_the_right_status_and_cost_nothing() {
         ensure!(up.is_running());
         let client = Client::new(&up, NAME)?;
         client.pull(&upstream.images.tiny).await.map(drop)
+    });
+}
+
+#[test]
+fn no_malformed_request_makes_a_connection_to_anywhere() {
+    scene::run("rough_alone", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let settings = in_plain_text(mirror_settings(scene, &upstream, "mirror")?);
+        let mut command = alone::command()?;
+        command.arg(place::darner()?);
+        let mirror = Darner::start_by(scene, "mirror", "mirror", &settings, command).await?;
+        let (process, address) = (mirror.id(), mirror.address("registry")?);
+        let all = malformed();
+        let before = alone::begun(process)?;
+        let sent = alone::within(process, async || {
+            let send = async |case: &Malformed| {
+                raw::request(address, "GET", &case.target, "")
+                    .await
+                    .with_context(|| case.name.clone())
+            };
+            let mut answers = stream::iter(&all).map(send).buffer_unordered(32);
+            let mut count = 0;
+            while let Some(answer) = answers.next().await {
+                answer?;
+                count += 1;
+            }
+            Ok(count)
+        })?;
+        let after = alone::begun(process)?;
+        ensure!(sent == all.len() as u64);
+        let connections = after.connections - before.connections;
+        ensure!(
+            connections == sent,
+            "{connections} connections for {sent} requests"
+        );
+        ensure!(
+            after.datagrams == before.datagrams,
+            "{after:?} after {before:?}"
+        );
+        // What counts counts: a request that is right is passed on, to a registry that is not there.
+        let image = &upstream.images.tiny;
+        let target = format!("/v2/{}/manifests/{}?ns={NAME}", image.repository, image.tag);
+        let answer = alone::within(process, async || {
+            raw::request(address, "GET", &target, "").await
+        })?;
+        ensure!(answer.status == 503, "{}", answer.describe());
+        let begun = alone::begun(process)?.connections - after.connections;
+        ensure!(begun > 1, "{begun} connections");
+        Ok(())
     });
 }
 
