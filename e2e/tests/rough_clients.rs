@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::{in_plain_text, mirror_settings, start_up};
+use darner_e2e::cluster::{in_plain_text, mirror_settings, start_up, up_settings};
 use darner_e2e::darner::Darner;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
@@ -331,6 +331,11 @@ fn p99(sorted: &[Duration]) -> Duration {
     sorted[sorted.len() * 99 / 100]
 }
 
+/// Connections that say nothing.
+const IDLE: u32 = 8192;
+/// Connections that say little.
+const DAWDLING: usize = 150;
+
 /// One that has been served and says nothing more.
 async fn idle(address: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
@@ -376,7 +381,14 @@ fn others_are_served_while_thousands_idle_or_dawdle() {
             maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
         };
         rustix::process::setrlimit(rustix::process::Resource::Nofile, limits)?;
-        let (upstream, up, address) = start(scene).await?;
+        let upstream = Upstream::start(scene).await?;
+        let settings = up_settings(scene, &upstream)?;
+        // As shells and service managers start it.
+        let mut command = std::process::Command::new("sh");
+        command.args(["-ec", "ulimit -Sn 1024; exec \"$@\"", "sh"]);
+        command.arg(place::darner()?);
+        let up = Darner::start_by(scene, "up", "up", &settings, command).await?;
+        let address = up.address("registry")?;
         let image = &upstream.images.tiny;
         let client = Client::new(&up, NAME)?;
         client.pull(image).await?;
@@ -384,22 +396,25 @@ fn others_are_served_while_thousands_idle_or_dawdle() {
         times(&client, &path, 200).await?;
         let before = times(&client, &path, 1000).await?;
         let memory_before = memory(&up).await?;
-        let mut connections: Vec<_> = stream::iter(0..8000)
+        let mut connections: Vec<_> = stream::iter(0..IDLE)
             .map(|_| idle(address))
             .buffer_unordered(64)
             .collect::<Vec<_>>()
             .await
             .into_iter()
             .collect::<Result<_>>()?;
+        let beside_idle = times(&client, &path, 1000).await?;
         let mut dawdling = JoinSet::new();
-        for _ in 0..150 {
+        for _ in 0..DAWDLING {
             dawdling.spawn(loris(address));
         }
         let during = times(&client, &path, 1000).await?;
-        let each = (memory(&up).await? - memory_before) / 8000.0;
+        let each = (memory(&up).await? - memory_before) / f64::from(IDLE);
         println!(
-            "p99 {:?} before, {:?} beside 8,000 idle and 150 dawdling connections; {each:.0} bytes for each",
+            "p99 {:?} before, {:?} beside {IDLE} idle connections, {:?} with {DAWDLING} dawdling ones too; \
+             {each:.0} bytes for each",
             p99(&before),
+            p99(&beside_idle),
             p99(&during)
         );
         // This machine does other things too: what is held against the server is a lasting delay.
