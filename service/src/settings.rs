@@ -85,7 +85,7 @@ pub struct Registry {
     pub default_upstream: RegistryName,
     /// A client gets headers or an error within this time. Default 10 s.
     pub first_byte_timeout: Duration,
-    /// Requests served at once; more wait. Default 512.
+    /// Requests served at once; more wait. What is in the store counts until it goes out. Default 512.
     pub max_requests: usize,
 }
 

@@ -178,6 +178,9 @@ impl Front {
         if let Some(source) = source {
             self.metrics.first_byte(source, started.elapsed());
         }
+        // The kernel sends it, however slowly it is taken: it need not hold up who comes next, and all
+        // of a crowd that asks for the same have it at about the same time.
+        let place = place.filter(|_| source != Some(ServedFrom::Store));
         let sent = source.map(|source| self.metrics.bytes(source));
         let metrics = self.metrics.clone();
         response.map(|body| Outgoing::new(body, sent, metrics, place))

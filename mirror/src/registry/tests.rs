@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::resolve::tests::fake::{Fake, IMAGE};
 use crate::server::Mirror;
 
+mod crowd;
 mod private;
 
 struct Front {
@@ -27,13 +28,14 @@ struct Front {
 
 impl Front {
     async fn start(fake: &Fake) -> Self {
-        Self::with_capacity(fake, 1 << 30).await
+        Self::with(fake, |_| ()).await
     }
 
-    async fn with_capacity(fake: &Fake, capacity: u64) -> Self {
+    async fn with(fake: &Fake, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = settings(directory.path(), fake);
-        settings.store.capacity = Some(capacity);
+        settings.store.capacity = Some(1 << 30);
+        change(&mut settings);
         let shutdown = Shutdown::default();
         let metrics = Metrics::default();
         let mirror = Mirror::bind(
@@ -491,7 +493,7 @@ async fn connections_are_kept_between_requests() {
 async fn a_blob_that_the_store_cannot_take_passes_through() {
     let fake = Fake::start().await;
     let image = fake.image("a", 3 << 20);
-    let front = Front::with_capacity(&fake, 1 << 20).await;
+    let front = Front::with(&fake, |settings| settings.store.capacity = Some(1 << 20)).await;
     let path = format!("/v2/a/blobs/{}", image.layer);
     for _ in 0..2 {
         let whole = front.get(&path).await;
