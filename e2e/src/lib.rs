@@ -16,6 +16,7 @@ pub mod docker;
 pub mod guest;
 pub mod hostile;
 pub mod image;
+pub mod lookup;
 pub mod members;
 pub mod midway;
 pub mod operator;

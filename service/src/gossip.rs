@@ -51,9 +51,11 @@ enum Heard {
     /// Somebody wants to know who lives.
     Listing(oneshot::Sender<Vec<Arc<Member>>>),
     /// What a member has answered.
-    Answered(Answer),
+    Answered(Arc<Member>, Answer),
     /// Nobody listens where this member should be.
     Unreachable(Arc<Member>),
+    /// It does not answer.
+    Unanswered(Arc<Member>),
     /// Somebody has said whom it knows.
     Introduced(Vec<Arc<Member>>),
 }
@@ -193,13 +195,15 @@ impl Driver {
             Heard::Listing(answer) => {
                 let _ = answer.send(self.members.live().cloned().collect());
             }
-            Heard::Answered(Answer { from, packets }) => {
+            Heard::Answered(member, Answer { from, packets }) => {
+                self.apply(Event::Answered(member), None);
                 for packet in packets {
                     let from = from.clone();
                     self.apply(Event::Packet { from, packet }, None);
                 }
             }
             Heard::Unreachable(member) => self.apply(Event::Unreachable(member), None),
+            Heard::Unanswered(member) => self.apply(Event::Unanswered(member), None),
             Heard::Introduced(members) => self.apply(Event::Introduced(members), None),
         }
     }
@@ -233,8 +237,9 @@ impl Driver {
         Some(self.shutdown.spawn(async move {
             let _place = place;
             let heard_back = match exchanges.exchange(&to, packet).await {
-                Ok(answer) => Heard::Answered(answer),
+                Ok(answer) => Heard::Answered(to, answer),
                 Err(ExchangeError::Unreachable) => Heard::Unreachable(to),
+                Err(ExchangeError::Silent) => Heard::Unanswered(to),
                 Err(error) => {
                     tracing::trace!(member = %to.id, %error, "a packet was lost");
                     return;

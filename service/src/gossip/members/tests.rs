@@ -3,6 +3,7 @@
 mod network;
 
 use super::*;
+use darner_proto::gossip::MAX_MEMBERS;
 use network::{Death, Network, member};
 
 /// Members that came, went and died while the table had to hold.
@@ -58,7 +59,7 @@ fn who_leaves_and_who_is_killed_is_known_to_be_gone_within_five_seconds() {
 }
 
 #[test]
-fn who_falls_silent_is_known_to_be_gone_within_ten_seconds() {
+fn who_falls_silent_is_known_to_be_gone_within_five_seconds() {
     for members in [3, 6, 30, 100] {
         for seed in 0..5 {
             let mut network = Network::settled(seed, members);
@@ -66,7 +67,7 @@ fn who_falls_silent_is_known_to_be_gone_within_ten_seconds() {
             network.end(1, Death::Silent);
             let took = network.until(Duration::from_secs(12), converged);
             assert!(
-                took <= Duration::from_secs(10),
+                took <= Duration::from_secs(5),
                 "{members}, seed {seed}: {took:?}"
             );
         }
@@ -133,7 +134,8 @@ fn churn(members: u32, minutes: f64) -> f64 {
     println!(
         "{members} members: each sent {bytes:.0} bytes/s; {wrong} of {entries} entries differ"
     );
-    network.run(Duration::from_secs_f64(25.0 * minutes));
+    // Who fell silent last has to be noticed, and its time has to pass.
+    network.run(Duration::from_secs(10));
     let wrong = network.differences();
     assert!(wrong * 100 < entries, "{wrong} of {entries} entries differ");
     bytes
@@ -148,8 +150,7 @@ fn with_a_tenth_of_three_hundred_coming_and_going_every_minute_views_hold_and_co
 #[test]
 fn with_a_tenth_of_two_thousand_coming_and_going_every_minute_views_hold_and_cost_little() {
     let bytes = churn(2000, 0.2);
-    // Most of it are handshakes: nobody has a connection to everybody. 5,000 is what it should come to.
-    assert!(bytes < 7500.0, "{bytes} bytes/s");
+    assert!(bytes < 5000.0, "{bytes} bytes/s");
 }
 
 mod hostile {
