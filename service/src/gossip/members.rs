@@ -46,6 +46,7 @@ use foca::{Foca, NoCustomBroadcast};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
+pub use super::node::rank;
 use super::node::{Node, Wire};
 use calls::{CALL, COMPARE};
 use pace::{config, foca, paused};
