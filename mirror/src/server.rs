@@ -414,6 +414,7 @@ fn gossip(
             labels: me.labels.clone(),
         },
         join: settings.gossip.join.clone(),
+        service: gossip::KubernetesService::of(&settings.gossip),
     };
     let metrics = GossipMetrics::new(metrics);
     Some(Gossip::start(options, identity, metrics, shutdown))

@@ -17,12 +17,14 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::identity::{Caller, Identity};
 use crate::shutdown::Shutdown;
 
+mod endpoint_slices;
 mod exchange;
 mod join;
 pub mod members;
 mod metrics;
 mod node;
 
+pub use endpoint_slices::KubernetesService;
 use exchange::{Answer, ExchangeError, Exchanges};
 use members::{Action, Event, Members};
 pub use metrics::GossipMetrics;
@@ -52,10 +54,8 @@ enum Heard {
     Listing(oneshot::Sender<Vec<Arc<Member>>>),
     /// What a member has answered.
     Answered(Arc<Member>, Answer),
-    /// Nobody listens where this member should be.
+    /// Nobody listens where this member should be, or takes connections there.
     Unreachable(Arc<Member>),
-    /// It does not answer.
-    Unanswered(Arc<Member>),
     /// Somebody has said whom it knows.
     Introduced(Vec<Arc<Member>>),
 }
@@ -69,6 +69,8 @@ pub struct Options {
     pub place: Place,
     /// `host:port` of pieces listeners to begin with; a name may have many addresses.
     pub join: Vec<String>,
+    /// A Kubernetes service that all of them are behind.
+    pub service: Option<KubernetesService>,
 }
 
 impl Gossip {
@@ -102,6 +104,7 @@ impl Gossip {
         };
         let joining = join::Joining {
             addresses: options.join,
+            service: options.service,
             exchanges: driver.exchanges.clone(),
             gossip: gossip.clone(),
         };
@@ -203,7 +206,6 @@ impl Driver {
                 }
             }
             Heard::Unreachable(member) => self.apply(Event::Unreachable(member), None),
-            Heard::Unanswered(member) => self.apply(Event::Unanswered(member), None),
             Heard::Introduced(members) => self.apply(Event::Introduced(members), None),
         }
     }
@@ -239,7 +241,9 @@ impl Driver {
             let heard_back = match exchanges.exchange(&to, packet).await {
                 Ok(answer) => Heard::Answered(to, answer),
                 Err(ExchangeError::Unreachable) => Heard::Unreachable(to),
-                Err(ExchangeError::Silent) => Heard::Unanswered(to),
+                Err(ExchangeError::Silent) if !exchanges.is_taken(&to).await => {
+                    Heard::Unreachable(to)
+                }
                 Err(error) => {
                     tracing::trace!(member = %to.id, %error, "a packet was lost");
                     return;

@@ -41,7 +41,7 @@ const SUFFIX: &str = ".mirror";
 
 /// Who counts as a scheduler.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Table {
     scheme: &'static str,
     named: BTreeMap<HostId, String>,
     /// By membership.
@@ -74,7 +74,7 @@ struct Keeper {
 
 impl Table {
     /// Nobody counts yet. Keepers are dialled with `scheme`.
-    pub(super) fn new(scheme: &'static str) -> Self {
+    pub fn new(scheme: &'static str) -> Self {
         Self {
             scheme,
             named: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl Table {
     }
 
     /// The schedulers that are named are now these: id and URL.
-    pub(super) fn name(&mut self, schedulers: Vec<(HostId, String)>) {
+    pub fn name(&mut self, schedulers: Vec<(HostId, String)>) {
         self.named = schedulers.into_iter().collect();
         let named = &self.named;
         self.connected.retain(|id| named.contains_key(id));
@@ -99,7 +99,7 @@ impl Table {
     }
 
     /// The members that keep the table are now these.
-    pub(super) fn keep(&mut self, members: &[Arc<Member>]) {
+    pub fn keep(&mut self, members: &[Arc<Member>]) {
         let keeper = |member: &Arc<Member>| {
             let scheduler = member.place.as_ref()?.scheduler();
             let keeper = Keeper {
@@ -135,7 +135,7 @@ impl Table {
     }
 
     /// Whose certificate a keeper has to show; `None` for a scheduler that is named.
-    pub(super) fn member(&self, scheduler: &HostId) -> Option<&HostId> {
+    pub fn member(&self, scheduler: &HostId) -> Option<&HostId> {
         if self.named.contains_key(scheduler) {
             return None;
         }
@@ -143,7 +143,7 @@ impl Table {
     }
 
     /// Takes in what has happened, and says what of it the sessions are to be told, and what else.
-    pub(super) fn apply(&mut self, input: Input) -> Vec<Input> {
+    pub fn apply(&mut self, input: Input) -> Vec<Input> {
         match &input {
             Input::Up { scheduler, .. } if self.named.contains_key(scheduler) => {
                 self.connected.insert(scheduler.clone());

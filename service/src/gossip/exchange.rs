@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::metrics::GossipMetrics;
@@ -23,6 +24,8 @@ use crate::identity::{Caller, Connector, Identity, PeerRole, Protocol};
 
 /// A packet and its answer, a new connection included; longer than a ping waits.
 const EXCHANGE_TIME: Duration = Duration::from_secs(1);
+/// A connection by itself takes no longer unless nobody is there.
+const CONNECT_TIME: Duration = Duration::from_millis(300);
 /// A list of members.
 const LISTING_TIME: Duration = Duration::from_secs(5);
 /// Given up before the other side does, so that nothing is sent into a connection that is just being
@@ -100,6 +103,13 @@ impl Exchanges {
             self.metrics.received(packet.len());
         }
         Ok(answer)
+    }
+
+    /// Whether a connection to `to` is taken, as a machine does for its processes however busy they are.
+    pub(super) async fn is_taken(&self, to: &Member) -> bool {
+        let Some(place) = &to.place else { return false };
+        let connected = timeout(CONNECT_TIME, TcpStream::connect(&place.address)).await;
+        matches!(connected, Ok(Ok(_)))
     }
 
     /// Whom whoever listens at `address` knows; itself first.

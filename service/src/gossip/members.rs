@@ -2,8 +2,8 @@
 //!
 //! The protocol is SWIM, by the library `foca`. Every second each member pings another, first
 //! directly, then by way of three more; who answers neither is *suspect*, and *down* unless it says
-//! otherwise in time ([`doubt`]). Every second, too, it has a word for the next of the ring, and who
-//! does not answer that is a suspect at once. News travels with these messages, and on its own while
+//! otherwise in time ([`doubt`]). Between pings it has a word for the next of the ring, and where
+//! nobody takes a connection for that there is a suspect at once. News travels with these messages, and on its own while
 //! there is any.
 //!
 //! ```text
@@ -49,6 +49,7 @@ use rand::rngs::SmallRng;
 pub use super::node::rank;
 use super::node::{Node, Wire};
 use calls::{CALL, COMPARE};
+use doubt::Suspicion;
 use pace::{config, foca, paused};
 use wishes::{Due, Wake, Wishes};
 
@@ -71,10 +72,9 @@ pub enum Event {
     },
     /// Somebody has said whom it knows; itself first.
     Introduced(Vec<Arc<Member>>),
-    /// Nobody listens where this member should be.
+    /// Nobody listens where this member should be, or a packet has gone without an answer and nobody
+    /// takes connections there.
     Unreachable(Arc<Member>),
-    /// This member has let a packet go without an answer for longer than it takes to give one.
-    Unanswered(Arc<Member>),
     /// It has answered one, if only that it came.
     Answered(Arc<Member>),
     /// Time has passed.
@@ -117,10 +117,8 @@ pub struct Members {
     called: Duration,
     /// Until when this process takes itself for slow.
     lenient: Duration,
-    /// Suspects whose time is over but for that, by rank, and their incarnation.
-    overdue: BTreeMap<u64, u16>,
-    /// How many packets in a row a member has not answered, by rank.
-    unheard: BTreeMap<u64, u8>,
+    /// Of suspects, by rank.
+    suspicions: BTreeMap<u64, Suspicion>,
     /// Who was suspected of late because it could not be reached, by rank and generation.
     doubted: BTreeMap<(u64, u64), Duration>,
     refused: u64,
@@ -155,8 +153,7 @@ impl Members {
             random: SmallRng::seed_from_u64(!seed),
             called: Duration::ZERO,
             lenient: Duration::ZERO,
-            overdue: BTreeMap::new(),
-            unheard: BTreeMap::new(),
+            suspicions: BTreeMap::new(),
             doubted: BTreeMap::new(),
             refused: 0,
         }
@@ -170,7 +167,6 @@ impl Members {
             Event::Introduced(members) => self.introduced(now, members, &mut wishes),
             Event::Unreachable(member) => self.unreachable(now, &member, &mut wishes),
             Event::Answered(member) => self.answered(&member),
-            Event::Unanswered(member) => self.unanswered(now, &member, &mut wishes),
             Event::Tick => self.tick(now, &mut wishes),
             // What cannot be sent on leaving, a crash would not have sent either.
             Event::Leave => drop(self.foca.leave_cluster(&mut wishes)),
@@ -220,8 +216,9 @@ impl Members {
             match what {
                 // Timers of an earlier life are none any more.
                 Wake::Protocol(timer) => drop(self.foca.handle_timer(timer, &mut *wishes)),
-                Wake::Objected(node, incarnation) => self.objected(node, incarnation, wishes),
-                Wake::PutOff(_) => {}
+                Wake::Objected(node, incarnation) => self.bury(node, incarnation, wishes),
+                // Taken by `due`.
+                Wake::PutOff(..) => {}
                 Wake::Call => self.call(now, wishes),
                 Wake::Compare => self.compare(wishes),
             }

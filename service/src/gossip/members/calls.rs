@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use foca::{Codec as _, Header, Message};
 use rand::RngExt as _;
 
@@ -35,7 +35,7 @@ impl Members {
         self.called = now;
         // A suspect too: the call may find it gone.
         if let Some(next) = self.after(1) {
-            let packet = self.nothing_new(next);
+            let packet = self.call_with(next, &[]);
             wishes
                 .calls
                 .extend(packet.map(|packet| (next.clone(), packet)));
@@ -60,8 +60,8 @@ impl Members {
         }
     }
 
-    /// A packet without news for `to`.
-    pub(super) fn nothing_new(&self, to: &Node) -> Option<Bytes> {
+    /// A packet for `to` with nothing but `said`.
+    pub(super) fn call_with(&self, to: &Node, said: &[foca::Member<Node>]) -> Option<Bytes> {
         let header = Header {
             src: self.me.clone(),
             // What others know of is never above.
@@ -69,7 +69,14 @@ impl Members {
             dst: to.clone(),
             message: Message::Gossip,
         };
-        self.encoded(&header)
+        let mut packet = BytesMut::from(self.encoded(&header)?.as_ref());
+        if let Some(count) = u16::try_from(said.len()).ok().filter(|count| *count > 0) {
+            packet.put_u16(count);
+            for member in said {
+                Wire::default().encode_member(member, &mut packet).ok()?;
+            }
+        }
+        Some(packet.freeze())
     }
 
     pub(super) fn encoded(&self, header: &Header<Node>) -> Option<Bytes> {

@@ -158,6 +158,7 @@ impl Members {
         if let Some((State::Suspect, incarnation)) = after
             && before != Some(after)
         {
+            self.suspected(&node, incarnation, wishes);
             let patience = suspicion(self.count());
             wishes
                 .timers

@@ -85,6 +85,23 @@ fn nobody_is_taken_for_dead_while_messages_are_lost() {
 }
 
 #[test]
+fn nobody_is_taken_for_dead_because_it_is_busy_for_some_seconds() {
+    for (members, seed) in [(6, 1), (6, 2), (30, 3)] {
+        let mut network = Network::settled(seed, members);
+        for round in 0..10 {
+            // Two of them at once, and one that judges them is slow as well.
+            for name in [round, round + 1, round + 3] {
+                network.stall(name % members, Duration::from_secs(4));
+            }
+            for _ in 0..60 {
+                network.run(Duration::from_millis(100));
+                assert!(converged(&network), "{members} members, round {round}");
+            }
+        }
+    }
+}
+
+#[test]
 fn one_that_was_cut_off_is_back_within_seconds_and_takes_nobody_along() {
     let mut network = Network::settled(3, 40);
     network.cut_off(5, true);

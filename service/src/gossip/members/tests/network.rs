@@ -20,7 +20,7 @@ const HANDSHAKE: (u64, u64) = (960, 920);
 /// What nobody is there to take is known to be lost after this, where the port is closed.
 const REFUSAL: Duration = Duration::from_millis(2);
 /// And after this where nobody answers.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(1300);
 
 /// How somebody ends.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,6 @@ enum Arriving {
     /// One that ends it.
     Response(u32, u32, Bytes),
     Refused(u32, Arc<Member>),
-    Unanswered(u32, Arc<Member>),
     Timer(u32, u32),
 }
 
@@ -52,6 +51,8 @@ pub(super) struct Network {
     armed: HashMap<(u32, u32), Option<Duration>>,
     silent: BTreeSet<u32>,
     cut_off: BTreeSet<u32>,
+    /// Until when.
+    stalled: HashMap<u32, Duration>,
     queue: BTreeMap<(Duration, u64), Arriving>,
     queued: u64,
     loss: f64,
@@ -101,6 +102,7 @@ impl Network {
             armed: HashMap::new(),
             silent: BTreeSet::new(),
             cut_off: BTreeSet::new(),
+            stalled: HashMap::new(),
             queue: BTreeMap::new(),
             queued: 0,
             loss: 0.0,
@@ -279,6 +281,13 @@ impl Network {
     }
 
     fn arrive(&mut self, arriving: Arriving) {
+        let (Arriving::Request(_, to, _)
+        | Arriving::Response(_, to, _)
+        | Arriving::Refused(to, _)
+        | Arriving::Timer(to, _)) = &arriving;
+        if let Some(rest) = self.stalls(*to) {
+            return self.queue(rest, arriving);
+        }
         match arriving {
             Arriving::Request(from, to, packet) => self.request(from, to, packet),
             Arriving::Response(from, to, packet) => {
@@ -287,7 +296,6 @@ impl Network {
                 }
             }
             Arriving::Refused(name, whom) => self.apply(name, Event::Unreachable(whom)),
-            Arriving::Unanswered(name, whom) => self.apply(name, Event::Unanswered(whom)),
             Arriving::Timer(name, life) => {
                 if self.lives.get(&name) == Some(&life) {
                     self.apply(name, Event::Tick);
@@ -298,9 +306,12 @@ impl Network {
 
     fn request(&mut self, from: u32, to: u32, packet: Bytes) {
         let is_apart = self.cut_off.contains(&from) != self.cut_off.contains(&to);
-        if is_apart || self.silent.contains(&to) || self.random.random_bool(self.loss) {
+        if is_apart || self.silent.contains(&to) {
             let whom = self.as_known_to(from, to);
-            return self.queue(SILENCE, Arriving::Unanswered(from, whom));
+            return self.queue(SILENCE, Arriving::Refused(from, whom));
+        }
+        if self.random.random_bool(self.loss) {
+            return;
         }
         if !self.members.contains_key(&to) {
             let whom = self.as_known_to(from, to);
@@ -358,6 +369,17 @@ impl Network {
             self.sent += HANDSHAKE.0 + HANDSHAKE.1;
         }
         self.queue(takes, Arriving::Request(from, to, packet));
+    }
+
+    /// From now on `name` is so busy that it does nothing for `time`. Its machine takes connections.
+    pub(super) fn stall(&mut self, name: u32, time: Duration) {
+        self.stalled.insert(name, self.now + time);
+    }
+
+    /// How long it still does nothing.
+    fn stalls(&self, name: u32) -> Option<Duration> {
+        let rest = self.stalled.get(&name)?.saturating_sub(self.now);
+        Some(rest).filter(|rest| !rest.is_zero())
     }
 
     fn queue(&mut self, wait: Duration, arriving: Arriving) {
