@@ -29,7 +29,7 @@ mod kept;
 mod tests;
 
 use board::{Action, Board, Event};
-use job::{Item, Job, Summary};
+use job::{Item, Job, Limits, MAX_AT_ONCE, MIN_RATE, Summary};
 use kept::Audited;
 
 /// Between looks at the database and at the members.
@@ -78,6 +78,8 @@ pub struct Wanted {
     pub platform: Option<Platform>,
     /// Where to.
     pub to: To,
+    /// How much of the cluster it may take up.
+    pub limits: Limits,
 }
 
 /// Who begins a job.
@@ -124,6 +126,9 @@ pub enum JobError {
     /// There is no such job.
     #[error("there is no such job")]
     Absent,
+    /// A limit that cannot be.
+    #[error("{0}")]
+    Limit(String),
     /// The request was another one before.
     #[error("this Idempotency-Key was used for a job with other images, platform or nodes")]
     OtherRequest,
@@ -198,6 +203,7 @@ impl Jobs {
 
     fn job(&self, wanted: &Wanted, by: &str) -> Result<Job, JobError> {
         within("images", wanted.images.len(), MAX_IMAGES)?;
+        wanted.limits.check()?;
         within(
             "jobs under way",
             lock(&self.shared.board).count() + 1,
@@ -226,6 +232,7 @@ impl Jobs {
             images,
             platform: wanted.platform.as_ref().map(ToString::to_string),
             to: wanted.to.to_string(),
+            limits: wanted.limits,
         })
     }
 
@@ -427,6 +434,28 @@ impl Wanted {
         images.eq(job.images.iter().cloned())
             && self.platform.as_ref().map(ToString::to_string) == job.platform
             && self.to.to_string() == job.to
+            && self.limits == job.limits
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// No job can be so limited.
+    pub fn check(&self) -> Result<(), JobError> {
+        if self
+            .at_once
+            .is_some_and(|at_once| !(1..=MAX_AT_ONCE).contains(&at_once))
+        {
+            return Err(JobError::Limit(format!(
+                "at_once: is not 1 to {MAX_AT_ONCE}"
+            )));
+        }
+        if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
+            return Err(JobError::Limit(format!(
+                "bytes_per_second: is less than {MIN_RATE}"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -445,13 +474,21 @@ impl std::str::FromStr for To {
     type Err = darner_proto::invalid::Invalid;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // `label=zone=a` says the same as `zone=a`.
+        let named = text
+            .strip_prefix("label=")
+            .filter(|rest| rest.contains('='));
+        let text = named.unwrap_or(text);
         match (text, text.split_once('=')) {
             ("seeds", _) => Ok(Self::Seeds),
             ("nodes", _) => Ok(Self::Nodes),
             (_, Some((key, value))) if !key.is_empty() && text.len() <= MAX_TO => {
                 Ok(Self::Label(key.to_owned(), value.to_owned()))
             }
-            _ => Err(Self::Err::new("to", "is not seeds, nodes or KEY=VALUE")),
+            _ => Err(Self::Err::new(
+                "to",
+                "is not seeds, nodes or label=KEY=VALUE",
+            )),
         }
     }
 }

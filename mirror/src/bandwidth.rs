@@ -99,7 +99,6 @@ impl Bandwidth {
 
 impl Limit {
     /// `rate` bytes a second, counted nowhere.
-    #[cfg(test)]
     pub(crate) fn of(rate: u64) -> Self {
         Self::new(rate, Waited::default())
     }

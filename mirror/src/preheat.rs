@@ -5,6 +5,7 @@
 //! image is done when the store holds its manifest and every blob, each of which matched its digest.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::bandwidth::Limit;
 use crate::resolve::{Resolver, links};
 use crate::store::Store;
 use crate::task::{Reading, Tasks};
@@ -81,6 +83,8 @@ enum Failure {
 struct Desk {
     reports: BTreeMap<OrderId, Report>,
     running: HashMap<OrderId, AbortHandle>,
+    /// Of jobs that are not to come as fast as they can.
+    limits: HashMap<String, (NonZeroU64, Limit)>,
 }
 
 impl Failure {
@@ -112,7 +116,9 @@ impl Preheat {
             let fresh = lock(&desk).only(&now);
             for order in fresh {
                 let id = order.id.clone();
-                let running = self.begin(order, desk.clone(), orders.clone(), &shutdown);
+                let limit = lock(&desk).limit(&order);
+                let given = (order, limit);
+                let running = self.begin(given, desk.clone(), orders.clone(), &shutdown);
                 lock(&desk).running.insert(id, running);
             }
             orders.tell(lock(&desk).reports.values().cloned().collect());
@@ -124,7 +130,7 @@ impl Preheat {
 
     fn begin(
         &self,
-        order: Order,
+        (order, limit): (Order, Option<Limit>),
         desk: Arc<Mutex<Desk>>,
         orders: Orders,
         shutdown: &Shutdown,
@@ -138,13 +144,13 @@ impl Preheat {
                 desk.note(&order.id, progress, outcome);
                 orders.tell(desk.reports.values().cloned().collect());
             };
-            preheat.one(&order, note).await;
+            preheat.one(&order, limit, note).await;
         };
         shutdown.spawn(carried_out).abort_handle()
     }
 
-    async fn one(&self, order: &Order, note: impl Fn(Progress, Outcome)) {
-        let held = self.hold(order, |progress| note(progress, Outcome::Running));
+    async fn one(&self, order: &Order, limit: Option<Limit>, note: impl Fn(Progress, Outcome)) {
+        let held = self.hold(order, limit, |progress| note(progress, Outcome::Running));
         match held.await {
             Ok(progress) => {
                 tracing::info!(image = %order.image, bytes = progress.bytes, "the image is here");
@@ -159,13 +165,19 @@ impl Preheat {
         }
     }
 
-    async fn hold(&self, order: &Order, note: impl Fn(Progress)) -> Result<Progress, Failure> {
+    async fn hold(
+        &self,
+        order: &Order,
+        limit: Option<Limit>,
+        note: impl Fn(Progress),
+    ) -> Result<Progress, Failure> {
         let wanted = self.describe(order).await?;
         let blobs: Vec<_> = wanted.blobs.clone().into_iter().collect();
         let blobs = blobs.into_iter().map(|(digest, size)| {
             let (preheat, source) = (self.clone(), wanted.source.clone());
+            let limit = limit.clone();
             async move {
-                let came = preheat.blob(&digest, size, &source).await;
+                let came = preheat.blob(&digest, size, &source, limit).await;
                 came.map(|()| digest)
             }
         });
@@ -237,17 +249,22 @@ impl Preheat {
         }
     }
 
-    async fn blob(&self, digest: &Digest, size: u64, source: &Source) -> Result<(), Failure> {
+    async fn blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        source: &Source,
+        limit: Option<Limit>,
+    ) -> Result<(), Failure> {
         let failed = |error: crate::task::TaskError| Failure::Blob {
             digest: *digest,
             why: error.to_string(),
         };
-        match self
-            .tasks
-            .open(digest, size, source)
-            .await
-            .map_err(failed)?
-        {
+        let opened = match limit {
+            Some(limit) => self.tasks.open_slowly(digest, size, source, limit).await,
+            None => self.tasks.open(digest, size, source).await,
+        };
+        match opened.map_err(failed)? {
             Reading::Stored(_) => Ok(()),
             Reading::Arriving(arriving) => arriving.stored().await.map_err(failed),
             Reading::Bypass => Err(Failure::NoRoom(*digest)),
@@ -289,6 +306,8 @@ impl Desk {
             .iter()
             .filter(|order| !self.reports.contains_key(&order.id));
         let fresh: Vec<_> = fresh.cloned().collect();
+        self.limits
+            .retain(|job, _| orders.iter().any(|order| order.id.job == *job));
         for order in &fresh {
             let report = Report {
                 id: order.id.clone(),
@@ -298,6 +317,17 @@ impl Desk {
             self.reports.insert(order.id.clone(), report);
         }
         fresh
+    }
+
+    /// What the orders of one job share.
+    fn limit(&mut self, order: &Order) -> Option<Limit> {
+        let rate = order.bytes_per_second?;
+        let job = self.limits.entry(order.id.job.clone());
+        let (of, limit) = job.or_insert_with(|| (rate, Limit::of(rate.get())));
+        if *of != rate {
+            (*of, *limit) = (rate, Limit::of(rate.get()));
+        }
+        Some(limit.clone())
     }
 
     /// Of an order that was dropped nothing is to be told.
@@ -421,6 +451,7 @@ mod tests {
             },
             image: "r.test/a:b".parse().unwrap(),
             platform: None,
+            bytes_per_second: None,
         };
         let mut desk = Desk::default();
         assert_eq!(desk.only(&[order(1)]), [order(1)]);

@@ -10,6 +10,7 @@ mod driver;
 mod fetch;
 pub mod follower;
 pub mod metrics;
+mod pace;
 mod precedence;
 mod read;
 pub mod shared;
@@ -32,7 +33,7 @@ use tokio::sync::{OnceCell, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::access::wallet::Wallet;
-use crate::bandwidth::Bandwidth;
+use crate::bandwidth::{Bandwidth, Limit};
 use crate::store::{Content, Partial, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
@@ -179,12 +180,34 @@ impl Tasks {
         self.open_from(digest, size, sources).await
     }
 
+    /// As [`Tasks::open`], for who does not wait: no faster than `limit`, unless somebody else wants it.
+    pub async fn open_slowly(
+        &self,
+        digest: &Digest,
+        size: u64,
+        source: &Source,
+        limit: Limit,
+    ) -> Result<Reading, TaskError> {
+        let sources = vec![source.clone().into()];
+        self.open_at(digest, size, sources, Some(limit)).await
+    }
+
     /// As [`Tasks::open`], to be read at any of `sources`; without one, only from other nodes.
     pub async fn open_from(
         &self,
         digest: &Digest,
         size: u64,
         sources: Vec<Supply>,
+    ) -> Result<Reading, TaskError> {
+        self.open_at(digest, size, sources, None).await
+    }
+
+    async fn open_at(
+        &self,
+        digest: &Digest,
+        size: u64,
+        sources: Vec<Supply>,
+        limit: Option<Limit>,
     ) -> Result<Reading, TaskError> {
         if let Some(content) = self.inner.parts.store.get(digest) {
             return Ok(Reading::Stored(content));
@@ -199,6 +222,10 @@ impl Tasks {
         };
         match self.live(digest, size, beginning).await {
             Ok(live) => {
+                match limit {
+                    Some(limit) => live.shared.pace.slow_down(limit),
+                    None => live.shared.pace.hurry(),
+                }
                 let reader = self.inner.next_reader.fetch_add(1, Ordering::Relaxed);
                 Ok(Reading::Arriving(Arriving::new(
                     live.shared,

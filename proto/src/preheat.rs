@@ -5,6 +5,7 @@
 //! given, so that neither side has to remember what the other heard.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use crate::invalid::Invalid;
@@ -63,6 +64,9 @@ pub struct Order {
     pub image: Image,
     /// Of an index, this; without it the host's own.
     pub platform: Option<Platform>,
+    /// Bytes a second that may come to the host for all orders of the job together; without it as many
+    /// as there are.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 /// What came of an order so far.
@@ -219,6 +223,7 @@ impl From<&Order> for wire::Order {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
+            bytes_per_second: order.bytes_per_second.map_or(0, NonZeroU64::get),
         }
     }
 }
@@ -232,6 +237,7 @@ impl TryFrom<wire::Order> for Order {
             id: order.id.try_into()?,
             image: order.image.parse()?,
             platform: platform.map(|platform| platform.parse()).transpose()?,
+            bytes_per_second: NonZeroU64::new(order.bytes_per_second),
         })
     }
 }
@@ -354,6 +360,7 @@ mod tests {
             id: id.clone(),
             image: "r.test/a:b".parse().unwrap(),
             platform: Some("linux/arm64".parse().unwrap()),
+            bytes_per_second: NonZeroU64::new(1 << 20),
         };
         assert_eq!(Order::try_from(wire::Order::from(&order)), Ok(order));
         let why = "é".repeat(MAX_WHY);

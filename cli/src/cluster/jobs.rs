@@ -31,9 +31,15 @@ pub(crate) struct Preheat {
     /// Without it each node gets what a runtime on it would pull.
     #[arg(long)]
     platform: Option<String>,
-    /// Which nodes: seeds, nodes (seeds and mirrors), or a label of mirrors as KEY=VALUE
+    /// Which nodes: seeds, nodes (seeds and mirrors), or a label of mirrors as label=KEY=VALUE
     #[arg(long, default_value = "nodes")]
     to: String,
+    /// Mirrors that are at it at once; without it 64
+    #[arg(long, value_name = "COUNT")]
+    at_once: Option<u32>,
+    /// Bytes a second that each node takes in for it, such as 20MiB; without it as many as there are
+    #[arg(long, value_name = "BYTES")]
+    rate: Option<bytesize::ByteSize>,
     /// Wait until it has ended; exit status 1 unless all of it is done
     #[arg(long)]
     wait: bool,
@@ -88,6 +94,12 @@ impl Preheat {
         let mut body = json!({ "images": self.images, "to": self.to });
         if let Some(platform) = &self.platform {
             body["platform"] = json!(platform);
+        }
+        if let Some(at_once) = self.at_once {
+            body["at_once"] = json!(at_once);
+        }
+        if let Some(rate) = self.rate {
+            body["bytes_per_second"] = json!(rate.as_u64());
         }
         let mut request = client.request(Method::POST, "/api/v1/jobs").json(&body);
         if let Some(key) = &self.key {

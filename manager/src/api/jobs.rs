@@ -12,7 +12,7 @@ use super::body::{Json, Query};
 use super::live::Now;
 use super::page::{List, Page};
 use super::problem::{Document, Problem};
-use crate::jobs::job::{Job, Phase, Summary};
+use crate::jobs::job::{Job, Limits, Phase, Summary};
 use crate::jobs::{Begun, By, JobError, RequestKey, Wanted};
 use crate::users::credentials::Caller;
 
@@ -30,9 +30,15 @@ pub(crate) struct NewJob {
     pub(crate) images: Vec<String>,
     /// Of an index, this platform, as `os/architecture[/variant]`; without it each node's own.
     pub(crate) platform: Option<String>,
-    /// `seeds`; `nodes` for every seed and mirror; or a label as `KEY=VALUE` for every seed and the
-    /// mirrors that have it.
+    /// `seeds`; `nodes` for every seed and mirror; or a label as `label=KEY=VALUE` or `KEY=VALUE` for
+    /// every seed and the mirrors that have it.
     pub(crate) to: String,
+    /// Mirrors that are at it at once; without it 64.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub(crate) at_once: Option<u32>,
+    /// Bytes a second that each node takes in for it; without it as many as there are.
+    #[schema(minimum = 1048576)]
+    pub(crate) bytes_per_second: Option<u64>,
 }
 
 /// A job and how far it is.
@@ -84,29 +90,43 @@ pub(crate) async fn begin(
     headers: &HeaderMap,
     new: NewJob,
 ) -> Result<Begun, Problem> {
-    if new.images.is_empty() {
-        return Err(Problem::bad_request("images: there is none"));
-    }
-    let bad = |error: darner_proto::invalid::Invalid| Problem::bad_request(error.to_string());
-    let images = new.images.iter().map(|image| {
-        let parsed = image.parse();
-        parsed.map_err(|error| Problem::bad_request(format!("images: {image:?}: {error}")))
-    });
-    let wanted = Wanted {
-        images: images.collect::<Result<_, _>>()?,
-        platform: new
-            .platform
-            .map(|text| text.parse())
-            .transpose()
-            .map_err(bad)?,
-        to: new.to.parse().map_err(bad)?,
-    };
+    let wanted = new.wanted()?;
     let request = request_key(headers, caller)?;
     let by = By {
         actor: &caller.actor(),
         request: request.as_ref(),
     };
     Ok(api.jobs.create(wanted, by).await?)
+}
+
+impl NewJob {
+    /// What it asks for.
+    pub(crate) fn wanted(&self) -> Result<Wanted, Problem> {
+        if self.images.is_empty() {
+            return Err(Problem::bad_request("images: there is none"));
+        }
+        let bad = |error: darner_proto::invalid::Invalid| Problem::bad_request(error.to_string());
+        let images = self.images.iter().map(|image| {
+            let parsed = image.parse();
+            parsed.map_err(|error| Problem::bad_request(format!("images: {image:?}: {error}")))
+        });
+        let wanted = Wanted {
+            images: images.collect::<Result<_, _>>()?,
+            platform: self
+                .platform
+                .as_ref()
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(bad)?,
+            to: self.to.parse().map_err(bad)?,
+            limits: Limits {
+                at_once: self.at_once,
+                bytes_per_second: self.bytes_per_second,
+            },
+        };
+        wanted.limits.check()?;
+        Ok(wanted)
+    }
 }
 
 /// What the caller calls its request, if anything.
@@ -203,6 +223,7 @@ impl From<JobError> for Problem {
             JobError::OtherRequest => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }
+            JobError::Limit(_) => Self::bad_request(error.to_string()),
             JobError::TooMany { .. } | JobError::Nobody | JobError::Busy => {
                 Self::conflict(error.to_string())
             }

@@ -44,6 +44,14 @@ impl Filled {
             .map_err(|error| Problem::bad_request(format!("{name}: {error}")))
     }
 
+    /// A field that is a number or empty.
+    pub(super) fn optional<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
+        match self.get(name) {
+            "" => Ok(None),
+            _ => self.number(name).map(Some),
+        }
+    }
+
     /// A field that is a number.
     pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<T, Problem> {
         let parsed = self.get(name).parse();

@@ -87,10 +87,16 @@ fn beginning(visit: &Visit) -> Markup {
                 p #images-form .hint { "registry/repository:tag or registry/repository@digest" }
                 label for="to" { "To" }
                 input #to name="to" value="nodes" required aria-describedby="to-form";
-                p #to-form .hint { "seeds, nodes (seeds and mirrors), or a label of mirrors such as zone=a" }
+                p #to-form .hint { "seeds, nodes (seeds and mirrors), or a label of mirrors such as label=zone=a" }
                 label for="platform" { "Platform" }
                 input #platform name="platform" aria-describedby="platform-form";
                 p #platform-form .hint { "os/architecture; empty for each node's own" }
+                label for="at_once" { "Mirrors at once" }
+                input #at_once name="at_once" inputmode="numeric" aria-describedby="at_once-form";
+                p #at_once-form .hint { "empty for 64" }
+                label for="mib_per_second" { "MiB a second, each node" }
+                input #mib_per_second name="mib_per_second" inputmode="numeric" aria-describedby="rate-form";
+                p #rate-form .hint { "empty for as many as there are" }
                 button { "Begin" }
             }
         }
@@ -119,6 +125,10 @@ async fn begin(api: Api, visit: &Visit, filled: &Filled) -> Result<String, Probl
             .collect(),
         platform: (!platform.is_empty()).then(|| platform.to_owned()),
         to: filled.get("to").to_owned(),
+        at_once: filled.optional("at_once")?,
+        bytes_per_second: filled
+            .optional::<u64>("mib_per_second")?
+            .map(|mib| mib.saturating_mul(1 << 20)),
     };
     let mut headers = HeaderMap::new();
     if let (Ok(key), false) = (
@@ -167,6 +177,10 @@ fn one(visit: &Visit, shown: &ShownJob) -> Markup {
             div { dt { "Bytes" } dd { (progress(&summary)) } }
             div { dt { "To" } dd { (job.to) } }
             div { dt { "Platform" } dd { (platform) } }
+            @if let Some(at_once) = job.limits.at_once { div { dt { "Mirrors at once" } dd { (at_once) } } }
+            @if let Some(rate) = job.limits.bytes_per_second {
+                div { dt { "Each node takes in" } dd { (text::bytes(rate)) " a second" } }
+            }
             div { dt { "By" } dd { (job.by) } }
             div { dt { "Begun" } dd { (text::time(job.created_ms)) } }
         }

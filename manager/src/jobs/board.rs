@@ -6,12 +6,13 @@
 //! it is the same order then, and what the node holds already is held.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 use darner_proto::preheat::{MAX_ORDERS, Order, OrderId, Outcome, Report};
 
 use super::job::{Item, Job, State};
 
-/// Nodes of one job that are at it at once, of those which are not seeds: enough to fill every
+/// Nodes of one job that are at it at once, of those which are not seeds, where it does not say: enough to fill every
 /// seed's slots, few enough that the pulls of a cluster's pods get through.
 pub const AT_ONCE: usize = 64;
 /// A node that is out of the cluster for this long is not waited for: longer than it takes to
@@ -188,7 +189,7 @@ impl Known {
         let own = self.job.items.iter().filter(running);
         let own = own.filter(|item| item.node == node).count();
         let mut room = room.saturating_sub(own);
-        let mut places = AT_ONCE.saturating_sub(busy);
+        let mut places = at_once(&self.job).saturating_sub(busy);
         let seeding: BTreeSet<u32> = {
             let items = self.job.items.iter();
             let open = items.filter(|item| item.seed && !item.state.is_ended());
@@ -250,6 +251,14 @@ fn fail(now: u64, item: &mut Item, why: String, for_good: bool) {
     };
 }
 
+fn at_once(job: &Job) -> usize {
+    let wanted = job
+        .limits
+        .at_once
+        .and_then(|at_once| at_once.try_into().ok());
+    wanted.unwrap_or(AT_ONCE)
+}
+
 fn order(job: &Job, item: &Item) -> Option<Order> {
     let (image, platform) = job.wanted(item.image)?;
     Some(Order {
@@ -260,5 +269,6 @@ fn order(job: &Job, item: &Item) -> Option<Order> {
         },
         image,
         platform,
+        bytes_per_second: job.limits.bytes_per_second.and_then(NonZeroU64::new),
     })
 }

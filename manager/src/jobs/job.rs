@@ -9,6 +9,11 @@ use darner_proto::preheat::{Image, Platform, Progress};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Mirrors that may be told to be at it at once: more would be all of a large cluster.
+pub const MAX_AT_ONCE: u32 = 1000;
+/// A job may not be slower than so many bytes a second on a node: a large piece would not come within
+/// the time after which a node gives an order up.
+pub const MIN_RATE: u64 = 1 << 20;
 /// Attempts before an item has failed; retrying a job gives as many again.
 pub const ATTEMPTS: u32 = 3;
 
@@ -27,8 +32,23 @@ pub struct Job {
     pub platform: Option<String>,
     /// `seeds`, `nodes` or a label.
     pub to: String,
+    /// How much of the cluster it may take up.
+    #[serde(flatten)]
+    pub limits: Limits,
     /// Every image on every node it is to be on.
     pub items: Vec<Item>,
+}
+
+/// How much of the cluster a job may take up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Limits {
+    /// Mirrors that are at it at once; without it 64.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub at_once: Option<u32>,
+    /// Bytes a second that each node takes in for it; without it as many as there are.
+    #[schema(minimum = 1048576)]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// An image on a node.

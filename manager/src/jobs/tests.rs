@@ -23,6 +23,7 @@ fn job(nodes: &[(&str, bool)]) -> Job {
         images: vec!["r.test/a:b".to_owned()],
         platform: None,
         to: "nodes".to_owned(),
+        limits: Limits::default(),
         items: nodes.iter().map(item).collect(),
     }
 }
@@ -168,6 +169,37 @@ fn so_many_nodes_are_at_it_at_once() {
     assert_eq!(heard(&mut board, 0, &names[AT_ONCE], vec![]).len(), 1);
 }
 
+#[test]
+fn a_job_says_how_many_are_at_it_at_once_and_how_fast() {
+    let mut limited = job(&[("a", false), ("b", false)]);
+    limited.limits = Limits {
+        at_once: Some(1),
+        bytes_per_second: Some(MIN_RATE),
+    };
+    let mut board = board(limited);
+    let heard = Event::Heard {
+        node: "a".to_owned(),
+        reports: vec![],
+    };
+    let actions = board.apply(0, heard);
+    let Some(Action::Order(orders)) = actions.first() else {
+        panic!("{actions:?}");
+    };
+    let rate = orders[0].bytes_per_second.unwrap();
+    assert_eq!(rate.get(), MIN_RATE);
+    let other = self::heard(&mut board, 0, "b", vec![]);
+    assert_eq!(other, []);
+}
+
+#[test]
+fn a_label_is_named_with_or_without_the_word() {
+    let plain: To = "zone=a".parse().unwrap();
+    assert_eq!("label=zone=a".parse::<To>().unwrap(), plain);
+    let own: To = "label=a".parse().unwrap();
+    assert_eq!(own, To::Label("label".to_owned(), "a".to_owned()));
+    assert!("label".parse::<To>().is_err());
+}
+
 fn item() -> impl Strategy<Value = Item> {
     let states = prop_oneof![
         Just(State::Running),
@@ -237,6 +269,7 @@ fn wanted(to: &str) -> Wanted {
         images: vec!["r.test/a:b".parse().unwrap()],
         platform: None,
         to: to.parse().unwrap(),
+        limits: Limits::default(),
     }
 }
 

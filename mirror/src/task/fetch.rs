@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::buffers::Buffers;
 use super::driver::Context;
+use super::shared::Shared;
 use super::state::{Event, RequestEnd};
 use super::{Ended, ServedFrom};
 use crate::bandwidth::Limit;
@@ -187,6 +188,7 @@ async fn run_of_pieces(
         body,
         buffers: context.buffers.clone(),
         limit: context.bandwidth.download.clone(),
+        shared: shared.clone(),
         rest: Bytes::new(),
         received: 0,
     };
@@ -258,6 +260,7 @@ struct Incoming {
     body: PieceBody,
     buffers: Buffers,
     limit: Limit,
+    shared: Arc<Shared>,
     /// What came with the end of the last piece.
     rest: Bytes,
     /// Bytes that have come in all.
@@ -285,6 +288,7 @@ impl Incoming {
             // Waiting for our own limit is not the parent's fault.
             let came = Instant::now();
             self.limit.take(self.rest.len() as u64).await;
+            self.shared.pace.take(self.rest.len() as u64).await;
             deadline += came.elapsed();
             if in_window >= MIN_BYTES {
                 in_window = 0;

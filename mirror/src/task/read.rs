@@ -145,6 +145,7 @@ impl Reader {
                 Err(error) => return Ok(error.to_string()),
             };
             self.received(chunk.len() as u64).await;
+            self.context.shared.pace.take(chunk.len() as u64).await;
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             // At most the chunk's length, so it fits.

@@ -11,6 +11,7 @@ use darner_proto::piece_set::PieceSet;
 use tokio::sync::watch;
 
 use super::ServedFrom;
+use super::pace::Pace;
 use super::state::Failure;
 use crate::store::{Content, Partial};
 
@@ -24,6 +25,8 @@ pub struct Shared {
     /// Where it is written.
     pub partial: Partial,
     view: Mutex<View>,
+    /// How fast it may come beside the node's own limits.
+    pub(super) pace: Pace,
     version: watch::Sender<u64>,
 }
 
@@ -106,6 +109,7 @@ impl Shared {
                 phase: Phase::Arriving,
             }),
             partial,
+            pace: Pace::default(),
             version: watch::channel(0).0,
         }
     }
