@@ -2,6 +2,7 @@
 //! of the test's own.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
@@ -25,6 +26,7 @@ pub struct Asker {
     guest: Guest,
     asked: Vec<Asked>,
     requests: u64,
+    slowest: Duration,
 }
 
 #[derive(Debug)]
@@ -49,25 +51,38 @@ impl Asker {
             guest,
             asked,
             requests: 0,
+            slowest: Duration::ZERO,
         })
     }
 
     /// Waits until no member names `id`: not among those who live, nor as an owner of repositories,
-    /// nor as a holder of `key`.
-    pub async fn until_nobody_names(&mut self, id: &HostId, key: Digest) -> Result<()> {
+    /// nor as a holder of `key`. Says when the last question was put to which it was part of the answer.
+    pub async fn until_nobody_names(&mut self, id: &HostId, key: Digest) -> Result<Instant> {
+        let mut last = Instant::now();
         for number in 0..self.asked.len() {
             wait::until(&format!("nobody names {id}"), async || {
+                let put = Instant::now();
                 let lives = self.live(number).await.ok()?;
+                let listed = put.elapsed();
                 let holds = self.holders(number, key).await.ok()?;
+                self.slowest = self.slowest.max(listed).max(put.elapsed() - listed);
                 let owns = &self.asked[number].owners;
                 let named = lives.contains(id)
                     || holds.contains(id)
                     || owns.iter().any(|owner| owner.id == *id);
+                if named {
+                    last = last.max(put);
+                }
                 (!named).then_some(())
             })
             .await?;
         }
-        Ok(())
+        Ok(last)
+    }
+
+    /// How long the slowest of those answers took.
+    pub fn slowest(&self) -> Duration {
+        self.slowest
     }
 
     /// Whom member `number` takes for alive.
