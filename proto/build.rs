@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "identity.proto",
         "peer.proto",
         "gossip.proto",
+        "catalog.proto",
     ];
     println!("cargo:rerun-if-changed=wire");
     let descriptors = protox::compile(files, ["wire"])?;

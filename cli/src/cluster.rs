@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 mod client;
+mod images;
 mod jobs;
 mod login;
 mod people;
@@ -46,6 +47,8 @@ pub(crate) enum Ask {
     Status(show::Status),
     /// See who belongs to the cluster
     Nodes(show::Nodes),
+    /// See which nodes hold which images
+    Images(images::Images),
     /// Have nodes hold images ahead of time
     Preheat(jobs::Preheat),
     /// See, call off and retry jobs
@@ -62,6 +65,7 @@ impl Ask {
         let ended = match self {
             Self::Status(status) => status.run().await,
             Self::Nodes(nodes) => nodes.run().await,
+            Self::Images(images) => images.run().await,
             Self::Preheat(preheat) => preheat.run().await,
             Self::Job(job) => job.run().await,
             Self::Token(token) => token.run().await,

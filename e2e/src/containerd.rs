@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::image::{Blob, Image};
 use crate::process::{self, Process};
 use crate::scene::Scene;
+use crate::system::{System, has_overlay};
 use crate::{place, wait};
 
 /// The runtime interface's messages.
@@ -41,8 +42,12 @@ pub struct Containerd {
     root: PathBuf,
     channel: Channel,
     snapshotter: &'static str,
+    system: System,
     _sockets: TempDir,
 }
+
+/// A user's name and password.
+pub type Login<'a> = Option<(&'a str, &'a str)>;
 
 /// A containerd that is not running yet: where all of it is.
 #[derive(Debug)]
@@ -50,11 +55,12 @@ struct Installed {
     directory: PathBuf,
     log: PathBuf,
     snapshotter: &'static str,
+    system: System,
     sockets: TempDir,
 }
 
 impl Installed {
-    async fn new(scene: &Scene, name: &str) -> Result<Self> {
+    async fn new(scene: &Scene, name: &str, system: System) -> Result<Self> {
         let directory = scene.make_directory(name)?;
         let snapshotter = snapshotter(&directory).await?;
         // Socket paths are short by nature, and build directories are not.
@@ -63,6 +69,7 @@ impl Installed {
             directory,
             log: scene.path(format!("{name}.log")),
             snapshotter,
+            system,
             sockets,
         })
     }
@@ -89,6 +96,7 @@ impl Installed {
             root: self.directory.join("root"),
             channel,
             snapshotter: self.snapshotter,
+            system: self.system,
             _sockets: self.sockets,
         })
     }
@@ -105,7 +113,7 @@ impl Host {
     /// Only its files are there.
     pub async fn new(scene: &Scene, name: &str) -> Result<Self> {
         let host = Self {
-            installed: Installed::new(scene, name).await?,
+            installed: Installed::new(scene, name, System::here()).await?,
         };
         fs::create_dir_all(host.etc())?;
         fs::create_dir_all(host.root().join("var/lib"))?;
@@ -140,13 +148,18 @@ impl Containerd {
     /// Starts a containerd that pulls everything through the mirror at `mirror`
     /// (`http://host:port`); nothing else is asked but the registry the image names.
     pub async fn start(scene: &Scene, name: &str, mirror: &str) -> Result<Self> {
-        let installed = Installed::new(scene, name).await?;
+        Self::start_of(System::here(), scene, name, mirror).await
+    }
+
+    /// As [`Containerd::start`], a system's.
+    pub async fn start_of(system: System, scene: &Scene, name: &str, mirror: &str) -> Result<Self> {
+        let installed = Installed::new(scene, name, system).await?;
         let hosts = installed.directory.join("certs.d");
         fs::create_dir_all(hosts.join("_default"))?;
         fs::write(hosts.join("_default/hosts.toml"), hosts_file(mirror))?;
         let config = installed.directory.join("config.toml");
         fs::write(&config, settings(&installed, Some(&hosts))?)?;
-        let mut command = Command::new(place::required_tool("containerd")?);
+        let mut command = installed.system.command("containerd")?;
         command.arg("--config").arg(&config);
         installed.start(command, hosts).await
     }
@@ -161,8 +174,18 @@ impl Containerd {
 
     /// `PullImage` of the runtime interface; the image's id.
     pub async fn pull(&self, reference: &str) -> Result<String> {
+        self.pull_as(reference, None).await
+    }
+
+    /// As [`Containerd::pull`], with what the kubelet found in a pull secret.
+    pub async fn pull_as(&self, reference: &str, login: Login<'_>) -> Result<String> {
+        let auth = login.map(|(user, password)| cri::AuthConfig {
+            username: user.to_owned(),
+            password: password.to_owned(),
+        });
         let request = cri::PullImageRequest {
             image: spec(reference),
+            auth,
         };
         let pulled = self.images().pull_image(request).await;
         let pulled = pulled.with_context(|| format!("PullImage {reference}"))?;
@@ -171,6 +194,11 @@ impl Containerd {
 
     /// `crictl pull`; `false` when there is no crictl and it may be missing.
     pub async fn crictl_pull(&self, reference: &str) -> Result<bool> {
+        self.crictl_pull_as(reference, None).await
+    }
+
+    /// As [`Containerd::crictl_pull`], as somebody.
+    pub async fn crictl_pull_as(&self, reference: &str, login: Login<'_>) -> Result<bool> {
         let Some(crictl) = place::tool("crictl") else {
             ensure!(
                 place::may_skip_go_tools(),
@@ -182,18 +210,35 @@ impl Containerd {
         let mut command = Command::new(crictl);
         let socket = format!("unix://{}", self.socket.display());
         command.args(["--image-endpoint", &socket, "--runtime-endpoint", &socket]);
-        command.args(["pull", reference]);
+        command.arg("pull");
+        if let Some((user, password)) = login {
+            command.arg("--creds").arg(format!("{user}:{password}"));
+        }
+        command.arg(reference);
         process::run(command).await?;
         Ok(true)
     }
 
     /// `ctr images pull`, with the same hosts.
     pub async fn ctr_pull(&self, reference: &str, platforms: Platforms) -> Result<()> {
+        self.ctr_pull_as(reference, platforms, None).await
+    }
+
+    /// As [`Containerd::ctr_pull`], as somebody.
+    pub async fn ctr_pull_as(
+        &self,
+        reference: &str,
+        platforms: Platforms,
+        login: Login<'_>,
+    ) -> Result<()> {
         let mut command = self.ctr()?;
         command
             .args(["images", "pull", "--hosts-dir"])
             .arg(&self.hosts);
         command.args(["--snapshotter", self.snapshotter]);
+        if let Some((user, password)) = login {
+            command.arg("--user").arg(format!("{user}:{password}"));
+        }
         if platforms == Platforms::All {
             command.arg("--all-platforms");
         }
@@ -212,6 +257,27 @@ impl Containerd {
             !files.any(|file| file.exists())
         })
         .await
+    }
+
+    /// Removes what `ctr` pulled, as [`Containerd::remove`].
+    pub async fn ctr_remove(&self, image: &Image, reference: &str) -> Result<()> {
+        let mut command = self.ctr()?;
+        command.args(["images", "rm", "--sync", reference]);
+        process::run(command).await?;
+        wait::until_true("containerd drops what it removed", || {
+            let mut files = image.blobs.iter().map(|blob| self.blob_file(blob));
+            !files.any(|file| file.exists())
+        })
+        .await
+    }
+
+    /// Whether `ctr` knows an image.
+    pub async fn ctr_has(&self, reference: &str) -> Result<bool> {
+        let mut command = self.ctr()?;
+        command.args(["images", "ls", "-q"]);
+        let listed = process::run(command).await?;
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        Ok(listed.lines().any(|line| line == reference))
     }
 
     /// Whether an image is there, unpacked for this platform.
@@ -255,7 +321,7 @@ impl Containerd {
     }
 
     fn ctr(&self) -> Result<Command> {
-        let mut command = Command::new(place::required_tool("ctr")?);
+        let mut command = self.system.command("ctr")?;
         command.arg("--address").arg(&self.socket);
         Ok(command)
     }
@@ -271,24 +337,10 @@ pub enum Platforms {
 }
 
 /// overlayfs where the file system of `directory` can carry it; `native`, which copies every file
-/// for every layer, where it cannot (inside a container, say).
+/// for every layer, where it cannot.
 async fn snapshotter(directory: &Path) -> Result<&'static str> {
-    let probe = directory.join("probe");
-    for part in ["lower", "upper", "work", "merged"] {
-        fs::create_dir_all(probe.join(part))?;
-    }
-    let mut mount = Command::new("mount");
-    mount
-        .current_dir(&probe)
-        .args(["-t", "overlay", "overlay", "-o"]);
-    mount.args(["lowerdir=lower,upperdir=upper,workdir=work", "merged"]);
-    if !process::finish(mount).await?.status.success() {
-        return Ok("native");
-    }
-    let mut umount = Command::new("umount");
-    umount.arg(probe.join("merged"));
-    process::run(umount).await?;
-    Ok("overlayfs")
+    let overlay = has_overlay(directory).await?;
+    Ok(if overlay { "overlayfs" } else { "native" })
 }
 
 fn spec(reference: &str) -> Option<cri::ImageSpec> {

@@ -45,6 +45,12 @@ pub struct Blob {
     pub media_type: String,
 }
 
+impl Blob {
+    fn is_config(&self) -> bool {
+        self.media_type.contains("config") || self.media_type.contains("container.image")
+    }
+}
+
 impl Image {
     /// Bytes of all blobs.
     pub fn bytes(&self) -> u64 {
@@ -64,6 +70,35 @@ impl Image {
     /// The path of a blob below `/v2/`.
     pub fn blob_path(&self, blob: &Blob) -> String {
         format!("{}/blobs/{}", self.repository, blob.digest)
+    }
+
+    /// What a runtime of this machine, which is amd64, needs of it: of an index, the blobs of the
+    /// first manifest, which come first.
+    pub fn own_blobs(&self) -> Result<Vec<&Blob>> {
+        let config = self.blobs.iter().position(Blob::is_config);
+        let config = config.context("no configuration")?;
+        Ok(self.blobs[..=config].iter().collect())
+    }
+
+    /// As [`Image::own_blobs`], the layers alone.
+    pub fn own_layers(&self) -> Result<Vec<&Blob>> {
+        let mut blobs = self.own_blobs()?;
+        blobs.retain(|blob| !blob.is_config());
+        Ok(blobs)
+    }
+
+    /// As [`Image::own_blobs`], the configuration alone.
+    pub fn own_config(&self) -> Result<&Blob> {
+        self.blobs
+            .iter()
+            .find(|blob| blob.is_config())
+            .context("no configuration")
+    }
+
+    /// What a runtime of this machine runs: of an index, the first that it names.
+    pub fn own_manifest(&self) -> Result<&Blob> {
+        let named = self.manifests.get(1).or_else(|| self.manifests.first());
+        named.context("no manifest")
     }
 
     /// The largest blob.

@@ -1,7 +1,7 @@
 //! The upstream registry itself: Debian's `docker-registry`, on a storage directory.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +11,45 @@ use http::StatusCode;
 
 use crate::place;
 use crate::process::Process;
+
+/// Who may read.
+#[derive(Debug, Clone, Default)]
+pub enum Access {
+    /// Anybody.
+    #[default]
+    Open,
+    /// Who is in this file, in the form of Apache's htpasswd with bcrypt.
+    Password(PathBuf),
+    /// Who has a token.
+    Token {
+        /// Where tokens are had.
+        realm: String,
+        /// A file with the certificate of the key that signs them.
+        certificate: PathBuf,
+    },
+}
+
+/// The registry that tokens are for.
+pub const SERVICE: &str = "registry-of-the-tests";
+/// And who gives them out.
+pub const ISSUER: &str = "tokens-of-the-tests";
+
+impl Access {
+    fn settings(&self) -> String {
+        match self {
+            Self::Open => String::new(),
+            Self::Password(file) => format!(
+                "auth: {{htpasswd: {{realm: registry, path: '{}'}}}}\n",
+                file.display()
+            ),
+            Self::Token { realm, certificate } => format!(
+                "auth: {{token: {{realm: '{realm}', service: {SERVICE}, issuer: {ISSUER}, \
+                 rootcertbundle: '{}'}}}}\n",
+                certificate.display()
+            ),
+        }
+    }
+}
 
 /// A running registry.
 #[derive(Debug)]
@@ -22,20 +61,33 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry that keeps `storage`, with its configuration and log in `directory`.
     pub async fn start(directory: &Path, storage: &Path, read_only: bool) -> Result<Self> {
-        let config = directory.join("docker-registry.yml");
+        let name = "docker-registry";
+        Self::start_as((directory, name), storage, read_only, &Access::Open).await
+    }
+
+    /// As [`Registry::start`], with a name of its own in the directory, for whom `access` lets in.
+    pub async fn start_as(
+        (directory, name): (&Path, &str),
+        storage: &Path,
+        read_only: bool,
+        access: &Access,
+    ) -> Result<Self> {
+        let config = directory.join(format!("{name}.yml"));
+        let access = access.settings();
         let text = format!(
             "version: 0.1\n\
              log: {{level: info, accesslog: {{disabled: true}}}}\n\
              http: {{addr: '127.0.0.1:0', secret: 'not used by one instance'}}\n\
              storage:\n  filesystem: {{rootdirectory: '{}', maxthreads: 200}}\n  \
              maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n\
-             validation: {{manifests: {{urls: {{allow: ['^https://elsewhere[.]example/']}}}}}}\n",
+             validation: {{manifests: {{urls: {{allow: ['^https://elsewhere[.]example/']}}}}}}\n\
+             {access}",
             storage.display()
         );
         std::fs::write(&config, text)?;
         let mut command = Command::new(place::required_tool("docker-registry")?);
         command.arg("serve").arg(&config);
-        let log = directory.join("docker-registry.log");
+        let log = directory.join(format!("{name}.log"));
         let mut process = Process::start("docker-registry", command, &log)?;
         let address = process
             .wait_output("its address", |output| {

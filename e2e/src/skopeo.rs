@@ -3,19 +3,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::image::Image;
+use crate::process;
 use crate::scene::Scene;
-use crate::{place, process};
+use crate::system::System;
 
 /// skopeo with one mirror.
 #[derive(Debug)]
 pub struct Skopeo {
     directory: PathBuf,
     registries: PathBuf,
+    logins: PathBuf,
+    system: System,
 }
 
 impl Skopeo {
@@ -29,28 +31,63 @@ impl Skopeo {
         );
         fs::write(&registries, text)?;
         Ok(Self {
+            logins: directory.join("no-auth.json"),
             directory,
             registries,
+            system: System::here(),
         })
+    }
+
+    /// A system's, with a file of registries.
+    pub fn of(system: &System, scene: &Scene, name: &str, registries: &Path) -> Result<Self> {
+        let directory = scene.make_directory(name)?;
+        Ok(Self {
+            logins: directory.join("no-auth.json"),
+            directory,
+            registries: registries.to_owned(),
+            system: system.clone(),
+        })
+    }
+
+    /// The same with a file of logins.
+    pub fn with_logins(&self, logins: &Path) -> Self {
+        Self {
+            directory: self.directory.clone(),
+            registries: self.registries.clone(),
+            logins: logins.to_owned(),
+            system: self.system.clone(),
+        }
     }
 
     /// Copies an image into a directory and checks it there, byte for byte. Of an index, all
     /// platforms.
     pub async fn copy(&self, image: &Image, reference: &str) -> Result<()> {
+        self.remove()?;
         let out = self.directory.join("image");
-        if out.exists() {
-            fs::remove_dir_all(&out)?;
-        }
-        let mut command = Command::new(place::required_tool("skopeo")?);
+        let mut command = self.system.command("skopeo")?;
         command.arg("--registries-conf").arg(&self.registries);
         command.args(["--insecure-policy", "copy", "--quiet", "--all"]);
         command.arg("--preserve-digests");
         command.arg(format!("docker://{reference}"));
         command.arg(format!("dir:{}", out.display()));
-        command.env("REGISTRY_AUTH_FILE", self.directory.join("no-auth.json"));
+        command.env("REGISTRY_AUTH_FILE", &self.logins);
         command.env("HOME", &self.directory);
         process::run(command).await?;
         check(image, &out)
+    }
+
+    /// Removes what is there.
+    pub fn remove(&self) -> Result<()> {
+        let out = self.directory.join("image");
+        if out.exists() {
+            fs::remove_dir_all(&out)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an image is there, whole or not.
+    pub fn has_any(&self) -> bool {
+        self.directory.join("image/manifest.json").exists()
     }
 }
 

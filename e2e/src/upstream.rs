@@ -84,8 +84,15 @@ impl Upstream {
 
     /// Starts the registry with all images, and the proxy, without any fault.
     pub async fn start(scene: &Scene) -> Result<Self> {
+        let storage = &scene.images().storage;
+        let registry = Registry::start(&scene.path(""), storage, true).await?;
+        Self::before(scene, registry).await
+    }
+
+    /// As [`Upstream::start`], in front of a registry with the same images, which is shown what
+    /// credentials a request comes with unless the proxy itself asks for some.
+    pub async fn before(scene: &Scene, registry: Registry) -> Result<Self> {
         let images = scene.images().clone();
-        let registry = Registry::start(&scene.path(""), &images.storage, true).await?;
         let front = TcpListener::bind("127.0.0.1:0").await?;
         let other = TcpListener::bind("127.0.0.1:0").await?;
         let state = Arc::new(State {
@@ -252,10 +259,11 @@ async fn forward(
 ) -> Result<Response<Body>> {
     let path = request.uri().path_and_query().context("no path")?;
     let url = format!("http://{}{path}", state.registry);
+    let open = matches!(*lock(&state.guard), Guard::Open);
     let mut asked = state.http.request(request.method().clone(), url);
     for (name, value) in request.headers() {
         let dropped = name == header::HOST
-            || name == header::AUTHORIZATION
+            || (name == header::AUTHORIZATION && !open)
             || (name == header::RANGE && fault == Some(Fault::IgnoreRange));
         if !dropped {
             asked = asked.header(name, value);

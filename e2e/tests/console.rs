@@ -23,6 +23,7 @@ const PAGES: &[&str] = &[
     "/",
     "/nodes",
     "/nodes/seed-1",
+    "/images",
     "/jobs",
     "/upstreams",
     "/tokens",
@@ -117,6 +118,29 @@ async fn preheat(
     was_not_loaded_again(browser).await
 }
 
+/// The page of an image that nodes hold, by way of the list; says where it is.
+async fn look_at_an_image(browser: &mut Browser, site: &str, image: &Image) -> Result<String> {
+    browser.open(&format!("{site}/images")).await?;
+    is_live(browser).await?;
+    let link = format!(
+        "[...document.querySelectorAll('th a')].find((one) => one.textContent.includes('{}'))?.getAttribute('href')",
+        image.repository
+    );
+    let link = browser.until("the image to be listed", &link).await?;
+    let page = link.as_str().context("no link")?.to_owned();
+    browser.open(&format!("{site}{page}")).await?;
+    is_live(browser).await?;
+    let whole = "document.querySelector('svg.heat').getAttribute('aria-label').includes('2 of 2 have all of it')";
+    browser
+        .until("both nodes to have all layers", whole)
+        .await?;
+    let digest = browser
+        .evaluate("document.querySelector('.facts code').textContent")
+        .await?;
+    ensure!(digest == image.digest.to_string(), "{digest}");
+    Ok(page)
+}
+
 async fn make_and_revoke_a_token(browser: &mut Browser, site: &str) -> Result<()> {
     browser.open(&format!("{site}/tokens")).await?;
     browser.fill("#label", "nightly build").await?;
@@ -148,7 +172,7 @@ async fn accessible(browser: &mut Browser, axe: &str, page: &str) -> Result<()> 
     Ok(())
 }
 
-async fn look_at_every_page(browser: &mut Browser, site: &str, job: &str) -> Result<()> {
+async fn look_at_every_page(browser: &mut Browser, site: &str, others: &[&str]) -> Result<()> {
     let axe = std::fs::read_to_string(place::required_tool("axe.min.js")?)?;
     let axe = format!("{axe}; true");
     for colours in ["light", "dark"] {
@@ -156,7 +180,7 @@ async fn look_at_every_page(browser: &mut Browser, site: &str, job: &str) -> Res
         browser
             .call("Emulation.setEmulatedMedia", json!({ "features": prefers }))
             .await?;
-        for page in PAGES.iter().copied().chain([job]) {
+        for page in PAGES.iter().chain(others) {
             browser.open(&format!("{site}{page}")).await?;
             for width in [320, 1280] {
                 let screen = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
@@ -225,8 +249,9 @@ fn a_person_sees_and_does_everything_in_a_browser() {
         preheat(&mut browser, &site, &upstream.images.middle, &upstream).await?;
         let job = browser.evaluate("location.pathname").await?;
         let job = job.as_str().context("no job")?.to_owned();
+        let image = look_at_an_image(&mut browser, &site, &upstream.images.middle).await?;
         make_and_revoke_a_token(&mut browser, &site).await?;
-        look_at_every_page(&mut browser, &site, &job).await?;
+        look_at_every_page(&mut browser, &site, &[&job, &image]).await?;
         without_scripts(&mut browser, &site).await?;
         let elsewhere: Vec<_> = browser
             .requests

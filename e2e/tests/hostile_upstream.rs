@@ -251,3 +251,35 @@ fn redirects_to_another_host_are_followed() {
         Ok(())
     });
 }
+
+#[test]
+fn who_asks_for_the_rest_after_a_cut_gets_bytes_or_a_refusal() {
+    scene::run("upstream_lies_to_resumers", async |scene| {
+        let (upstream, _up, client) = start(scene).await?;
+        let image = &upstream.images.middle;
+        let blob = image.largest()?;
+        client.get(&tag_path(image)).await?;
+        upstream.rule(Rule::new(blob.digest.to_string(), Fault::Corrupt).method(Method::GET));
+        let mut length = 0;
+        // Runtimes give up, and ask nobody else, when they get nothing three times in a row.
+        let mut in_vain = 0;
+        for _ in 0..6 {
+            let request = client.request(Method::GET, &image.blob_path(blob));
+            let request = request.header("range", format!("bytes={length}-"));
+            let mut answer = request.send().await?;
+            let status = answer.status().as_u16();
+            if status == 404 {
+                return Ok(());
+            }
+            ensure!(status == 206, "{status}");
+            let before = length;
+            while let Ok(Some(chunk)) = answer.chunk().await {
+                length += chunk.len() as u64;
+            }
+            ensure!(length < blob.size, "{WRONG_BYTES}");
+            in_vain = if length > before { 0 } else { in_vain + 1 };
+            ensure!(in_vain < 3, "three times nothing at {length}");
+        }
+        Ok(())
+    });
+}

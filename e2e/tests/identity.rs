@@ -88,6 +88,7 @@ fn calls() -> Result<Vec<String>> {
         "identity.proto",
         "scheduler.proto",
         "peer.proto",
+        "catalog.proto",
     ];
     let described = protox::compile(files, [place::workspace().join("proto/wire")])?;
     let services = described.file.iter().flat_map(|file| {
@@ -118,7 +119,8 @@ fn no_call_is_answered_to_who_shows_no_certificate() {
         for call in &calls {
             let refused = call_as_stranger(&manager, call).await.err();
             let code = refused.map(|status| status.code());
-            let is_ours = call.contains(".Manager/") || call.contains(".Authority/");
+            let ours = [".Manager/", ".Authority/", ".Catalog/"];
+            let is_ours = ours.iter().any(|one| call.contains(one));
             let fits = match code {
                 Some(Code::Unauthenticated) => is_ours && !OPEN.contains(&&**call),
                 // What it says is looked at, and is nothing.

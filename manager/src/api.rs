@@ -24,6 +24,7 @@ use crate::authority::Authority;
 use crate::console;
 use crate::database::Database;
 use crate::figures::Tallies;
+use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::users::password::Passwords;
@@ -31,6 +32,7 @@ use crate::users::throttle::Throttle;
 
 pub mod access;
 pub(crate) mod body;
+pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod join;
 pub(crate) mod live;
@@ -65,6 +67,8 @@ pub struct Api {
     pub jobs: Jobs,
     /// What they have counted.
     pub tallies: Tallies,
+    /// Which images they hold.
+    pub images: Images,
     /// Who may become one; nobody has to ask in plain text.
     pub authority: Option<Authority>,
     /// Everything else that is remembered.
@@ -86,6 +90,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// What they have counted.
     pub tallies: Tallies,
+    /// Which images they hold.
+    pub images: Images,
     /// Who may become one; none in plain text.
     pub authority: Option<Authority>,
     /// Everything else that is remembered.
@@ -104,6 +110,7 @@ pub struct Parts {
     modifiers(&Security),
     tags(
         (name = "cluster", description = "Members and what they are told"),
+        (name = "images", description = "Images that nodes hold"),
         (name = "jobs", description = "Images that are to be on nodes ahead of time"),
         (name = "people", description = "Accounts, sessions, tokens, audit")
     )
@@ -117,6 +124,7 @@ impl Api {
             members,
             jobs,
             tallies,
+            images,
             authority,
             database,
             passwords,
@@ -125,6 +133,7 @@ impl Api {
             members,
             jobs,
             tallies,
+            images,
             authority,
             database,
             passwords,
@@ -172,6 +181,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(overview::events))
         .routes(routes!(overview::past))
         .routes(routes!(overview::upstreams))
+        .routes(routes!(images::list))
+        .routes(routes!(images::show))
+        .routes(routes!(images::nodes))
         .routes(routes!(members::seeds))
         .routes(routes!(members::schedulers))
         .routes(routes!(members::configuration))

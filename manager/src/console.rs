@@ -21,6 +21,7 @@ use crate::users::Role;
 mod account;
 mod audit;
 mod gate;
+mod images;
 mod jobs;
 mod layout;
 mod nodes;
@@ -49,6 +50,8 @@ pub(crate) const ROUTES: &Routes = &[
     ("GET", "/nodes", Need::Role(Role::Viewer)),
     ("GET", "/nodes/{id}", Need::Role(Role::Viewer)),
     ("POST", "/nodes/{id}/revoke", Need::Role(Role::Admin)),
+    ("GET", "/images", Need::Role(Role::Viewer)),
+    ("GET", "/images/{digest}", Need::Role(Role::Viewer)),
     ("GET", "/jobs", Need::Role(Role::Viewer)),
     ("POST", "/jobs", Need::Role(Role::Operator)),
     ("GET", "/jobs/{id}", Need::Role(Role::Viewer)),
@@ -82,6 +85,8 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/nodes", get(nodes::list))
         .route("/nodes/{id}", get(nodes::show))
         .route("/nodes/{id}/revoke", post(nodes::revoke))
+        .route("/images", get(images::list))
+        .route("/images/{digest}", get(images::show))
         .route("/jobs", get(jobs::list).post(jobs::create))
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))

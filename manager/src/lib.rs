@@ -7,7 +7,8 @@
 //!
 //! [`membership`] decides, as a pure state machine; [`members`] gives it the clock and carries out
 //! what it decides; [`database`] remembers across restarts; [`authority`] issues certificates;
-//! [`jobs`] has members hold images ahead of time; [`figures`] adds up what they count; [`rpc`] and
+//! [`jobs`] has members hold images ahead of time; [`figures`] adds up what they count;
+//! [`images`] knows which of them hold what; [`rpc`] and
 //! [`api`] are two faces; `console` shows the API's answers as pages.
 
 pub mod api;
@@ -15,6 +16,7 @@ pub mod authority;
 mod console;
 pub mod database;
 pub mod figures;
+pub mod images;
 pub mod jobs;
 pub mod members;
 pub mod membership;

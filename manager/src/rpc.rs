@@ -25,10 +25,13 @@ use tonic::{Request, Response, Status};
 
 use crate::authority::{self, Authority};
 use crate::figures::Tallies;
+use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::members::{Members, Watching};
 use crate::membership::{MAX_MIRRORS, MemberKey, Refusal};
 use crate::metrics::ManagerMetrics;
+
+mod catalog;
 
 /// A host of the largest size, with 32 labels: and small enough that the longest configuration
 /// (every scheduler and seed of this size) stays below the 4 MiB that members read.
@@ -57,6 +60,7 @@ struct Rpc {
     members: Members,
     jobs: Jobs,
     tallies: Tallies,
+    images: Images,
     watchers: Arc<Semaphore>,
     metrics: ManagerMetrics,
     shutdown: Shutdown,
@@ -66,7 +70,7 @@ struct Rpc {
 pub(crate) async fn serve(
     listener: Listener,
     (identity, authority): (Identity, Option<Authority>),
-    (members, jobs, tallies): (Members, Jobs, Tallies),
+    (members, jobs, tallies, images): (Members, Jobs, Tallies, Images),
     metrics: ManagerMetrics,
     shutdown: Shutdown,
 ) {
@@ -75,11 +79,16 @@ pub(crate) async fn serve(
         members,
         jobs,
         tallies,
+        images: images.clone(),
         watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         metrics,
         shutdown: shutdown.clone(),
     };
     let service = ManagerServer::new(rpc).max_decoding_message_size(MAX_MESSAGE);
+    let catalog = catalog::Rpc {
+        images,
+        members: rpc_members.clone(),
+    };
     let authority = AuthorityServer::new(authority::rpc::Rpc {
         authority,
         members: rpc_members,
@@ -97,6 +106,7 @@ pub(crate) async fn serve(
         .http2_keepalive_timeout(Some(PROBE_INTERVAL))
         .add_service(service)
         .add_service(authority)
+        .add_service(catalog.into_server())
         .serve_with_incoming_shutdown(listener.into_stream(door, &shutdown), async {
             shutdown.draining().await;
         });
@@ -165,6 +175,7 @@ impl Manager for Rpc {
         Ok(Response::new(wire::KeepAliveReply {
             known,
             orders: orders.iter().map(Into::into).collect(),
+            holdings: self.images.sequence(&key),
         }))
     }
 

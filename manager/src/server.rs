@@ -18,6 +18,7 @@ use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
 use crate::figures::Tallies;
+use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
@@ -37,6 +38,7 @@ pub struct Manager {
     authority: Option<Authority>,
     jobs: Jobs,
     tallies: Tallies,
+    images: Images,
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
@@ -127,11 +129,12 @@ impl Manager {
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
-        let tallies = Tallies::default();
+        let (tallies, images) = (Tallies::default(), Images::default());
         let parts = Parts {
             members: members.clone(),
             jobs: jobs.clone(),
             tallies: tallies.clone(),
+            images: images.clone(),
             authority: authority.clone(),
             database: database.clone(),
             passwords,
@@ -145,6 +148,7 @@ impl Manager {
             authority,
             jobs,
             tallies,
+            images,
             keeper: Keeper::new(database, remembered, health.part("database")),
             rpc,
             api,
@@ -185,6 +189,7 @@ impl Manager {
             authority,
             jobs,
             tallies,
+            images,
             served,
             invitation: _,
             keeper,
@@ -195,7 +200,12 @@ impl Manager {
             shutdown,
         } = self;
         let known = (identity.clone(), authority.clone());
-        let told = (members.clone(), jobs.clone(), tallies.clone());
+        let told = (
+            members.clone(),
+            jobs.clone(),
+            tallies.clone(),
+            images.clone(),
+        );
         let serving = rpc::serve(rpc, known, told, metrics, shutdown.clone());
         if let Some(authority) = authority {
             let following = authority.follow(members.clone(), identity, shutdown.clone());
@@ -211,6 +221,7 @@ impl Manager {
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
         shutdown.spawn(jobs.run(shutdown.clone()));
         shutdown.spawn(tallies.run(members.clone(), shutdown.clone()));
+        shutdown.spawn(images.run(members.clone(), shutdown.clone()));
         shutdown.spawn(keeper.run(members, silent, shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();

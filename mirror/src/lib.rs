@@ -8,13 +8,15 @@
 //! [`pieces`] serves what is held to other peers. [`listen`] is what both listeners stand on,
 //! [`bandwidth`] what all transfers share. [`files`] answers for what is no image, from the same
 //! tasks, and [`proxy`] is how other programs ask for either. [`preheat`] brings images here before
-//! anybody asks, [`repair`] what a disk has lost, `figures` tells the manager what was counted,
+//! anybody asks, [`repair`] what a disk has lost, `figures` tells the manager what was counted
+//! and `holdings` which images are here,
 //! [`server`] puts the parts together, `private` those for what is not public.
 
 pub mod access;
 pub mod bandwidth;
 mod figures;
 pub mod files;
+mod holdings;
 pub mod listen;
 pub mod pieces;
 pub mod preheat;

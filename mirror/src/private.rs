@@ -16,6 +16,7 @@ use crate::access::{Access, is_basic};
 use crate::pieces::{self, Serving};
 use crate::registry;
 use crate::server::{StartError, open_at, options};
+use crate::store::Store;
 use crate::swarm::{Peers, Seeds};
 use crate::task::{Parts, Tasks};
 
@@ -101,6 +102,11 @@ impl Private {
         Ok(Some(pieces::private::Private::new(
             serving, prover, tickets,
         )))
+    }
+
+    /// Where it is kept.
+    pub(crate) fn store(&self) -> &Store {
+        self.prover.access().store()
     }
 
     /// Waits for what is under way, and writes down what is kept.

@@ -46,7 +46,7 @@ use crate::swarm::{Peers, Swarm};
 use crate::upstream::Upstreams;
 
 /// No registry takes larger manifests (OCI distribution specification: at least 4 MiB).
-const MAX_MANIFEST: u64 = 4 << 20;
+pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
 /// An owner that says nothing for this long is passed over. A little more than it gives upstream.
 const OWNER_PATIENCE: Duration = Duration::from_millis(5500);
 /// Owners and upstream together get this long. What is left of the ten seconds in which a client is

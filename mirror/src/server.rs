@@ -25,6 +25,7 @@ use crate::access::NoRandom;
 use crate::bandwidth::Bandwidth;
 use crate::figures::Counted;
 use crate::files::FileFront;
+use crate::holdings::Shelf;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
@@ -57,6 +58,7 @@ pub struct Mirror {
     preheat: Preheat,
     repair: Repair,
     counted: Counted,
+    shelf: Shelf,
     listening: ListenMetrics,
     part: Part,
     shutdown: Shutdown,
@@ -177,12 +179,13 @@ impl Mirror {
             pieces_address,
             tasks,
             leases,
+            counted: Counted::new(metrics, directory.orders()),
+            shelf: shelf(&store, private.as_ref(), &directory),
             store,
             private,
             swarm,
             preheat,
             repair,
-            counted: Counted::new(metrics, directory.orders()),
             listening: ListenMetrics::new(metrics),
             part,
             shutdown: shutdown.clone(),
@@ -213,6 +216,7 @@ impl Mirror {
             preheat,
             repair,
             counted,
+            shelf,
             listening,
             part,
             shutdown,
@@ -233,6 +237,7 @@ impl Mirror {
         shutdown.spawn(repair.run(shutdown.clone()));
         shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
         shutdown.spawn(counted.tell(shutdown.clone()));
+        shutdown.spawn(shelf.tell(shutdown.clone()));
         part.ready();
         let ending = shutdown.clone();
         shutdown.spawn(async move {
@@ -256,6 +261,12 @@ fn preheat(resolver: &Resolver, tasks: &Tasks, store: &Store, upstreams: &Upstre
         store: store.clone(),
         upstreams: upstreams.clone(),
     }
+}
+
+/// Both stores, as the manager hears of them.
+fn shelf(store: &Store, private: Option<&Private>, directory: &Directory) -> Shelf {
+    let private = private.map(|private| private.store().clone());
+    Shelf::new(store.clone(), private, directory.holdings().clone())
 }
 
 fn upstreams(

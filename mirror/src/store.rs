@@ -12,6 +12,7 @@
 //! that may block; a look-up opens one file, a piece map is a read of the index.
 
 mod begin;
+mod catalog;
 mod check;
 mod content;
 mod disk;
@@ -45,6 +46,7 @@ use darner_proto::piece_map::PieceRun;
 use darner_service::metrics::Metrics;
 use tokio::sync::broadcast;
 
+pub use catalog::RepositoryRecords;
 pub use content::Content;
 pub use error::StoreError;
 use index::{Change, Table};

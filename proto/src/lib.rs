@@ -13,6 +13,7 @@ pub mod figures;
 pub mod file;
 pub mod geometry;
 pub mod gossip;
+pub mod holdings;
 pub mod id;
 pub mod invalid;
 pub mod manager;

@@ -29,14 +29,17 @@ use url::Url;
 use crate::identity::Identity;
 use crate::shutdown::Shutdown;
 
+pub mod holdings;
 mod last_good;
 pub mod orders;
 mod session;
 #[cfg(test)]
 mod tests;
 
+use holdings::Holdings;
 use last_good::LastGood;
 use orders::Orders;
+use session::Links;
 
 /// Who schedules and who seeds.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -96,7 +99,7 @@ pub enum DirectoryError {
 #[derive(Debug, Clone)]
 pub struct Directory {
     published: Arc<watch::Sender<Arc<Membership>>>,
-    orders: Orders,
+    links: Links,
 }
 
 impl Directory {
@@ -143,7 +146,7 @@ impl Directory {
                 last_good: Arc::new(last_good),
                 identity: identity.clone(),
             },
-            directory.orders.clone(),
+            directory.links.clone(),
         );
         shutdown.spawn(session.run(shutdown.clone()));
         Ok(directory)
@@ -156,12 +159,17 @@ impl Directory {
 
     /// What the manager has this host do; nothing where there is none.
     pub fn orders(&self) -> &Orders {
-        &self.orders
+        &self.links.orders
+    }
+
+    /// What the manager hears of the images that this host holds.
+    pub fn holdings(&self) -> &Holdings {
+        &self.links.holdings
     }
 
     fn publishing(membership: Membership) -> Self {
         Self {
-            orders: Orders::default(),
+            links: Links::default(),
             published: Arc::new(watch::Sender::new(Arc::new(membership))),
         }
     }

@@ -189,10 +189,20 @@ impl Client {
 
     /// Every item of a list, page by page.
     pub(super) async fn list(&self, path: &str) -> Result<Vec<Value>, ClientError> {
+        self.list_of(path, &[]).await
+    }
+
+    /// Those items of a list that `wanted` asks for.
+    pub(super) async fn list_of(
+        &self,
+        path: &str,
+        wanted: &[(&str, &str)],
+    ) -> Result<Vec<Value>, ClientError> {
         let mut items = Vec::new();
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let query: Vec<_> = after.iter().map(|after| ("after", after)).collect();
+            let mut query = wanted.to_vec();
+            query.extend(after.iter().map(|after| ("after", after.as_str())));
             let request = self.request(Method::GET, path).query(&query);
             let mut page = self.json(request).await?;
             if let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) {

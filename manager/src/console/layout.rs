@@ -14,7 +14,7 @@ use crate::users::Role;
 use crate::users::credentials::{By, Caller};
 
 /// Items of a list on one page.
-const ROWS: usize = 100;
+pub(super) const ROWS: usize = 100;
 
 /// The part of a list that a page shows.
 pub(super) fn rows(which: Result<Query<Which>, Problem>) -> Result<Query<Which>, Problem> {
@@ -26,6 +26,7 @@ pub(super) fn rows(which: Result<Query<Which>, Problem>) -> Result<Query<Which>,
 const PAGES: &[(&str, &str, Role)] = &[
     ("/", "Overview", Role::Viewer),
     ("/nodes", "Nodes", Role::Viewer),
+    ("/images", "Images", Role::Viewer),
     ("/jobs", "Jobs", Role::Viewer),
     ("/upstreams", "Upstreams", Role::Viewer),
     ("/tokens", "Tokens", Role::Viewer),
@@ -212,12 +213,17 @@ fn account(visit: &Visit) -> Markup {
     }
 }
 
-/// A link to the following page of a list.
+/// A link to the following page of a list; `path` may have a query.
 pub(super) fn further(path: &str, next: Option<&str>) -> Markup {
     let query = next.map(|next| {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("after", next);
-        format!("{path}?{}", query.finish())
+        let joint = match path.split_once('?') {
+            None => "?",
+            Some((_, "")) => "",
+            Some(_) => "&",
+        };
+        format!("{path}{joint}{}", query.finish())
     });
     html! {
         @if let Some(query) = query { p { a href=(query) rel="next" { "Further" } } }

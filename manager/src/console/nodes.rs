@@ -114,6 +114,7 @@ fn one(node: &Node) -> Markup {
             div { dt { "Pieces sent at once" } dd { (member.upload_slots) } }
             div { dt { "Last heard" } dd { (text::time(member.last_seen_ms)) } }
         }
+        p { a href={ "/images?node=" (member.id) } { "Images on this node" } }
         @match &node.counted {
             Some(counted) => { (figures(counted)) }
             None => { p { "Its counters are not known to this manager." } }

@@ -5,6 +5,8 @@ use maud::{Markup, html};
 
 use super::text;
 
+pub(super) mod heat;
+
 const WIDTH: u64 = 600;
 const HEIGHT: u64 = 160;
 

@@ -119,7 +119,10 @@ fn hidden(text: &str, action: &str) -> Vec<(String, String)> {
 async fn every_page_is_shown_to_those_it_is_for_and_nobody_else() {
     let scene = Scene::with(&[("node", MemberRole::Seed)]).await;
     for (method, path, need) in ROUTES {
-        let uri = path.replace("{id}", "node").replace("{name}", "nobody");
+        let uri = path
+            .replace("{id}", "node")
+            .replace("{name}", "nobody")
+            .replace("{digest}", "none");
         let anonymous = send(&scene, method, &uri, &[], &[]).await;
         let is_open = *need == Need::Nothing;
         assert_eq!(
@@ -287,7 +290,7 @@ async fn pages_name_what_they_show_and_load_nothing_from_elsewhere() {
     let browser = Browser::of(&scene, "admin").await;
     let pages = ROUTES.iter().filter(|(method, ..)| *method == "GET");
     for (_, path, _) in pages.filter(|(_, path, _)| !path.contains('.')) {
-        let uri = path.replace("{id}", "seed");
+        let uri = path.replace("{id}", "seed").replace("{digest}", "none");
         let shown = browser.get(&uri).await;
         let text = &shown.text;
         for elsewhere in ["http:", "//", "style=", "onclick", "javascript:"] {

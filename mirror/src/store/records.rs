@@ -38,7 +38,7 @@ const BOUNDS: Bounds = Bounds {
 /// All records.
 #[derive(Debug)]
 pub(super) struct Records {
-    repositories: HashMap<Source, Repository>,
+    pub(super) repositories: HashMap<Source, Repository>,
     count: usize,
     /// Grows with every record set.
     age: u64,
@@ -46,19 +46,19 @@ pub(super) struct Records {
 }
 
 #[derive(Debug, Default)]
-struct Repository {
-    public_ms: Option<u64>,
-    used_ms: u64,
+pub(super) struct Repository {
+    pub(super) public_ms: Option<u64>,
+    pub(super) used_ms: u64,
     /// The last use that is written; `None` when what is written is out of date.
     saved_ms: Option<u64>,
-    tags: HashMap<Tag, Aged<TagRecord>>,
-    links: HashMap<Digest, Aged<LinkRecord>>,
+    pub(super) tags: HashMap<Tag, Aged<TagRecord>>,
+    pub(super) links: HashMap<Digest, Aged<LinkRecord>>,
 }
 
 #[derive(Debug)]
-struct Aged<T> {
-    record: T,
-    set_at: u64,
+pub(super) struct Aged<T> {
+    pub(super) record: T,
+    pub(super) set_at: u64,
 }
 
 impl Records {

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use super::holdings::Holdings;
 use super::last_good::LastGood;
 use super::orders::Orders;
 use super::{Membership, membership, successor};
@@ -59,8 +60,16 @@ pub(super) struct Known {
 pub(super) struct Session {
     client: ManagerClient<Channel>,
     host: Host,
+    channel: Channel,
     known: Known,
-    orders: Orders,
+    links: Links,
+}
+
+/// What passes between the manager and the parts of this process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Links {
+    pub(super) orders: Orders,
+    pub(super) holdings: Holdings,
 }
 
 /// Logs a state once, not at every try.
@@ -68,7 +77,7 @@ pub(super) struct Session {
 struct Trouble(Option<String>);
 
 impl Session {
-    pub(super) fn new(endpoint: &Endpoint, host: Host, known: Known, orders: Orders) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, host: Host, known: Known, links: Links) -> Self {
         let channel = endpoint
             .clone()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -79,10 +88,11 @@ impl Session {
                 known.identity.connector(Protocol::Grpc, PeerRole::MANAGER),
             );
         Self {
-            client: ManagerClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            client: ManagerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             host,
+            channel,
             known,
-            orders,
+            links,
         }
     }
 
@@ -91,13 +101,15 @@ impl Session {
         let Self {
             client,
             host,
+            channel,
             mut known,
-            orders,
+            links,
         } = self;
         let going_on = async {
             tokio::join!(
-                be_present(client.clone(), &host, &orders),
+                be_present(client.clone(), &host, &links),
                 known.follow(client.clone(), &host),
+                links.holdings.tell(channel, &host),
             )
         };
         tokio::select! {
@@ -109,7 +121,7 @@ impl Session {
 }
 
 /// Registers, keeps alive, and registers again when either fails.
-async fn be_present(mut client: ManagerClient<Channel>, host: &Host, orders: &Orders) {
+async fn be_present(mut client: ManagerClient<Channel>, host: &Host, links: &Links) {
     let mut trouble = Trouble::default();
     let mut waits = waits();
     loop {
@@ -117,7 +129,7 @@ async fn be_present(mut client: ManagerClient<Channel>, host: &Host, orders: &Or
             Ok(interval) => {
                 tracing::info!(host = %host.id, role = %host.role, "registered with the manager");
                 trouble.over();
-                if keep_alive(&mut client, host, interval, orders).await {
+                if keep_alive(&mut client, host, interval, links).await {
                     waits = self::waits();
                 }
             }
@@ -142,7 +154,7 @@ async fn keep_alive(
     client: &mut ManagerClient<Channel>,
     host: &Host,
     interval: Duration,
-    orders: &Orders,
+    Links { orders, holdings }: &Links,
 ) -> bool {
     let mut any = false;
     loop {
@@ -157,9 +169,11 @@ async fn keep_alive(
             reports: orders.reports(),
             figures: orders.figures(),
         };
+        let sent = holdings.sent();
         match answered(client.keep_alive(request)).await {
             Ok(reply) if reply.get_ref().known => {
                 any = true;
+                holdings.heard(reply.get_ref().holdings, sent);
                 orders.give(reply.into_inner().orders);
             }
             Ok(_) => {
@@ -285,7 +299,9 @@ impl fmt::Display for Brief<'_> {
     }
 }
 
-async fn answered<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(super) async fn answered<T>(
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     timeout(REQUEST_TIMEOUT, call).await.unwrap_or_else(|_| {
         Err(Status::deadline_exceeded(
             "the manager did not answer in time",

@@ -1,0 +1,221 @@
+//! Images, and an image: its layers, and which nodes have which.
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::layout::{Page, ROWS, Visit, further, table};
+use super::picture::heat::{Row, heat};
+use super::text;
+use crate::api::Api;
+use crate::api::body::Query;
+use crate::api::images::{
+    self as look, ImageHolder, ImageList, ImageName, ImageSummary, ShownImage, Which,
+};
+use crate::api::page::{List, Page as WhichPage};
+use crate::api::problem::Problem;
+use crate::users::credentials::Caller;
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    which: Result<Query<Which>, Problem>,
+) -> Response {
+    let visit = Visit::new(caller, "/images", &headers);
+    let which = match which {
+        Ok(Query(which)) => which.tidied(),
+        Err(problem) => return visit.problem(&problem),
+    };
+    let asked = api.clone();
+    let make = move |visit: Visit| {
+        let (api, which) = (asked.clone(), which.clone());
+        async move {
+            let wanted = Query(Which {
+                limit: Some(ROWS),
+                ..which.clone()
+            });
+            let images = look::list(State(api), visit.extension(), wanted).await?.0;
+            Ok(Page {
+                title: "Images".to_owned(),
+                main: all(&images, &which),
+                forms: searching(&which),
+            })
+        }
+    };
+    visit.live(&api, make).await
+}
+
+fn all(images: &ImageList, which: &Which) -> Markup {
+    let heads = [
+        "Image", "Platform", "Size", "Layers", "On nodes", "Whole on", "Manifest",
+    ];
+    html! {
+        p { (text::number(images.reporting.try_into().unwrap_or(0))) " nodes tell what they hold." }
+        @if images.left_off > 0 { p { (images.left_off) " images more are on nodes that hold more than a node tells of." } }
+        (table("Images that nodes hold", &heads, &html! {
+            @for image in &images.items { (one(image)) }
+            @if images.items.is_empty() { tr { td colspan="7" { "None" } } }
+        }))
+        (further(&which.path(), images.next.as_deref()))
+    }
+}
+
+fn one(image: &ImageSummary) -> Markup {
+    html! {
+        tr {
+            th scope="row" {
+                a href={ "/images/" (image.digest) } { (called(&image.repository, &image.tags)) }
+                @if image.private { " (private)" }
+            }
+            td { (image.platform.as_deref().unwrap_or("–")) }
+            td.number { (image.size_bytes.map_or("–".to_owned(), text::bytes)) }
+            td.number { (image.layers.map_or("–".to_owned(), |layers| layers.to_string())) }
+            td.number { (image.nodes) }
+            td.number { (image.complete_nodes) }
+            td { code { (short(&image.digest)) } }
+        }
+    }
+}
+
+/// `repository:tag`, with further tags after it.
+fn called(repository: &str, tags: &[String]) -> String {
+    match tags.is_empty() {
+        true => format!("{repository} (no tag)"),
+        false => format!("{repository}:{}", tags.join(", ")),
+    }
+}
+
+/// Enough of a digest to tell it from others.
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
+fn searching(which: &Which) -> Markup {
+    html! {
+        h2 { "Look for images" }
+        form.fields method="get" action="/images" {
+            label for="name" { "A part of registry/repository:tag" }
+            input #name name="name" maxlength="512" value=(which.name.as_deref().unwrap_or_default());
+            label for="digest" { "Digest of a manifest or a layer" }
+            input #digest name="digest" value=(which.digest.as_deref().unwrap_or_default());
+            label for="node" { "On the node" }
+            input #node name="node" value=(which.node.as_deref().unwrap_or_default());
+            button { "Look" }
+        }
+    }
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+    which: Result<Query<WhichPage>, Problem>,
+) -> Response {
+    let visit = Visit::new(caller, "/images", &headers);
+    let which = match super::layout::rows(which) {
+        Ok(Query(which)) => which,
+        Err(problem) => return visit.problem(&problem),
+    };
+    let asked = api.clone();
+    let make = move |visit: Visit| {
+        let (api, digest, which) = (asked.clone(), digest.clone(), which.clone());
+        async move {
+            let at = Path(digest.clone());
+            let image = look::show(State(api.clone()), visit.extension(), at)
+                .await?
+                .0;
+            let at = Path(digest);
+            let holders = look::nodes(State(api), visit.extension(), at, Query(which))
+                .await?
+                .0;
+            Ok(Page {
+                title: title(&image),
+                main: whole(&image, &holders),
+                ..Page::default()
+            })
+        }
+    };
+    visit.live(&api, make).await
+}
+
+fn title(image: &ShownImage) -> String {
+    let named = |name: &ImageName| called(&name.repository, &name.tags);
+    let first = image.names.first().map(named);
+    first.unwrap_or_else(|| image.digest.clone())
+}
+
+fn whole(image: &ShownImage, holders: &List<ImageHolder>) -> Markup {
+    html! {
+        dl.facts {
+            div { dt { "Manifest" } dd { code { (image.digest) } } }
+            @for name in &image.names {
+                div {
+                    dt { "Known as" }
+                    dd { (called(&name.repository, &name.tags)) @if name.private { " (private)" } }
+                }
+            }
+            div { dt { "Platform" } dd { (image.platform.as_deref().unwrap_or("–")) } }
+            div { dt { "Size" } dd { (text::bytes(image.size_bytes)) } }
+            div { dt { "On all nodes together" } dd { (text::bytes(image.held_bytes)) } }
+            div { dt { "On nodes" } dd { (image.nodes) ", whole on " (image.complete_nodes) } }
+        }
+        (map(image, &holders.items))
+        (further(&format!("/images/{}", image.digest), holders.next.as_deref()))
+        (table("Layers, the lowest first", &["Number", "Digest", "Size", "On nodes"], &html! {
+            @for (at, blob) in image.blobs.iter().enumerate() {
+                tr {
+                    th scope="row" { (at) @if blob.config { " (configuration)" } }
+                    td { code { (blob.digest) } }
+                    td.number { (text::bytes(blob.size_bytes)) }
+                    td.number { (blob.nodes) }
+                }
+            }
+            @if image.blobs.is_empty() { tr { td colspan="4" { "Not known yet" } } }
+        }))
+    }
+}
+
+fn map(image: &ShownImage, holders: &[ImageHolder]) -> Markup {
+    let columns: Vec<_> = image.blobs.iter().map(|blob| blob.digest.clone()).collect();
+    let rows = holders.iter().map(|holder| Row {
+        name: match holder.seed {
+            true => format!("{} (seed)", holder.node),
+            false => holder.node.clone(),
+        },
+        has: holder.blobs.clone(),
+    });
+    heat("Layers on nodes", &columns, &rows.collect::<Vec<_>>())
+}
+
+impl Which {
+    /// A field that was left empty looks for nothing.
+    fn tidied(self) -> Self {
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Self {
+            name: filled(self.name),
+            digest: filled(self.digest),
+            node: filled(self.node),
+            ..self
+        }
+    }
+
+    /// The page that looks for the same.
+    fn path(&self) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let fields = [
+            ("name", &self.name),
+            ("digest", &self.digest),
+            ("node", &self.node),
+        ];
+        for (field, value) in fields {
+            if let Some(value) = value {
+                query.append_pair(field, value);
+            }
+        }
+        format!("/images?{}", query.finish())
+    }
+}
