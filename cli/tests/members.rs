@@ -227,7 +227,7 @@ impl World {
                 }
             }
             Due::Connect(name, keeper) => self.connect(name, keeper),
-            Due::ToNode(name, keeper, message) => self.to_node(name, keeper, message),
+            Due::ToNode(name, keeper, message) => self.tell_node(name, keeper, message),
             Due::Lost(name, keeper, session) => self.lost(name, keeper, session),
             Due::Lookup => self.lookup(),
             Due::Overdue(request) => {
@@ -343,7 +343,7 @@ impl World {
             Output::Send(scheduler, message) => {
                 let keeper = number(&scheduler);
                 let session = (*self.nodes.get(&name)?.links.get(&keeper)?)?;
-                self.to_keeper(keeper, Event::Message(session, message));
+                self.tell_keeper(keeper, Event::Message(session, message));
             }
             Output::Check(scheduler, key) => {
                 let keys = vec![key];
@@ -382,10 +382,10 @@ impl World {
             keeper.attended.insert(session, name);
         }
         let hello = NodeMessage::Hello(host(name));
-        self.to_keeper(keeper, Event::Message(session, hello));
+        self.tell_keeper(keeper, Event::Message(session, hello));
     }
 
-    fn to_keeper(&mut self, name: u32, event: Event) {
+    fn tell_keeper(&mut self, name: u32, event: Event) {
         let Some(keeper) = self.nodes.get_mut(&name) else {
             return;
         };
@@ -410,7 +410,7 @@ impl World {
         }
     }
 
-    fn to_node(&mut self, name: u32, keeper: u32, message: SchedulerMessage) {
+    fn tell_node(&mut self, name: u32, keeper: u32, message: SchedulerMessage) {
         let attends = self
             .nodes
             .get(&name)
@@ -453,7 +453,7 @@ impl World {
             .collect();
         for (keeper, session) in open {
             let beat = NodeMessage::Heartbeat;
-            self.to_keeper(keeper, Event::Message(session, beat));
+            self.tell_keeper(keeper, Event::Message(session, beat));
         }
         self.at(HEARTBEAT, Due::Heartbeat(name));
     }
@@ -463,7 +463,7 @@ impl World {
             return;
         };
         if !node.attended.is_empty() {
-            self.to_keeper(name, Event::Tick);
+            self.tell_keeper(name, Event::Tick);
         }
         self.at(TURN, Due::Tick(name));
     }
