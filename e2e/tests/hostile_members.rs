@@ -18,6 +18,7 @@ use darner_proto::wire;
 use darner_service::gossip::members::rank;
 use http::{Request, header};
 use prost::Message as _;
+use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// A pull past whoever lies may take this long: whoever does not send is soon left alone.
@@ -37,7 +38,8 @@ fn a_member_that_lies_about_what_it_holds_keeps_nothing_from_anybody() {
         let liar = Guest::by_key(scene, &members::key(scene)?, "liar").await?;
         let keys: Vec<_> = image.manifests.iter().chain(&image.blobs).collect();
         let keys: Vec<_> = keys.into_iter().map(|blob| blob.digest).collect();
-        let mut sessions = Vec::new();
+        // Over when this is dropped.
+        let mut sessions = JoinSet::new();
         for member in &members {
             let session = liar.attend(&Port::of(member, "scheduler")?).await?;
             let all = NodeMessage::Inventory {
@@ -45,7 +47,7 @@ fn a_member_that_lies_about_what_it_holds_keeps_nothing_from_anybody() {
                 listed: true,
             };
             session.say(all).await?;
-            sessions.push(tokio::spawn(session.ignore()));
+            sessions.spawn(session.ignore());
         }
         let began = Instant::now();
         members::pull_everywhere(&members, &image).await?;
@@ -56,7 +58,6 @@ fn a_member_that_lies_about_what_it_holds_keeps_nothing_from_anybody() {
         upstream.off();
         let late = members::join(scene, &upstream, "member-4", Some(&members[0])).await?;
         Client::new(&late, NAME)?.pull(&image).await?;
-        sessions.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(())
     });
 }
