@@ -85,8 +85,16 @@ pub struct Registry {
     pub default_upstream: RegistryName,
     /// A client gets headers or an error within this time. Default 10 s.
     pub first_byte_timeout: Duration,
-    /// Requests served at once; more wait. Default 512.
+    /// Requests served at once; more wait. What is in the store counts until it goes out. Default 512.
     pub max_requests: usize,
+    /// Speaks TLS with a certificate of an authority that this machine makes for itself, in
+    /// `registry-tls` in the data directory. `darner setup --tls` tells the runtimes of it. On loopback
+    /// plain HTTP is answered too; elsewhere it is refused. Default false.
+    pub tls: bool,
+    /// Registries for which clients may show the mirror credentials that they keep under its own
+    /// address, as Podman, CRI-O, Skopeo and Buildah do. With any, `/v2/` asks every client for a
+    /// token, which who has no credentials gets too. Needs `tls` where others can listen. Default none.
+    pub logins: Vec<RegistryName>,
 }
 
 /// `[[upstream]]`

@@ -163,6 +163,24 @@ pub(super) fn kubernetes_service(item: &Item) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Names of a kind, such as registries.
+pub(super) fn names<T: FromStr<Err = Invalid>>(item: &Item) -> Result<Vec<T>, String> {
+    let name = |text: &str| {
+        let parsed = text.parse();
+        parsed.map_err(|invalid: Invalid| format!("{text:?} is no name: {invalid}"))
+    };
+    match &item.value {
+        Value::List(items) => items.iter().map(|item| name(text(item)?)).collect(),
+        Value::Raw(given) => given
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(name)
+            .collect(),
+        _ => Err(format!("is {}, not a list of names", item.kind())),
+    }
+}
+
 /// A socket that only this machine reaches.
 pub(super) fn loopback(item: &Item) -> Result<SocketAddr, String> {
     let socket = socket(item)?;

@@ -120,12 +120,16 @@ fn registry(mut section: Section<'_>) -> Option<Registry> {
     let default_upstream: Option<RegistryName> = section.read("default_upstream", parse::named);
     let first_byte_timeout = section.read("first_byte_timeout", parse::some_duration);
     let max_requests = section.read("max_requests", |item| parse::count(item, 1..=65_536));
+    let tls = section.read("tls", parse::boolean);
+    let logins = section.read("logins", parse::names);
     section.close();
     Some(Registry {
         listen: listen.unwrap_or(local(REGISTRY_PORT)),
         default_upstream: default_upstream.or_else(|| DEFAULT_UPSTREAM.parse().ok())?,
         first_byte_timeout: first_byte_timeout.unwrap_or(FIRST_BYTE_TIMEOUT),
         max_requests: max_requests.unwrap_or(MAX_REQUESTS) as usize,
+        tls: tls.unwrap_or(false),
+        logins: logins.unwrap_or_default(),
     })
 }
 

@@ -201,3 +201,33 @@ async fn wrong_private_bytes_are_cut_off_and_not_kept() {
         assert!(answer.bytes().await.is_err());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_content_is_served_on_the_callers_own_credentials() {
+    let fake = Fake::start().await;
+    let image = fake.image("a", 1000);
+    fake.make_private("a");
+    let front = Front::start(&fake).await;
+    let paths = [
+        "/v2/a/manifests/v1".to_owned(),
+        format!("/v2/a/blobs/{}", image.layer),
+    ];
+    let good = [("authorization", "Bearer good")];
+    for path in &paths {
+        let refused = front.get(path).await;
+        assert_eq!(refused.status(), 401);
+        assert!(text(&refused, "www-authenticate").contains(&fake.address.to_string()));
+        assert!(!refused.headers().contains_key("x-darner-source"));
+        let served = front.send(reqwest::Method::GET, path, &good).await;
+        assert_eq!(served.status(), 200);
+        assert_eq!(text(&served, "x-darner-source"), "upstream");
+        assert!(!served.bytes().await.unwrap().is_empty());
+        front.until_kept(path, &good).await;
+        // What one caller may read is not there for the next.
+        assert_eq!(front.get(path).await.status(), 401);
+    }
+    let part = [good[0], ("range", "bytes=5-9")];
+    let part = front.send(reqwest::Method::GET, &paths[1], &part).await;
+    assert_eq!(part.status(), 206);
+    assert_eq!(part.bytes().await.unwrap(), image.layer_bytes.slice(5..10));
+}

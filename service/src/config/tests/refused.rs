@@ -320,6 +320,19 @@ fn values_of_another_kind_or_out_of_range_are_refused() {
             2,
             "more than zero",
         ),
+        ("[registry]\ntls = \"yes\"", 2, "true or false"),
+        ("[registry]\nlogins = \"quay.io\"", 2, "list of names"),
+        ("[registry]\nlogins = [\"no name\"]", 2, "is no name"),
+        (
+            "[registry]\nlogins = [\"a.example\"]",
+            2,
+            "needs an [[upstream]]",
+        ),
+        (
+            "[registry]\nlogins = [\"quay.io\"]\nlisten = \"0.0.0.0:1\"",
+            2,
+            "others can listen",
+        ),
         ("[shutdown]\ngrace = \"9000 years\"", 2, "more than a year"),
         ("[node]\nlabels = \"zone\"", 2, "not labels"),
         (
