@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
 use darner_e2e::containerd::Containerd;
 use darner_e2e::darner::Darner;
@@ -106,6 +106,51 @@ fn a_node_that_is_killed_in_the_middle_is_in_nobodys_answers_and_no_runtime_fail
         let ratio = upstream.ledger().ratio(image);
         // One that held a lease may have taken along what only it had read.
         ensure!(ratio <= 1.5, "{ratio}");
+        Ok(())
+    });
+}
+/// Members of the test of look-ups, and those of them that hold what is looked up.
+const MANY: usize = 30;
+const HOLDERS: usize = 4;
+/// One leaves or dies after this many pulls, and another comes: ten times what a tenth a minute is.
+const PULLS_A_CHANGE: usize = 3;
+
+#[test]
+fn while_members_leave_and_die_every_look_up_of_what_is_held_succeeds() {
+    scene::run_for("members_churn", LIMIT, async |scene| {
+        let mut upstream = Upstream::start(scene).await?;
+        let mut members = members::start(scene, &upstream, MANY).await?;
+        let held = [upstream.images.tiny.clone(), upstream.images.multi.clone()];
+        for image in &held {
+            members::pull_everywhere(&members[..HOLDERS], image).await?;
+        }
+        upstream.off();
+        let began = Instant::now();
+        let mut pulls = 0;
+        let mut changes = 0;
+        // Each of the others looks for what it does not hold; the next of them goes meanwhile.
+        while members.len() > HOLDERS + MANY / 2 {
+            for _ in 0..PULLS_A_CHANGE {
+                let number = HOLDERS + pulls % (members.len() - HOLDERS - 1);
+                let client = Client::new(&members[number], NAME)?;
+                client.pull(&held[pulls % held.len()]).await?;
+                pulls += 1;
+            }
+            let mut goes = members.pop().context("there are many")?;
+            match changes % 2 {
+                0 => goes.kill()?,
+                _ => goes.stop().await?,
+            }
+            changes += 1;
+            if changes % 3 == 0 {
+                let name = format!("late-{changes}");
+                let late = members::join(scene, &upstream, &name, Some(&members[0])).await?;
+                Client::new(&late, NAME)?.pull(&held[1]).await?;
+                members.insert(HOLDERS, late);
+                pulls += 1;
+            }
+        }
+        println!("{pulls} pulls, {changes} went, in {:?}", began.elapsed());
         Ok(())
     });
 }
