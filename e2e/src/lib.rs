@@ -32,6 +32,7 @@ pub mod scene;
 pub mod skopeo;
 pub mod system;
 pub mod tokens;
+pub mod tree;
 pub mod upstream;
 pub mod wait;
 pub mod web;
