@@ -180,7 +180,7 @@ async fn look_at_every_page(browser: &mut Browser, site: &str, others: &[&str]) 
         browser
             .call("Emulation.setEmulatedMedia", json!({ "features": prefers }))
             .await?;
-        for page in PAGES.iter().chain(others).copied() {
+        for page in PAGES.iter().chain(others) {
             browser.open(&format!("{site}{page}")).await?;
             for width in [320, 1280] {
                 let screen = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });

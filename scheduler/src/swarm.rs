@@ -288,6 +288,7 @@ impl Swarm {
             return;
         };
         self.searches.forget(session);
+        self.searches.drop_finds(session);
         let tasks = &self.tasks;
         let held = self
             .inventory
