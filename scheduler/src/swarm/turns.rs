@@ -61,6 +61,9 @@ const ROUND: Duration = EARLY;
 /// The first holders of a content are news for everybody who waits.
 const FEW_HOLDERS: usize = 4;
 
+/// Who downloads a content.
+type Child = (TaskId, SessionId);
+
 /// How much is done at once.
 #[derive(Debug, Clone, Copy)]
 struct Portion {
@@ -71,7 +74,7 @@ struct Portion {
 /// Whose turn it is.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    urgent: VecDeque<(TaskId, SessionId)>,
+    urgent: VecDeque<Child>,
     starving: Round,
     offered: Round,
     all: Round,
@@ -82,7 +85,7 @@ pub(super) struct Turns {
 #[derive(Debug, Default)]
 struct Round {
     /// Who was looked at last; `None` before its beginning.
-    cursor: Option<(TaskId, SessionId)>,
+    cursor: Option<Child>,
     /// When the next one may begin.
     next: Duration,
 }
@@ -266,8 +269,8 @@ impl Swarm {
         &self,
         whom: Whom,
         portion: Portion,
-        start: Option<(TaskId, SessionId)>,
-    ) -> (Vec<(TaskId, SessionId)>, Option<(TaskId, SessionId)>) {
+        start: Option<Child>,
+    ) -> (Vec<Child>, Option<Child>) {
         let mut due = Vec::new();
         let mut looks = portion.looks;
         let mut cursor = start;
