@@ -5,12 +5,18 @@
 //! median of the rounds counts. Processor time is the kernel's account of a process. The client is
 //! this process; it reads and throws away, except where it says that it verifies.
 
+#[path = "datapath/alone.rs"]
+mod alone;
 #[path = "datapath/caches.rs"]
 mod caches;
+#[path = "datapath/content.rs"]
+mod content;
 #[path = "datapath/floor.rs"]
 mod floor;
 #[path = "datapath/growth.rs"]
 mod growth;
+#[path = "datapath/held.rs"]
+mod held;
 #[path = "datapath/load.rs"]
 mod load;
 #[path = "datapath/plot.rs"]
@@ -23,15 +29,18 @@ mod secured;
 mod servers;
 #[path = "datapath/shaped.rs"]
 mod shaped;
+#[path = "datapath/swarm.rs"]
+mod swarm;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use content::Blob;
 use load::{Load, Target};
 use report::{Figure, Report};
-use servers::{Blob, Server, Servers};
+use servers::{Server, Servers};
 use shaped::Shaped;
 
 const MIB: u64 = 1 << 20;
@@ -42,6 +51,8 @@ const ROUNDS: usize = 3;
 const LOAD: u64 = 6 << 30;
 /// One request of a load.
 const REQUEST: u64 = 64 * MIB;
+/// Each load of manifests.
+const MANIFESTS_FOR: Duration = Duration::from_secs(3);
 /// Blobs that are pulled cold, once each.
 const COLD: usize = 6;
 
@@ -65,16 +76,33 @@ const PARTS: [(&str, Part); 13] = [
     ("clients", growth::clients),
 ];
 
+/// One that starts what it needs in a directory.
+type Apart = fn(&Path, &mut Report) -> Result<()>;
+
+/// All of those.
+const APART: [(&str, Apart); 3] = [
+    ("swarm", swarm::compare),
+    ("held", held::grow),
+    ("memory", held::memory),
+];
+
 fn main() -> Result<()> {
     let usage = || {
         let names = PARTS.map(|(name, _)| name).join(" ");
+        let names = format!("{names} {}", APART.map(|(name, _)| name).join(" "));
         format!("usage: datapath JSON [PART...] (run e2e/bench); the parts: {names}")
     };
     let mut arguments = std::env::args().skip(1).filter(|one| one != "--bench");
     let json = arguments.next().filter(|path| !path.starts_with("--"));
     let json = PathBuf::from(json.with_context(usage)?);
     let chosen: Vec<_> = arguments.collect();
-    let known = |name: &String| PARTS.iter().any(|(part, _)| part == name);
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|one| one == name);
+    let known = |name: &String| {
+        let parts = PARTS.iter().map(|(part, _)| part);
+        parts
+            .chain(APART.iter().map(|(part, _)| part))
+            .any(|part| part == name)
+    };
     ensure!(chosen.iter().all(known), usage());
     let directory = json
         .parent()
@@ -84,15 +112,18 @@ fn main() -> Result<()> {
         std::fs::remove_dir_all(&directory)?;
     }
     std::fs::create_dir_all(&directory)?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let mut servers = runtime.block_on(Servers::start(&directory))?;
     let mut report = Report::default();
-    for (name, part) in PARTS {
-        if chosen.is_empty() || chosen.iter().any(|one| one == name) {
+    if PARTS.iter().any(|(name, _)| wanted(name)) {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let mut servers = runtime.block_on(Servers::start(&directory))?;
+        for (name, part) in PARTS.iter().filter(|(name, _)| wanted(name)) {
             part(&servers, &mut report).with_context(|| format!("the part {name}"))?;
         }
+        servers.stop();
     }
-    servers.stop();
+    for (name, part) in APART.iter().filter(|(name, _)| wanted(name)) {
+        part(&directory, &mut report).with_context(|| format!("the part {name}"))?;
+    }
     report.write(&json)?;
     std::fs::remove_dir_all(&directory)?;
     Ok(())
@@ -364,9 +395,12 @@ fn manifests(servers: &Servers, report: &mut Report) -> Result<()> {
     let mut slowest = Vec::new();
     for _ in 0..ROUNDS {
         let before = servers.mirror.processor_time()?;
-        let asked = load::ask(&target, 16, Duration::from_secs(3))?;
+        let asked = load::ask(&target, 16, MANIFESTS_FOR, None)?;
         let used = servers.mirror.processor_time()? - before;
         rounds.push(asked.count as f64 / used.as_secs_f64());
+        // Half of what it has just answered in the same time.
+        let pause = MANIFESTS_FOR * 2 * 16 / u32::try_from(asked.count)?.max(1);
+        let asked = load::ask(&target, 16, MANIFESTS_FOR, Some(pause))?;
         slowest.push(asked.p99.as_secs_f64() * 1000.0);
     }
     let name = "manifests from cache, 16 connections";
@@ -376,9 +410,18 @@ fn manifests(servers: &Servers, report: &mut Report) -> Result<()> {
     );
     report.alone(
         name,
-        Figure::new("ms, 99 of 100 within", report::median(slowest)),
+        Figure::new(
+            "ms, 99 of 100 within, at half the load",
+            report::median(slowest),
+        ),
     );
     Ok(())
+}
+
+/// By how much the largest parts are made smaller, for a machine that is busy: `BENCH_SCALE`.
+fn scale() -> u64 {
+    let scale = darner_e2e::place::setting("BENCH_SCALE").and_then(|scale| scale.parse().ok());
+    scale.unwrap_or(1).max(1)
 }
 
 /// Waits until `done` says so.

@@ -340,7 +340,7 @@ pub fn node(scene: &Scene, name: &str) -> Result<Settings> {
 
 /// A port outside the range that the system gives to connections and to port 0, so that nobody
 /// takes it while its process is away.
-pub(crate) fn fixed_port() -> Result<String> {
+pub fn fixed_port() -> Result<String> {
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);

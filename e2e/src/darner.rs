@@ -132,10 +132,21 @@ impl Darner {
         settings: &Settings,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let directory = scene.path("");
-        std::fs::write(directory.join(format!("{name}.toml")), settings.text())?;
         let mut command = command()?;
         command.envs(environment.iter().copied());
+        Self::start_by(scene, name, subcommand, settings, command).await
+    }
+
+    /// As [`Darner::start`], by a command that goes on with the subcommand, at this start only.
+    pub async fn start_by(
+        scene: &Scene,
+        name: &str,
+        subcommand: &str,
+        settings: &Settings,
+        command: Command,
+    ) -> Result<Self> {
+        let directory = scene.path("");
+        std::fs::write(directory.join(format!("{name}.toml")), settings.text())?;
         let process = spawn(command, &directory, name, subcommand, 1)?;
         let mut new = Self {
             name: name.to_owned(),

@@ -6,6 +6,7 @@
 //! of everything that ran in it. Whatever a scene starts ends with it. Tests wait on conditions
 //! ([`wait`]), never on the clock.
 
+pub mod alone;
 pub mod attendant;
 pub mod browser;
 pub mod client;
@@ -17,6 +18,7 @@ pub mod getting;
 pub mod guest;
 pub mod hostile;
 pub mod image;
+pub mod lookup;
 pub mod members;
 pub mod midway;
 pub mod nginx;
@@ -33,6 +35,7 @@ pub mod scene;
 pub mod skopeo;
 pub mod system;
 pub mod tokens;
+pub mod tree;
 pub mod upstream;
 pub mod wait;
 pub mod web;

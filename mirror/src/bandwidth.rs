@@ -5,8 +5,10 @@
 //! for that, so transfers are served in the order in which they ask; each asks for a little at a
 //! time, so all get the same share. What has not come yet is not read from the socket meanwhile: the
 //! sender waits too, and nothing piles up here.
+//!
+//! Where a limit is tight, what nobody waits for leaves it to what somebody does: see [`Urgency`].
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +28,11 @@ const TURNS_PER_SECOND: u64 = 50;
 /// Nobody takes less: a call per packet would cost more than the packet.
 const LEAST_TURN: u64 = 16 << 10;
 
+/// What somebody waits for has a limit nearly for itself for so long after it last had to wait.
+const TIGHT: Duration = Duration::from_secs(1);
+/// What nobody waits for has this part of it meanwhile, so that it does not stand still.
+const LEFT_OVER: u32 = 10;
+
 /// Seconds that transfers have waited.
 type Waited = Counter<f64, AtomicU64>;
 
@@ -42,7 +49,39 @@ pub struct Bandwidth {
 
 /// So many bytes a second, or as many as there are. Clones share the schedule.
 #[derive(Debug, Clone, Default)]
-pub struct Limit(Option<Arc<Shared>>);
+pub struct Limit {
+    shared: Option<Arc<Shared>>,
+    urgency: Urgency,
+}
+
+/// Whether somebody waits for a transfer, or it brings what may be wanted later. Clones share it, and
+/// it may change while the transfer runs.
+#[derive(Debug, Clone)]
+pub struct Urgency(Arc<AtomicBool>);
+
+impl Default for Urgency {
+    fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl Urgency {
+    /// `awaited` is whether somebody waits.
+    pub fn new(awaited: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(awaited)))
+    }
+
+    /// Whether somebody waits.
+    pub fn is_awaited(&self) -> bool {
+        // It orders nothing else.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Somebody waits from now on, or nobody does any more.
+    pub fn set(&self, awaited: bool) {
+        self.0.store(awaited, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -56,6 +95,10 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Schedule {
     free_at: Duration,
+    /// What somebody waits for has had to wait, not long before this.
+    tight_until: Duration,
+    /// What nobody waits for is not due earlier than this while that holds.
+    left_over_at: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,6 +138,15 @@ impl Bandwidth {
             upstream: limit("upstream", settings.upstream),
         }
     }
+
+    /// The same limits, for a transfer of this urgency.
+    pub fn for_urgency(&self, urgency: &Urgency) -> Self {
+        Self {
+            upload: self.upload.for_urgency(urgency),
+            download: self.download.for_urgency(urgency),
+            upstream: self.upstream.for_urgency(urgency),
+        }
+    }
 }
 
 impl Limit {
@@ -104,17 +156,28 @@ impl Limit {
     }
 
     fn new(rate: u64, waited: Waited) -> Self {
-        Self(Some(Arc::new(Shared {
-            rate: rate.max(1),
-            began: Instant::now(),
-            schedule: Mutex::default(),
-            waited,
-        })))
+        Self {
+            shared: Some(Arc::new(Shared {
+                rate: rate.max(1),
+                began: Instant::now(),
+                schedule: Mutex::default(),
+                waited,
+            })),
+            urgency: Urgency::default(),
+        }
+    }
+
+    /// The same limit, for a transfer of this urgency.
+    pub fn for_urgency(&self, urgency: &Urgency) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            urgency: urgency.clone(),
+        }
     }
 
     /// How many bytes are to be moved between two calls of [`Limit::take`], of `most`.
     pub fn turn(&self, most: u64) -> u64 {
-        let Some(shared) = &self.0 else {
+        let Some(shared) = &self.shared else {
             return most;
         };
         (shared.rate / TURNS_PER_SECOND).max(LEAST_TURN).min(most)
@@ -122,20 +185,32 @@ impl Limit {
 
     /// Waits until what was taken before is through, and takes `bytes` more.
     pub async fn take(&self, bytes: u64) {
-        let Some(shared) = &self.0 else {
+        let Some(shared) = &self.shared else {
             return;
         };
-        let now = shared.began.elapsed();
+        let cost = cost(bytes, shared.rate);
+        let awaited = self.urgency.is_awaited();
+        if !awaited {
+            let until =
+                |schedule: &mut Schedule, now| schedule.stand_back(now, cost).unwrap_or(now);
+            shared.wait(until).await;
+        }
+        let due = |schedule: &mut Schedule, now| schedule.take(now, cost, awaited);
+        shared.wait(due).await;
+    }
+}
+
+impl Shared {
+    /// Waits until the moment that `find` finds in the schedule.
+    async fn wait(&self, find: impl FnOnce(&mut Schedule, Duration) -> Duration) {
+        let now = self.began.elapsed();
         let due = {
-            let mut schedule = shared
-                .schedule
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            schedule.take(now, cost(bytes, shared.rate))
+            let schedule = self.schedule.lock();
+            find(&mut schedule.unwrap_or_else(PoisonError::into_inner), now)
         };
         let wait = due.saturating_sub(now);
         if !wait.is_zero() {
-            shared.waited.inc_by(wait.as_secs_f64());
+            self.waited.inc_by(wait.as_secs_f64());
             tokio::time::sleep(wait).await;
         }
     }
@@ -147,11 +222,24 @@ fn cost(bytes: u64, rate: u64) -> Duration {
 }
 
 impl Schedule {
-    /// When what takes `cost` is due.
-    fn take(&mut self, now: Duration, cost: Duration) -> Duration {
+    /// When what takes `cost` is due; `awaited` is whether somebody waits for it.
+    fn take(&mut self, now: Duration, cost: Duration, awaited: bool) -> Duration {
         let due = self.free_at.max(now.saturating_sub(CREDIT));
         self.free_at = due.saturating_add(cost);
+        if awaited && due > now {
+            self.tight_until = due + TIGHT;
+        }
         due
+    }
+
+    /// Until when what nobody waits for, and takes `cost`, leaves its place to what somebody does.
+    fn stand_back(&mut self, now: Duration, cost: Duration) -> Option<Duration> {
+        if now >= self.tight_until {
+            return None;
+        }
+        let at = self.left_over_at.max(now);
+        self.left_over_at = at.saturating_add(cost * LEFT_OVER);
+        Some(at)
     }
 }
 
@@ -198,6 +286,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_leaves_a_tight_limit_to_the_rest() {
+        let limit = Limit::of(8 * MIB);
+        let ahead = Urgency::new(false);
+        let begun = Instant::now();
+        let transfer = |limit: Limit| async move {
+            let mut moved = 0;
+            while begun.elapsed() < Duration::from_secs(4) {
+                let turn = limit.turn(MIB);
+                limit.take(turn).await;
+                moved += turn;
+            }
+            moved
+        };
+        let (pull, preheat) = (limit.clone(), limit.for_urgency(&ahead));
+        let (pull, preheat) = tokio::join!(transfer(pull), transfer(preheat));
+        let all = 4 * 8 * MIB;
+        assert!(pull > all * 8 / 10, "{pull} of {all}");
+        assert!((all / 20..all * 2 / 10).contains(&preheat), "{preheat}");
+
+        // Alone it has everything, after a moment.
+        tokio::time::sleep(TIGHT).await;
+        let begun = Instant::now();
+        let alone = limit.for_urgency(&ahead);
+        for _ in 0..2 * TURNS_PER_SECOND {
+            alone.take(limit.turn(MIB)).await;
+        }
+        let took = begun.elapsed();
+        assert!((1900..2100).contains(&took.as_millis()), "{took:?}");
+        // A client has come for it.
+        ahead.set(true);
+        assert!(alone.urgency.is_awaited());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_waits() {
         let limit = Limit::default();
         let begun = Instant::now();
@@ -211,15 +333,15 @@ mod tests {
         /// credit and one turn allow.
         #[test]
         fn no_burst_is_longer_than_the_credit(
-            takes in prop::collection::vec((0u64..200, 1u64..40), 1..60)
+            takes in prop::collection::vec((0u64..200, 1u64..40, any::<bool>()), 1..60)
         ) {
             let mut schedule = Schedule::default();
             let mut now = Duration::from_secs(1);
             let mut let_through = Vec::new();
-            for (pause, cost) in takes {
+            for (pause, cost, awaited) in takes {
                 now += Duration::from_millis(pause);
                 let cost = Duration::from_millis(cost);
-                let_through.push((schedule.take(now, cost).max(now), cost));
+                let_through.push((schedule.take(now, cost, awaited).max(now), cost));
             }
             for (at, (from, _)) in let_through.iter().enumerate() {
                 let mut sum = Duration::ZERO;

@@ -33,7 +33,7 @@ use darner_proto::gossip::PATH;
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
-    BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest,
+    BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PATIENT, PIECE_COUNT, ResolveRequest,
 };
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
@@ -52,7 +52,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
-use crate::bandwidth::Bandwidth;
+use crate::bandwidth::{Bandwidth, Urgency};
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::store::{Content, Span, Store};
@@ -306,7 +306,12 @@ async fn send_run(
         held: &here,
         source,
     };
-    let asked = serving.desk.ask(child(&headers), holding, &want).await;
+    let awaited = !headers.contains_key(PATIENT);
+    if awaited {
+        serving.tasks.wanted(&task);
+    }
+    let child = child(&headers);
+    let asked = serving.desk.ask((child, awaited), holding, &want).await;
     let slot = asked.inspect_err(|turned| {
         if matches!(turned, Turned::Busy(_)) {
             serving.metrics.busy.inc();
@@ -315,7 +320,8 @@ async fn send_run(
     let pieces = slot.pieces();
     let bytes = geometry.bytes_of_run(pieces.start, pieces.end - pieces.start);
     let length = bytes.end - bytes.start;
-    let spans = paced(held.spans(bytes), serving.bandwidth.upload.clone());
+    let limit = serving.bandwidth.upload.for_urgency(&Urgency::new(awaited));
+    let spans = paced(held.spans(bytes), limit);
     let body = Upload::new(outlet.body(spans), slot, task, &serving);
     Response::builder()
         .header(header::CONTENT_LENGTH, length)

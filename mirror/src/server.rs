@@ -14,6 +14,7 @@ use darner_service::directory::{Directory, DirectoryError};
 use darner_service::gossip::{self, Gossip, GossipMetrics};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
+use darner_service::identity::local::{DIRECTORY, Local, LocalError};
 use darner_service::identity::signer::{SignerError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
@@ -107,6 +108,9 @@ pub enum StartError {
     /// The registry front end cannot be bound.
     #[error("the registry front end cannot be bound; set [registry] listen to a free address")]
     Registry(#[source] RegistryError),
+    /// There is no certificate to speak TLS with.
+    #[error("clients cannot be spoken to under TLS")]
+    Tls(#[source] LocalError),
     /// There is to be a proxy, and cannot be.
     #[error("the forward proxy cannot be started")]
     Proxy(#[source] ProxyError),
@@ -167,6 +171,7 @@ impl Mirror {
             tasks: tasks.clone(),
             upstreams,
             private: private.as_ref().map(Private::for_clients),
+            tls: local_tls(settings)?,
         };
         let registry = listen_for_clients(settings, metrics, shutdown, parts).await?;
         let serving = Serving {
@@ -279,6 +284,14 @@ fn upstreams(
     let upstreams = Upstreams::new(&settings.upstreams, metrics, shutdown);
     let routed = upstreams.and_then(|all| all.routed(&settings.routes));
     routed.map_err(StartError::Upstream)
+}
+
+/// What the programs of this machine are spoken to with, where that is TLS.
+fn local_tls(settings: &Settings) -> Result<Option<Local>, StartError> {
+    let registry = &settings.registry;
+    let open = || Local::open(&settings.data_dir.join(DIRECTORY), registry.listen.ip());
+    let local = registry.tls.then(open).transpose();
+    local.map_err(StartError::Tls)
 }
 
 fn signer(settings: &Settings) -> Result<Arc<PieceSigner>, StartError> {
@@ -428,6 +441,7 @@ fn gossip(
             labels: me.labels.clone(),
         },
         join: settings.gossip.join.clone(),
+        service: gossip::KubernetesService::of(&settings.gossip),
     };
     let metrics = GossipMetrics::new(metrics);
     Some(Gossip::start(options, identity, metrics, shutdown))

@@ -33,7 +33,7 @@ use tokio::sync::{OnceCell, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::access::wallet::Wallet;
-use crate::bandwidth::{Bandwidth, Limit};
+use crate::bandwidth::{Bandwidth, Limit, Urgency};
 use crate::store::{Content, Partial, Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
@@ -255,6 +255,11 @@ impl Tasks {
         self.note(digest, Event::Copied { pieces });
     }
 
+    /// A child wants pieces of this for somebody who waits.
+    pub fn wanted(&self, digest: &Digest) {
+        self.note(digest, Event::Wanted);
+    }
+
     /// So many children follow what is here.
     pub fn followed(&self, digest: &Digest, children: u32) {
         self.note(digest, Event::Followed { children });
@@ -418,16 +423,19 @@ impl Tasks {
             shared: shared.clone(),
             events: events.clone(),
         };
+        let urgency = Urgency::default();
+        let bandwidth = parts.bandwidth.for_urgency(&urgency);
         let context = Context {
             shared,
             events,
             stops,
             store: parts.store.clone(),
-            upstreams: parts.upstreams.clone(),
+            upstreams: parts.upstreams.clone().limited(bandwidth.clone()),
             swarm: parts.swarm.clone(),
             peers: parts.peers.clone(),
             buffers: parts.buffers.clone(),
-            bandwidth: parts.bandwidth.clone(),
+            bandwidth,
+            urgency,
             wallet: parts.wallet.clone(),
             signer: parts.signer.clone(),
             signers: Arc::default(),

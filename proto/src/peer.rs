@@ -32,6 +32,8 @@ pub const PIECE_COUNT: &str = "darner-piece-count";
 pub const CONTENT_SIZE: &str = "darner-content-size";
 /// Who asks, by its host id: a parent sees to it that no child takes every place in its queue.
 pub const CHILD: &str = "darner-child";
+/// With a request for pieces that nobody waits for: what others wait for goes before it.
+pub const PATIENT: &str = "darner-patient";
 /// With a "busy" (503) answer: milliseconds after which to ask again.
 pub const BUSY_FOR: &str = "darner-busy-for-ms";
 /// Bytes of a content that a peer holds, in answer to the request that it hold it.

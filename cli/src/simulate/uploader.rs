@@ -51,6 +51,7 @@ impl World {
         let asked = Upload::Asked {
             request: id.number(),
             child,
+            awaited: true,
             holding: holding(&self.contents[usize::from(content)], offer),
             want: &want,
         };

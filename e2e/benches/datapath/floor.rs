@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::fs::FallocateFlags;
 
+use crate::content::Blob;
 use crate::load::{BUFFER, Target, read_body};
-use crate::servers::Blob;
 
 const PIECE: usize = 1 << 20;
 /// Asked for at once, as a mirror does of a peer.

@@ -1,12 +1,11 @@
 //! How cost grows with blobs and with clients, and whether a crowd is served fairly.
 
-use std::io::Write as _;
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::load::{self, Load, Target, read_body};
+use crate::load::{self, Load, Target};
 use crate::plot::Series;
 use crate::report::{Figure, Report};
 use crate::servers::Servers;
@@ -74,25 +73,48 @@ pub(crate) fn clients(servers: &Servers, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// One of a crowd: reads a little, and lets the others read, as if each were a machine of its own.
+async fn client(
+    target: &Target,
+    mut stream: tokio::net::TcpStream,
+    begun: Instant,
+) -> Result<Duration> {
+    stream.write_all(target.whole().as_bytes()).await?;
+    let (mut buffer, mut got) = ([0; SIP], Vec::new());
+    let mut left = None;
+    while left != Some(0) {
+        let read = stream.read(&mut buffer).await?;
+        ensure!(read > 0, "the connection ended early");
+        match &mut left {
+            Some(left) => *left -= read,
+            None => {
+                got.extend_from_slice(&buffer[..read]);
+                left = load::body_left(&got)?;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(begun.elapsed())
+}
+
 /// A thousand clients ask one node for one cached blob of 10 MiB, all at once.
 pub(crate) fn crowd(servers: &Servers, report: &mut Report) -> Result<()> {
     let target = Target::file(servers.mirror.address, &servers.small.path());
     load::pull(&target, &servers.small)?;
     servers.wait_held(&servers.mirror, &servers.small)?;
-    let together = Barrier::new(CROWD);
-    let client = || -> Result<Duration> {
-        let mut stream = target.connect()?;
-        together.wait();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let times = runtime.block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..CROWD {
+            clients.push(tokio::net::TcpStream::connect(target.address()).await?);
+        }
         let begun = Instant::now();
-        stream.write_all(target.whole().as_bytes())?;
-        read_body(&mut stream, &mut [0; SIP], |_| Ok(()))?;
-        Ok(begun.elapsed())
-    };
-    let times = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CROWD).map(|_| scope.spawn(client)).collect();
-        let ended = clients.into_iter().map(|client| client.join());
-        let ended = ended.map(|ended| ended.map_err(|_| anyhow::anyhow!("a client panicked"))?);
-        ended.collect::<Result<Vec<_>>>()
+        let clients = clients
+            .into_iter()
+            .map(|stream| client(&target, stream, begun));
+        futures_util::future::try_join_all(clients).await
     })?;
     let fastest = times.iter().min().context("clients")?.as_secs_f64();
     let slowest = times.iter().max().context("clients")?.as_secs_f64();

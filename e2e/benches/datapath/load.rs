@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use darner_proto::digest::Digest;
 
+use crate::content::Blob;
 use crate::secured::{Member, Secured};
-use crate::servers::Blob;
 
 /// Read from a socket at once: more does not help.
 pub(crate) const BUFFER: usize = 256 << 10;
@@ -57,6 +57,10 @@ impl Target {
     pub(crate) fn secured(self, member: &Member) -> Self {
         let member = Some(member.clone());
         Self { member, ..self }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn connect(&self) -> Result<Connection> {
@@ -193,15 +197,7 @@ pub(crate) fn read_body(
             break end + 4;
         }
     };
-    let head = String::from_utf8_lossy(&buffer[..body]).to_ascii_lowercase();
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if !status.starts_with('2') {
-        bail!("an answer of status {status}");
-    }
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
-    let length: u64 = length.context("no length")?.parse()?;
+    let length = length_of(&buffer[..body])?;
     take(&buffer[body..filled])?;
     let mut left = length - (filled - body) as u64;
     while left > 0 {
@@ -214,6 +210,29 @@ pub(crate) fn read_body(
         left -= read as u64;
     }
     Ok(length)
+}
+
+/// The length of the body that follows an answer's head.
+fn length_of(head: &[u8]) -> Result<u64> {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if !status.starts_with('2') {
+        bail!("an answer of status {status}");
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    Ok(length.context("no length")?.parse()?)
+}
+
+/// How many bytes of a body are still to come, once the whole head has.
+pub(crate) fn body_left(got: &[u8]) -> Result<Option<usize>> {
+    let end = got.windows(4).position(|end| end == b"\r\n\r\n");
+    let Some(body) = end.map(|end| end + 4) else {
+        return Ok(None);
+    };
+    let length = usize::try_from(length_of(&got[..body])?)?;
+    Ok(Some(length - (got.len() - body)))
 }
 
 /// A pull of one blob.
@@ -265,14 +284,29 @@ pub(crate) struct Asked {
     pub(crate) p99: Duration,
 }
 
-pub(crate) fn ask(target: &Target, connections: usize, time: Duration) -> Result<Asked> {
+/// As fast as they are answered; with a `pause`, so long after the last one was due on a connection.
+pub(crate) fn ask(
+    target: &Target,
+    connections: usize,
+    time: Duration,
+    pause: Option<Duration>,
+) -> Result<Asked> {
     let until = Instant::now() + time;
     let client = || {
         let mut stream = target.connect()?;
         let mut buffer = vec![0; BUFFER];
         let mut took = Vec::new();
+        let mut due = Instant::now();
         while Instant::now() < until {
-            let begun = Instant::now();
+            let begun = match pause {
+                None => Instant::now(),
+                Some(pause) => {
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    // One that could not be sent in time has waited since.
+                    due += pause;
+                    due - pause
+                }
+            };
             stream.write_all(target.whole().as_bytes())?;
             read_body(&mut stream, &mut buffer, |_| Ok(()))?;
             took.push(begun.elapsed());

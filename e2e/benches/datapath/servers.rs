@@ -8,63 +8,32 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
 use darner_e2e::darner::{self, Settings};
 use darner_e2e::place;
-use darner_e2e::registry::{Pusher, Registry};
-use darner_proto::digest::Digest;
-use serde_json::json;
+use darner_e2e::registry::Registry;
 
+use crate::content::{Blob, push};
 use crate::load::{self, Target};
 use crate::secured::Member;
-use crate::{COLD, MIB, local, wait, write};
+use crate::{MIB, local, wait, write};
 
-const NAME: &str = "registry.test";
-const REPOSITORY: &str = "bench/blobs";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const COLD_SIZE: u64 = 256 * MIB;
-const SERVED_SIZE: u64 = 512 * MIB;
+pub(crate) const NAME: &str = "registry.test";
+pub(crate) const COLD_SIZE: u64 = 256 * MIB;
 const MANAGER: &str = "127.0.0.1:15110";
 const NGINX_TLS: u16 = 15_201;
 const SLICES: u16 = 15_202;
 const PULL_THROUGH: u16 = 15_210;
-/// How many blobs of how many mebibytes show how cost grows with size.
-const SIZES: [(u64, u64); 4] = [(64, 1), (8, 16), (1, 256), (1, 1024)];
 
 /// Per second, in what `/proc` tells programs.
 const TICKS: u64 = 100;
 
-/// Content of the registry.
-#[derive(Debug)]
-pub(crate) struct Blob {
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-}
-
-impl Blob {
-    /// Its path in a registry, and in a mirror of one whose default that registry is.
-    pub(crate) fn path(&self) -> String {
-        format!("/v2/{REPOSITORY}/blobs/{}", self.digest)
-    }
-
-    /// Its path in the registry's storage.
-    pub(crate) fn file_path(&self) -> String {
-        let hex = self.digest.hex();
-        let algorithm = self.digest.algorithm();
-        format!(
-            "/docker/registry/v2/blobs/{algorithm}/{}/{hex}/data",
-            &hex[..2]
-        )
-    }
-}
-
 /// A server under test.
 #[derive(Debug)]
 pub(crate) struct Server {
-    name: String,
+    pub(crate) name: String,
     pub(crate) address: SocketAddr,
     /// Empty for one that is not measured.
-    pids: Vec<u32>,
+    pub(crate) pids: Vec<u32>,
 }
 
 impl Server {
@@ -203,10 +172,7 @@ impl Servers {
 
     /// Waits until content is in a mirror's store: durable, and served from there.
     pub(crate) fn wait_held(&self, mirror: &Server, blob: &Blob) -> Result<()> {
-        let (algorithm, hex) = (blob.digest.algorithm(), blob.digest.hex());
-        let store = self.directory.join(format!("data-{}/store", mirror.name));
-        let path = store.join(format!("blobs/{algorithm}/{hex}"));
-        wait("a blob to be held", || Ok(path.exists()))
+        wait_held(&self.directory, mirror, blob)
     }
 
     /// Memory that a blob can be written to at once. On a virtual machine the first touch of a page
@@ -222,19 +188,9 @@ impl Servers {
         Ok(std::fs::remove_file(&path)?)
     }
 
-    /// Ends all of them. A master that is killed would leave its workers behind.
+    /// Ends all of them.
     pub(crate) fn stop(&mut self) {
-        for child in &mut self.children {
-            let pid = rustix::process::Pid::from_child(child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        for mut child in self.children.drain(..) {
-            let ended = wait("a server to end", || Ok(child.try_wait()?.is_some()));
-            if ended.is_err() {
-                let _ = child.kill();
-            }
-            let _ = child.wait();
-        }
+        end(&mut self.children);
     }
 }
 
@@ -244,74 +200,26 @@ impl Drop for Servers {
     }
 }
 
-/// What the registry was given.
-struct Pushed {
-    cold: Vec<Blob>,
-    caches: Vec<Blob>,
-    sizes: Vec<(u64, Vec<Blob>)>,
-    small: Blob,
-    served: Blob,
-    manifest: String,
+pub(crate) fn wait_held(directory: &Path, mirror: &Server, blob: &Blob) -> Result<()> {
+    let (algorithm, hex) = (blob.digest.algorithm(), blob.digest.hex());
+    let store = directory.join(format!("data-{}/store", mirror.name));
+    let path = store.join(format!("blobs/{algorithm}/{hex}"));
+    wait("a blob to be held", || Ok(path.exists()))
 }
 
-async fn push(pusher: &Pusher) -> Result<Pushed> {
-    let mut next = 0;
-    let mut some = async |count: u64, size: u64| {
-        let mut blobs = Vec::new();
-        for _ in 0..count {
-            next += 1;
-            blobs.push(push_blob(pusher, next, size).await?);
-        }
-        Ok::<_, anyhow::Error>(blobs)
-    };
-    let cold = some(COLD as u64, COLD_SIZE).await?;
-    let caches = some(3, COLD_SIZE).await?;
-    let mut sizes = Vec::new();
-    for (count, size) in SIZES {
-        sizes.push((size * MIB, some(count, size * MIB).await?));
+/// Ends processes. A master that is killed would leave its workers behind.
+pub(crate) fn end(children: &mut Vec<std::process::Child>) {
+    for child in children.iter() {
+        let pid = rustix::process::Pid::from_child(child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    let small = push_blob(pusher, u64::MAX, 10 * MIB).await?;
-    let served = push_blob(pusher, 0, SERVED_SIZE).await?;
-    let layer = |blob: &Blob| {
-        let media_type = "application/vnd.oci.image.layer.v1.tar";
-        json!({"mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size})
-    };
-    let config = pusher.blob(REPOSITORY, Bytes::from_static(b"{}")).await?;
-    let sized = sizes.iter().flat_map(|(_, blobs)| blobs);
-    let layers = cold.iter().chain(&caches).chain(sized);
-    let layers: Vec<_> = layers.chain([&small, &served]).map(layer).collect();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": config.to_string(),
-            "size": 2,
-        },
-        "layers": layers,
-    });
-    let bytes = Bytes::from(manifest.to_string());
-    let digest = pusher
-        .manifest(REPOSITORY, "latest", MANIFEST, bytes)
-        .await?;
-    Ok(Pushed {
-        cold,
-        caches,
-        sizes,
-        small,
-        served,
-        manifest: format!("/v2/{REPOSITORY}/manifests/{digest}"),
-    })
-}
-
-async fn push_blob(pusher: &Pusher, seed: u64, size: u64) -> Result<Blob> {
-    let mut bytes = vec![0; usize::try_from(size)?];
-    let mut random = blake3::Hasher::new()
-        .update(&seed.to_be_bytes())
-        .finalize_xof();
-    random.fill(&mut bytes);
-    let digest = pusher.blob(REPOSITORY, bytes.into()).await?;
-    Ok(Blob { digest, size })
+    for mut child in children.drain(..) {
+        let ended = wait("a server to end", || Ok(child.try_wait()?.is_some()));
+        if ended.is_err() {
+            let _ = child.kill();
+        }
+        let _ = child.wait();
+    }
 }
 
 /// A mirror with its front end at `port` and its pieces listener at the one after.
@@ -391,7 +299,7 @@ fn scheduler(directory: &Path, children: &mut Vec<std::process::Child>) -> Resul
     })
 }
 
-fn spawn(
+pub(crate) fn spawn(
     directory: &Path,
     name: &str,
     subcommand: &str,

@@ -110,10 +110,10 @@ impl Desk {
         desk
     }
 
-    /// Waits for a slot and a piece of `want`.
+    /// Waits for a slot and a piece of `want`; the child says whether somebody waits for it there.
     pub(super) async fn ask(
         &self,
-        child: Child,
+        (child, awaited): (Child, bool),
         holding: Holding<'_>,
         want: &[Range<u32>],
     ) -> Result<Slot, Turned> {
@@ -140,6 +140,7 @@ impl Desk {
         self.apply(Event::Asked {
             request: slot.request,
             child,
+            awaited,
             holding,
             want,
         });

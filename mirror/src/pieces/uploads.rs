@@ -13,7 +13,8 @@
 //! Three rules make a swarm come near the limit of its links. The piece is chosen when a slot frees,
 //! not when it is asked for. The queue is short and first come, first served: a long one holds
 //! children's requests that would be of use elsewhere, and whoever is refused at once leaves the
-//! uplink idle in between. And a *source*, which is where pieces enter the swarm, sends each piece
+//! uplink idle in between; what nobody waits for at its child, such as an image that is brought there
+//! ahead of time, gives way in it. And a *source*, which is where pieces enter the swarm, sends each piece
 //! once before it sends any twice: see [`spread`].
 
 mod pace;
@@ -44,7 +45,7 @@ const WAIT: Duration = Duration::from_millis(500);
 const WAITING_PER_CHILD: usize = 2;
 /// A request that has waited this long is answered "busy": well before the child gives up by itself.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A source serves a child that has waited this long in its turn, whatever it wants.
+/// A child that has waited this long is served in its turn, whatever it wants and for whom.
 const WAITED: Duration = Duration::from_secs(1);
 /// With fewer runs than these under way the uplink may be idle: then even what is another child's for
 /// a time is sent, to whoever waits for it. An idle uplink costs the swarm more than a second copy.
@@ -94,6 +95,8 @@ pub enum Event<'a> {
         request: u64,
         /// The child.
         child: Child,
+        /// Whether somebody waits for it at the child.
+        awaited: bool,
         /// What is here of the content.
         holding: Holding<'a>,
         /// Which pieces would do, in the child's order of preference.
@@ -173,6 +176,7 @@ pub struct Uploads {
 struct Waiting {
     request: u64,
     child: Child,
+    awaited: bool,
     task: TaskId,
     want: Vec<u32>,
     asked_at: Duration,
@@ -212,9 +216,10 @@ impl Uploads {
             Event::Asked {
                 request,
                 child,
+                awaited,
                 holding,
                 want,
-            } => self.asked(now, (request, child), &holding, want, &mut out),
+            } => self.asked(now, (request, child, awaited), &holding, want, &mut out),
             Event::Gained { task, piece } => {
                 let exclusive = self.pace.exclusive();
                 if let Some(spread) = self.tasks.get_mut(&task) {
@@ -270,7 +275,7 @@ impl Uploads {
     fn asked(
         &mut self,
         now: Duration,
-        (request, child): (u64, Child),
+        (request, child, awaited): (u64, Child, bool),
         holding: &Holding<'_>,
         want: &[Range<u32>],
         out: &mut Vec<Action>,
@@ -286,7 +291,8 @@ impl Uploads {
         let of_child = self.waiting.iter().filter(same).count();
         let places = self.places();
         // What can be sent at once does not wait, however long the queue.
-        if of_child >= WAITING_PER_CHILD || self.waiting.len() >= places {
+        let full = self.waiting.len() >= places && !(awaited && self.make_place(out));
+        if of_child >= WAITING_PER_CHILD || full {
             let again = self.pace.turn();
             out.push(Action::Busy { request, again });
             return;
@@ -294,10 +300,22 @@ impl Uploads {
         self.waiting.push_back(Waiting {
             request,
             child,
+            awaited,
             task: holding.task,
             want,
             asked_at: now,
         });
+    }
+
+    /// Sends away who came last of those that nobody waits for.
+    fn make_place(&mut self, out: &mut Vec<Action>) -> bool {
+        let last = self.waiting.iter().rposition(|one| !one.awaited);
+        let Some(gone) = last.and_then(|at| self.waiting.remove(at)) else {
+            return false;
+        };
+        let (request, again) = (gone.request, self.pace.turn());
+        out.push(Action::Busy { request, again });
+        true
     }
 
     /// How many may wait.
@@ -413,7 +431,8 @@ impl Uploads {
         }
     }
 
-    /// First come, first served; but what a source has not sent yet comes before what it has.
+    /// First come, first served; but what somebody waits for comes before what nobody does, and what a
+    /// source has not sent yet before what it has.
     fn next_to_serve(&self, now: Duration) -> Option<(usize, Choice)> {
         let idle = self.sending.len() < KEEP_SENDING;
         let open = self.first_of(now, false);
@@ -423,7 +442,7 @@ impl Uploads {
     /// `shut` is whether pieces that are another child's for a time count too.
     fn first_of(&self, now: Duration, shut: bool) -> Option<(usize, Choice)> {
         let per_child = (self.pace.slots() / 2).max(2) as usize;
-        let mut best: Option<(u32, usize, Choice)> = None;
+        let mut best: Option<((bool, u32), usize, Choice)> = None;
         for (at, one) in self.waiting.iter().enumerate() {
             let spread = self.tasks.get(&one.task);
             let of_child = self.sending.values().filter(|run| run.child == one.child);
@@ -439,12 +458,14 @@ impl Uploads {
             let Some((source, choice)) = choice else {
                 continue;
             };
-            let in_turn = !source || now.saturating_sub(one.asked_at) >= WAITED;
-            let rank = if in_turn { 0 } else { choice.sent };
+            let long = now.saturating_sub(one.asked_at) >= WAITED;
+            let in_turn = !source || long;
+            let sent = if in_turn { 0 } else { choice.sent };
+            let rank = (!one.awaited && !long, sent);
             if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
                 best = Some((rank, at, choice));
             }
-            if rank == 0 {
+            if rank == (false, 0) {
                 break;
             }
         }

@@ -26,7 +26,7 @@ impl Admission {
         }
     }
 
-    /// A place, to be held until the answer has been sent. `None` when too many wait, or it takes
+    /// A place, to be held until the answer has been sent, or is there to be sent from a file. `None` when too many wait, or it takes
     /// too long or beyond `deadline`.
     pub(super) async fn enter(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.running.clone().try_acquire_owned() {

@@ -14,7 +14,7 @@ use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
     Availability, BUSY_FOR, CHILD, CONTENT_SIZE, ENDS_IN, FIRST_PIECE, MAX_FRAME, PATH_PREFIX,
-    PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest,
+    PATIENT, PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
@@ -233,13 +233,18 @@ impl Peers {
         host: &Host,
         task: &TaskId,
         want: &[Range<u32>],
+        awaited: bool,
     ) -> Result<PieceBody, PeerError> {
         let ranges: Vec<_> = want
             .iter()
             .map(|range| format!("{}-{}", range.start, range.end - 1))
             .collect();
         let ranges = ranges.join(",");
-        let asked = Request::new(Method::GET, format!("/tasks/{task}/pieces?want={ranges}"));
+        let mut asked = Request::new(Method::GET, format!("/tasks/{task}/pieces?want={ranges}"));
+        if !awaited {
+            let yes = HeaderValue::from_static("1");
+            asked.headers.insert(PATIENT, yes);
+        }
         let response = self.about(host, task, None, asked).await?;
         let first = header(&response, FIRST_PIECE)?;
         let count = header(&response, PIECE_COUNT)?;

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::Buffers;
 use super::metrics::TaskMetrics;
-use super::precedence::Precedence;
+use super::precedence::{Precedence, Standing};
 use super::shared::{Ended, Phase, Shared};
 use super::state::{Action, Event, Task};
 use super::{ServedFrom, fetch, read};
 use crate::access::wallet::Wallet;
-use crate::bandwidth::Bandwidth;
+use crate::bandwidth::{Bandwidth, Urgency};
 use crate::store::{Store, StoreError};
 use crate::swarm::sessions::{Input, TaskEvent};
 use crate::swarm::{Peers, Swarm};
@@ -30,6 +30,10 @@ use crate::upstream::Upstreams;
 
 /// Time passes for a task this often: the grain of its timers.
 const TICK: Duration = Duration::from_millis(100);
+/// Who opens a download moves its cursor within this time: until then it counts as waited for.
+const COMING: Duration = Duration::from_millis(100);
+/// What a node is told to read is waited for elsewhere, or not: who waits asks for pieces before long.
+const TOLD: Duration = Duration::from_secs(2);
 /// What transfers have done that the driver has not yet taken in; they wait when it is full.
 pub(super) const EVENTS: usize = 512;
 
@@ -45,6 +49,8 @@ pub(super) struct Context {
     pub(super) peers: Peers,
     pub(super) buffers: Buffers,
     pub(super) bandwidth: Bandwidth,
+    /// Whether somebody waits for this download, here or at a child.
+    pub(super) urgency: Urgency,
     pub(super) wallet: Option<Wallet>,
     pub(super) signer: Arc<PieceSigner>,
     pub(super) signers: Arc<RwLock<TrustedSigners>>,
@@ -121,6 +127,9 @@ struct Driver {
     reads: HashMap<u64, CancellationToken>,
     /// Downloads under way on this node when the task was last told.
     beside: u32,
+    standing: Standing,
+    /// Until then it counts as waited for.
+    coming: Duration,
 }
 
 /// Runs the download to its end. The view's phase tells how it ended.
@@ -228,10 +237,10 @@ async fn download(
         }),
     };
     let started = Instant::now();
-    // A lease to begin with: others wait for what this node was told to read.
-    let told = beginning.lease.is_some();
-    let mut standing = context.precedence.stand();
     let mut driver = Driver::new(context.clone(), held, beginning.sources);
+    if beginning.lease.is_some() {
+        driver.coming = TOLD;
+    }
     let mut heard = context.swarm.join(join).await;
     let mut tick = tokio::time::interval(TICK);
     let mut actions = driver.task.start(Duration::ZERO, beginning.clean);
@@ -240,7 +249,9 @@ async fn download(
         actions.extend(driver.task.apply(Duration::ZERO, leased));
     }
     let ended = loop {
-        actions.extend(driver.share(started.elapsed()));
+        let now = started.elapsed();
+        driver.stand(now);
+        actions.extend(driver.share(now));
         if let Some(end) = driver.carry_out_all(actions).await {
             break end;
         }
@@ -259,8 +270,6 @@ async fn download(
                 if context.shutdown.is_draining() && !driver.task.has_readers() {
                     break Err(Ended::Stopping);
                 }
-                let gives_way = standing.gives_way(told || driver.task.is_awaited());
-                driver.task.give_way(gives_way);
                 Event::Tick
             }
             () = tokio::time::sleep(pause), if wake.is_some() => Event::Tick,
@@ -278,12 +287,22 @@ impl Driver {
         let (task, geometry) = (context.shared.task, context.shared.geometry);
         Self {
             task: Task::new(Duration::ZERO, task, me, held, geometry, sources),
+            standing: context.precedence.stand(),
+            coming: COMING,
             context,
             links: HashMap::new(),
             fetches: HashMap::new(),
             reads: HashMap::new(),
             beside: 0,
         }
+    }
+
+    /// Finds out whether somebody waits, and for whom the download gives way.
+    fn stand(&mut self, now: Duration) {
+        let awaited = now < self.coming || self.task.is_awaited(now);
+        self.context.urgency.set(awaited);
+        let gives_way = self.standing.gives_way(awaited);
+        self.task.give_way(gives_way);
     }
 
     /// Tells the task how many downloads share this node, if that has changed.

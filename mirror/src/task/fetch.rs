@@ -169,7 +169,10 @@ async fn run_of_pieces(
 ) -> Result<(), FetchError> {
     let shared = &context.shared;
     let ranges = ranges_of(want);
-    let body = context.peers.pieces(parent, &shared.task, &ranges).await?;
+    let peers = &context.peers;
+    let awaited = context.urgency.is_awaited();
+    let asked = peers.pieces(parent, &shared.task, &ranges, awaited);
+    let body = asked.await?;
     if body.size != shared.geometry.size() {
         return Err(FetchError::WrongLength);
     }

@@ -22,8 +22,8 @@ use crate::store::StoreError;
 use crate::upstream::{BlobBody, UpstreamError, UpstreamErrorKind};
 
 /// A read tells how much has come each time it is so much, or so long ago that it last did: a fast
-/// one has thousands of chunks each second.
-const TELL_EVERY: u64 = 128 << 10;
+/// one has thousands of chunks each second, and everybody who waits for the content wakes.
+const TELL_EVERY: u64 = 1 << 20;
 const TELL_AFTER: Duration = Duration::from_millis(100);
 /// Resumes without a single new byte before a source is given up.
 const MAX_BARREN_RESUMES: u32 = 5;

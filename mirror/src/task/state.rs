@@ -19,6 +19,7 @@ mod links;
 mod picker;
 mod reads;
 mod requests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -35,7 +36,7 @@ use darner_proto::scheduler::{Lease, MAX_SOURCES, Progress};
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
 use links::Link;
-use reads::{Lead, Read};
+use reads::{Lead, Read, Streams};
 use requests::Request;
 
 /// Without a scheduler this long, the task helps itself.
@@ -69,6 +70,7 @@ pub struct Task {
     links: BTreeMap<HostId, Link>,
     requests: BTreeMap<u64, Request>,
     reads: BTreeMap<u64, Read>,
+    streams: Streams,
     next_number: u64,
     /// Where in the content this node begins, where nothing else says so.
     place: u64,
@@ -95,6 +97,8 @@ pub struct Task {
     read_bytes: u64,
     ended: bool,
     gives_way: bool,
+    /// When a child last asked for something that is waited for there.
+    wanted_at: Option<Duration>,
     /// When it was last decided what to do.
     looked_at: Duration,
 }
@@ -137,6 +141,7 @@ impl Task {
             links: BTreeMap::new(),
             requests: BTreeMap::new(),
             reads: BTreeMap::new(),
+            streams: Streams::new(),
             next_number: 0,
             place,
             piece_time: None,
@@ -157,6 +162,7 @@ impl Task {
             read_bytes: 0,
             ended: false,
             gives_way: false,
+            wanted_at: None,
             looked_at: now,
         }
     }
@@ -173,21 +179,6 @@ impl Task {
     /// What is held.
     pub fn held(&self) -> &PieceSet {
         &self.held
-    }
-
-    /// Whether clients of this node read along.
-    pub fn has_readers(&self) -> bool {
-        !self.cursors.is_empty()
-    }
-
-    /// Whether clients of this node or children wait for it.
-    pub fn is_awaited(&self) -> bool {
-        self.has_readers() || self.lead.is_followed()
-    }
-
-    /// Others are waited for and this is not: it goes on with one transfer at a time.
-    pub fn give_way(&mut self, gives_way: bool) {
-        self.gives_way = gives_way;
     }
 
     /// Where its pieces may be read from.
@@ -220,8 +211,9 @@ impl Task {
                 runs,
                 received_bytes,
             } => {
-                self.moved(now, &parent, received_bytes);
-                self.offered(&parent, available, runs);
+                if self.offered(&parent, available, runs, received_bytes) {
+                    self.last_progress = now;
+                }
             }
             Event::LinkClosed { parent, failure } => {
                 self.link_closed(now, &parent, failure, &mut out)
@@ -233,6 +225,7 @@ impl Task {
             Event::Chosen { request, pieces } => self.chosen(now, request, &pieces, &mut out),
             Event::Copied { pieces } => self.lead.copied(now, pieces),
             Event::Followed { children } => self.lead.followed(children),
+            Event::Wanted => self.wanted_at = Some(now),
             Event::RequestEnded { request, end } => self.request_ended(now, request, end, &mut out),
             Event::ReadPiece { index } => {
                 self.lead.read(index);
@@ -240,10 +233,7 @@ impl Task {
                 self.gain(now, index, &mut out);
             }
             Event::ReadBegun { read, ranged } => self.read_begun(now, read, ranged, &mut out),
-            Event::ReadBytes { bytes } => {
-                self.read_bytes += bytes;
-                self.last_progress = now;
-            }
+            Event::ReadBytes { bytes } => self.read_bytes(now, bytes),
             Event::ReadEnded { read, result } => self.read_ended(read, result, &mut out),
             Event::Cursor { reader, piece } => {
                 match piece {

@@ -25,6 +25,10 @@ const MIRROR_ADMIN_PORT: u16 = 7430;
 const SCHEDULER_ADMIN_PORT: u16 = 7431;
 const MANAGER_ADMIN_PORT: u16 = 7432;
 
+/// Where a pod finds the cluster's API, and who it is there.
+const KUBERNETES_API: &str = "https://kubernetes.default.svc";
+const KUBERNETES_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// Where system services keep their state.
 const SYSTEM_DATA_DIR: &str = "/var/lib/darner";
 const DEFAULT_UPSTREAM: &str = "docker.io";
@@ -116,12 +120,16 @@ fn registry(mut section: Section<'_>) -> Option<Registry> {
     let default_upstream: Option<RegistryName> = section.read("default_upstream", parse::named);
     let first_byte_timeout = section.read("first_byte_timeout", parse::some_duration);
     let max_requests = section.read("max_requests", |item| parse::count(item, 1..=65_536));
+    let tls = section.read("tls", parse::boolean);
+    let logins = section.read("logins", parse::names);
     section.close();
     Some(Registry {
         listen: listen.unwrap_or(local(REGISTRY_PORT)),
         default_upstream: default_upstream.or_else(|| DEFAULT_UPSTREAM.parse().ok())?,
         first_byte_timeout: first_byte_timeout.unwrap_or(FIRST_BYTE_TIMEOUT),
         max_requests: max_requests.unwrap_or(MAX_REQUESTS) as usize,
+        tls: tls.unwrap_or(false),
+        logins: logins.unwrap_or_default(),
     })
 }
 
@@ -199,10 +207,16 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
 fn gossip(mut section: Section<'_>) -> Gossip {
     let enabled = section.read("enabled", parse::boolean);
     let join = section.read("join", parse::reached);
+    let service = section.read("kubernetes_service", parse::kubernetes_service);
+    let api = section.read("kubernetes_api", parse::process_address);
+    let account = section.read("kubernetes_account", parse::path);
     section.close();
     Gossip {
         enabled: enabled.unwrap_or(false),
         join: join.unwrap_or_default(),
+        kubernetes_service: service,
+        kubernetes_api: api.unwrap_or(KUBERNETES_API.to_owned()),
+        kubernetes_account: account.unwrap_or(KUBERNETES_ACCOUNT.into()),
     }
 }
 

@@ -12,17 +12,25 @@ const SLOTS: u32 = 3;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Ask { child: u64, want: Range<u32> },
+    Ask {
+        child: u64,
+        awaited: bool,
+        want: Range<u32>,
+    },
     Gain(u32),
     Watch(u64),
-    End { which: usize, sent: bool },
+    End {
+        which: usize,
+        sent: bool,
+    },
     Pass(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..5u64, 0..PIECES, 1..6u32).prop_map(|(child, first, count)| Step::Ask {
+        4 => (0..5u64, any::<bool>(), 0..PIECES, 1..6u32).prop_map(|(child, awaited, first, count)| Step::Ask {
             child,
+            awaited,
             want: first..(first + count).min(PIECES),
         }),
         2 => (0..PIECES).prop_map(Step::Gain),
@@ -83,12 +91,17 @@ impl World {
     fn take(&mut self, step: Step) {
         let held = self.held.clone();
         match step {
-            Step::Ask { child, want } => {
+            Step::Ask {
+                child,
+                awaited,
+                want,
+            } => {
                 self.last += 1;
                 self.open.insert(self.last, want.clone());
                 self.apply(Event::Asked {
                     request: self.last,
                     child: Child(child),
+                    awaited,
                     holding: holding(&held, self.source),
                     want: &[want],
                 });
@@ -161,7 +174,7 @@ proptest! {
         for piece in held {
             let before = world.last;
             for _ in 0..2 {
-                world.take(Step::Ask { child: 9, want: piece..piece + 1 });
+                world.take(Step::Ask { child: 9, awaited: false, want: piece..piece + 1 });
                 if world.sending.contains(&world.last) {
                     break;
                 }

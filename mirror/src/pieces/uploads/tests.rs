@@ -58,11 +58,15 @@ fn a_new_piece_of_a_source_goes_to_one_child_at_first() {
     assert_eq!(of(&uploads, 1, 100), None);
 }
 
-fn ask(
+fn ask(uploads: &mut Uploads, ms: u64, asked: (u64, u64), want: Range<u32>) -> Vec<Action> {
+    ask_for(uploads, ms, asked, (want, true))
+}
+
+fn ask_for(
     uploads: &mut Uploads,
     ms: u64,
     (request, child): (u64, u64),
-    want: Range<u32>,
+    (want, awaited): (Range<u32>, bool),
 ) -> Vec<Action> {
     let held = PieceSet::full(4);
     uploads.apply(
@@ -70,6 +74,7 @@ fn ask(
         Event::Asked {
             request,
             child: Child(child),
+            awaited,
             holding: holding(&held, true),
             want: &[want],
         },
@@ -102,4 +107,63 @@ fn one_child_has_two_places_in_the_queue() {
     assert_eq!(ask(&mut uploads, 0, (3, 2), 1..4), []);
     let third = ask(&mut uploads, 0, (4, 2), 1..4);
     assert!(matches!(third[..], [Action::Busy { request: 4, .. }]));
+}
+
+/// Ends what is being sent until nothing more begins, and gives the order in which it began.
+fn served(uploads: &mut Uploads, ms: u64, first: u64) -> Vec<u64> {
+    let (mut order, mut request) = (vec![first], first);
+    loop {
+        let actions = uploads.apply(at(ms), Event::Sent { request });
+        let begun = actions.iter().find_map(|action| match action {
+            Action::Send { request, .. } => Some(*request),
+            _ => None,
+        });
+        let Some(next) = begun else { return order };
+        request = next;
+        order.push(next);
+    }
+}
+
+#[test]
+fn what_somebody_waits_for_goes_before_what_nobody_does() {
+    let mut uploads = Uploads::new(1);
+    assert_eq!(ask(&mut uploads, 0, (1, 1), 0..1).len(), 1);
+    for (request, awaited) in [(2, false), (3, false), (4, true), (5, true)] {
+        let asked = ask_for(&mut uploads, 1, (request, request), (0..4, awaited));
+        assert_eq!(asked, []);
+    }
+    assert_eq!(served(&mut uploads, 2, 1), [1, 4, 5, 2, 3]);
+}
+
+#[test]
+fn what_nobody_waits_for_does_not_stand_still() {
+    let mut uploads = Uploads::new(1);
+    assert_eq!(ask(&mut uploads, 0, (1, 1), 0..1).len(), 1);
+    assert_eq!(ask_for(&mut uploads, 1, (2, 2), (0..4, false)), []);
+    let waited = 2 + WAITED.as_millis() as u64;
+    assert_eq!(ask(&mut uploads, waited, (3, 3), 0..4), []);
+    assert_eq!(served(&mut uploads, waited, 1), [1, 2, 3]);
+}
+
+#[test]
+fn in_a_full_queue_what_nobody_waits_for_makes_place() {
+    let mut uploads = Uploads::new(1);
+    ask(&mut uploads, 0, (1, 1), 0..1);
+    let places = uploads.places() as u64;
+    for request in 2..2 + places {
+        let awaited = request % 2 == 0;
+        let asked = ask_for(&mut uploads, 0, (request, request), (0..4, awaited));
+        assert_eq!(asked, []);
+    }
+    let (last, next) = (1 + places, 2 + places);
+    let last = if last % 2 == 1 { last } else { last - 1 };
+    let busy = |actions: &[Action]| match actions {
+        [Action::Busy { request, .. }] => *request,
+        other => panic!("{other:?}"),
+    };
+    let patient = ask_for(&mut uploads, 0, (next, next), (0..4, false));
+    assert_eq!(busy(&patient), next);
+    let awaited = ask(&mut uploads, 0, (next + 1, next + 1), 0..4);
+    assert_eq!(busy(&awaited), last);
+    assert_eq!(uploads.waiting() as u64, places);
 }

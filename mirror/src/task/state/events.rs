@@ -89,6 +89,8 @@ pub enum Event {
         /// How many.
         children: u32,
     },
+    /// A child has asked for pieces that somebody there waits for.
+    Wanted,
     /// A client reads from here on, or no longer.
     Cursor {
         /// The client.

@@ -1,16 +1,23 @@
 //! The upstream reads of a lease: how the leased pieces are cut into requests.
 
+mod streams;
+
 use std::ops::Range;
 
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::ReturnReason;
 
 use super::{Action, Duration, Failure, Input, OWN_AUTHORITY, Task};
+pub(super) use streams::Streams;
 
 /// Pieces in one range request: upstream requests per blob stay few, and a broken one costs little.
 const READ_PIECES: u32 = 16;
-/// Range requests of one task at once, when upstream takes ranges.
-const PARALLEL_READS: usize = 4;
+/// Pieces in the last requests: where there are several at once, a client that reads in order has at
+/// the end this many times their number before it at most, not whole requests.
+const LAST_PIECES: u32 = 2;
+/// A read with so few pieces left is as good as over: the next one is asked for, so that nothing
+/// waits for its answer.
+const NEARLY_OVER: usize = 4;
 
 /// Pieces that only the reader may have while children wait for them: what is lost with it, and must
 /// be read again, is bounded. Enough that its uplink always finds something to send.
@@ -53,10 +60,6 @@ impl Lead {
         self.children = children;
     }
 
-    pub(super) fn is_followed(&self) -> bool {
-        self.children > 0
-    }
-
     /// Whether reading waits for children to take what is there.
     fn is_long(&self, now: Duration) -> bool {
         self.children > 0
@@ -87,11 +90,6 @@ impl Task {
         if self.lead.is_long(now) || self.sources.is_empty() {
             return;
         }
-        let at_once = if self.ranged == Some(true) && !self.gives_way {
-            PARALLEL_READS
-        } else {
-            1
-        };
         let mut open = PieceSet::empty(self.geometry.pieces());
         for range in &lease.ranges {
             open.insert_range(range.clone());
@@ -102,10 +100,12 @@ impl Task {
                 open.remove(index);
             }
         }
+        let mut left = open.len();
         for run in open.runs() {
             let mut start = run.start;
-            while start < run.end && self.reads.len() < at_once {
-                let end = self.end_of_read(start, run.end);
+            while start < run.end && self.may_read_more() {
+                let end = self.end_of_read(start, run.end, left);
+                left -= end - start;
                 let read = self.number();
                 self.reads.insert(read, Read { pieces: start..end });
                 out.push(Action::Read {
@@ -116,6 +116,33 @@ impl Task {
                 start = end;
             }
         }
+    }
+
+    /// Whether another read may begin beside those under way.
+    fn may_read_more(&self) -> bool {
+        if self.ranged != Some(true) || self.gives_way {
+            return self.reads.is_empty();
+        }
+        let full = self.full_reads();
+        full < self.streams.allowed() && self.reads.len() < streams::MOST
+    }
+
+    /// Reads that are not nearly over.
+    fn full_reads(&self) -> usize {
+        let missing = |read: &Read| {
+            let pieces = read.pieces.clone();
+            pieces.filter(|index| !self.held.contains(*index)).count()
+        };
+        let reads = self.reads.values();
+        reads.filter(|read| missing(read) > NEARLY_OVER).count()
+    }
+
+    /// Bytes have come from upstream.
+    pub(super) fn read_bytes(&mut self, now: Duration, bytes: u64) {
+        self.read_bytes += bytes;
+        self.last_progress = now;
+        let all = self.reads.len() >= self.streams.allowed();
+        self.streams.received(now, bytes, all);
     }
 
     /// Where a file lies, its readers' nodes tell this one, not the scheduler. When none does, another
@@ -133,12 +160,18 @@ impl Task {
         }
     }
 
-    fn end_of_read(&self, start: u32, run_end: u32) -> u32 {
+    /// `left` is how many pieces no read has been begun for.
+    fn end_of_read(&self, start: u32, run_end: u32, left: u32) -> u32 {
         if self.ranged == Some(false) {
-            run_end
-        } else {
-            run_end.min(start + READ_PIECES)
+            return run_end;
         }
+        let shares = match self.streams.allowed() {
+            1 => 1,
+            several => 2 * several,
+        };
+        let share = left as usize / shares;
+        let share = share.clamp(LAST_PIECES as usize, READ_PIECES as usize);
+        run_end.min(start + share as u32)
     }
 
     pub(super) fn read_begun(

@@ -1,4 +1,5 @@
 mod giving_way;
+mod reading;
 
 use super::*;
 use darner_proto::digest::Digest;
@@ -279,74 +280,6 @@ fn what_waits_at_one_parent_is_asked_of_another_that_is_idle() {
     let actions = task.apply(at(2), offer("peer", 0..1, true));
     assert!(actions.contains(&Action::CancelFetch(1)), "{actions:?}");
     assert_eq!(fetches(&actions), [(2, "peer".to_owned(), vec![0])]);
-}
-
-#[test]
-fn a_reader_waits_for_its_children_but_not_for_ever() {
-    let mut task = task(200);
-    task.apply(at(0), lease(1, vec![0..200]));
-    task.apply(at(0), Event::Followed { children: 1 });
-    let ranged = true;
-    task.apply(at(1), Event::ReadBegun { read: 1, ranged });
-    for index in 0..64 {
-        task.apply(at(2), Event::ReadPiece { index });
-    }
-    let ended = |task: &mut Task, ms, read| {
-        let result = Ok(());
-        reads(&task.apply(at(ms), Event::ReadEnded { read, result }))
-    };
-    assert_eq!(ended(&mut task, 3, 1), []);
-    let copied = Event::Copied { pieces: 0..1 };
-    assert_eq!(reads(&task.apply(at(4), copied)), [(5, 64..80)]);
-}
-
-#[test]
-fn a_large_blob_is_read_by_one_request_until_ranges_are_known_then_by_several() {
-    let mut task = task(100);
-    let begun = reads(&task.apply(at(0), lease(1, vec![0..100])));
-    assert_eq!(begun, [(1, 0..16)]);
-    let more = reads(&task.apply(
-        at(1),
-        Event::ReadBegun {
-            read: 1,
-            ranged: true,
-        },
-    ));
-    assert_eq!(more, [(2, 16..32), (3, 32..48), (4, 48..64)]);
-}
-
-#[test]
-fn an_upstream_without_ranges_is_read_in_one_stream() {
-    let mut task = task(100);
-    task.apply(at(0), lease(1, vec![0..100]));
-    let actions = task.apply(
-        at(1),
-        Event::ReadBegun {
-            read: 1,
-            ranged: false,
-        },
-    );
-    assert_eq!(reads(&actions), []);
-    for index in 0..100 {
-        assert_eq!(reads(&task.apply(at(2), Event::ReadPiece { index })), []);
-    }
-    assert!(task.held().is_full());
-}
-
-#[test]
-fn a_lease_that_shrinks_stops_what_is_outside_it() {
-    let mut task = task(100);
-    task.apply(at(0), lease(1, vec![0..100]));
-    task.apply(
-        at(1),
-        Event::ReadBegun {
-            read: 1,
-            ranged: true,
-        },
-    );
-    let actions = task.apply(at(2), lease(1, vec![0..32]));
-    assert!(actions.contains(&Action::CancelRead(3)) && actions.contains(&Action::CancelRead(4)));
-    assert!(!actions.contains(&Action::CancelRead(1)) && !actions.contains(&Action::CancelRead(2)));
 }
 
 #[test]

@@ -320,6 +320,19 @@ fn values_of_another_kind_or_out_of_range_are_refused() {
             2,
             "more than zero",
         ),
+        ("[registry]\ntls = \"yes\"", 2, "true or false"),
+        ("[registry]\nlogins = \"quay.io\"", 2, "list of names"),
+        ("[registry]\nlogins = [\"no name\"]", 2, "is no name"),
+        (
+            "[registry]\nlogins = [\"a.example\"]",
+            2,
+            "needs an [[upstream]]",
+        ),
+        (
+            "[registry]\nlogins = [\"quay.io\"]\nlisten = \"0.0.0.0:1\"",
+            2,
+            "others can listen",
+        ),
         ("[shutdown]\ngrace = \"9000 years\"", 2, "more than a year"),
         ("[node]\nlabels = \"zone\"", 2, "not labels"),
         (
@@ -415,6 +428,14 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
         settings.gossip.join,
         ["10.0.0.6:7421", "mirrors.example:7421"]
     );
+    let behind = given(right)
+        .with_file("key", &key)
+        .set("gossip.kubernetes_service=darner/mirrors")
+        .load(Command::Mirror);
+    let service = behind.gossip.kubernetes_service.as_deref();
+    assert_eq!(service, Some("darner/mirrors"));
+    let api = behind.gossip.kubernetes_api;
+    assert_eq!(api, "https://kubernetes.default.svc");
     for (also, setting) in [
         ("identity.insecure=true", "identity.insecure"),
         ("identity.token_file=/t", "identity.token_file"),
@@ -422,6 +443,16 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
         ("gossip.join=0.0.0.0:7421", "gossip.join"),
         ("gossip.join=a:0", "gossip.join"),
         ("gossip.join=https://a:7421", "gossip.join"),
+        ("gossip.kubernetes_service=A", "gossip.kubernetes_service"),
+        (
+            "gossip.kubernetes_service=a/b/c",
+            "gossip.kubernetes_service",
+        ),
+        (
+            "gossip.kubernetes_service=a/-b",
+            "gossip.kubernetes_service",
+        ),
+        ("gossip.kubernetes_api=kubernetes", "gossip.kubernetes_api"),
         ("gossip.enabled=perhaps", "gossip.enabled"),
         ("gossip.seeds=a:1", "gossip.seeds"),
     ] {

@@ -39,20 +39,28 @@ fn one_range_of_upstream_is_read_at_a_time() {
     let ranged = true;
     let begun = Event::ReadBegun { read, ranged };
     assert!(reads(&task.apply(at(1), begun)).is_empty());
+    for index in 0..15 {
+        assert!(reads(&task.apply(at(2), Event::ReadPiece { index })).is_empty());
+    }
+    // The next one may begin before this one is over once nobody is before it any more.
     task.give_way(false);
-    assert_eq!(reads(&task.apply(at(100), Event::Tick)).len(), 3);
+    assert_eq!(reads(&task.apply(at(100), Event::Tick)).len(), 1);
 }
 
 #[test]
-fn clients_and_children_are_who_waits() {
+fn clients_here_and_at_children_are_who_waits() {
     let mut task = task(4);
-    assert!(!task.is_awaited());
+    assert!(!task.is_awaited(at(0)));
     let (reader, piece) = (1, Some(0));
     task.apply(at(0), Event::Cursor { reader, piece });
-    assert!(task.is_awaited());
+    assert!(task.is_awaited(at(1)));
     let piece = None;
     task.apply(at(1), Event::Cursor { reader, piece });
-    assert!(!task.is_awaited());
+    assert!(!task.is_awaited(at(1)));
+    // A child may bring it ahead of time, too.
     task.apply(at(2), Event::Followed { children: 1 });
-    assert!(task.is_awaited());
+    assert!(!task.is_awaited(at(2)));
+    task.apply(at(3), Event::Wanted);
+    assert!(task.is_awaited(at(1000)));
+    assert!(!task.is_awaited(at(2003)));
 }

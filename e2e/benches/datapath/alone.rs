@@ -1,0 +1,98 @@
+//! One node with all roles before a registry of its own.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use darner_e2e::darner::Settings;
+use darner_e2e::registry::Registry;
+
+use crate::content::{self, Blob};
+use crate::load::{self, Target};
+use crate::servers::{self, NAME, Server};
+use crate::{local, wait};
+
+const ALONE: u16 = 15_300;
+const ALONE_ADMIN: &str = "127.0.0.1:15302";
+
+/// One node with all roles before a registry with some blobs, apart from all others.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    pub(crate) mirror: Server,
+    pub(crate) blobs: Vec<Blob>,
+    directory: PathBuf,
+    children: Vec<std::process::Child>,
+    _registry: Registry,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Alone {
+    /// `name` is in the name of its data directory, which may be there already.
+    pub(crate) fn start(directory: &Path, name: &str, sizes: &[u64]) -> Result<Self> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let storage = directory.join(format!("registry-{name}"));
+        std::fs::create_dir_all(&storage)?;
+        let (registry, blobs, manifest) = runtime.block_on(async {
+            let registry = Registry::start(directory, &storage, false).await?;
+            let pusher = registry.pusher();
+            let mut blobs = Vec::new();
+            for (number, size) in sizes.iter().enumerate() {
+                blobs.push(content::push_blob(&pusher, (1 << 40) + number as u64, *size).await?);
+            }
+            let manifest = content::push_manifest(&pusher, blobs.iter()).await?;
+            Ok::<_, anyhow::Error>((registry, blobs, manifest))
+        })?;
+        let settings = Settings::new(&directory.join(format!("data-{name}")))
+            .set("admin.listen", ALONE_ADMIN)
+            .set("scheduler.listen", "127.0.0.1:0")
+            .set("manager.listen", "127.0.0.1:0")
+            .set("manager.api_listen", "127.0.0.1:0")
+            .set("identity.insecure", true)
+            .set("registry.listen", local(ALONE).to_string())
+            .set("registry.default_upstream", NAME)
+            .set("pieces.listen", local(ALONE + 1).to_string())
+            .upstream(NAME, &format!("http://{}", registry.address()));
+        let mut children = Vec::new();
+        let pid = servers::spawn(directory, name, "up", &settings, &mut children)?;
+        let alone = Self {
+            mirror: Server {
+                name: name.to_owned(),
+                address: local(ALONE),
+                pids: vec![pid],
+            },
+            blobs,
+            directory: directory.to_owned(),
+            children,
+            _registry: registry,
+            _runtime: runtime,
+        };
+        wait(name, || {
+            Ok(std::net::TcpStream::connect(local(ALONE)).is_ok())
+        })?;
+        load::read(&Target::file(local(ALONE), &manifest))?;
+        Ok(alone)
+    }
+
+    /// As it tells programs.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        let target = Target::file(ALONE_ADMIN.parse()?, "/metrics");
+        let mut stream = target.connect()?;
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nhost: {ALONE_ADMIN}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Waits until a blob is in the store.
+    pub(crate) fn wait_held(&self, blob: &Blob) -> Result<()> {
+        servers::wait_held(&self.directory, &self.mirror, blob)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        servers::end(&mut self.children);
+    }
+}
