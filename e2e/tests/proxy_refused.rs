@@ -151,15 +151,13 @@ fn no_way_to_write_an_address_leads_inside() {
         let open =
             Darner::start(scene, "configured", "up", &closed_but.routed(&target, &[])).await?;
         let answer = raw::request(open.address("proxy")?, "CONNECT", &target, "");
-        let (answer, came) = tokio::join!(answer, async {
-            sentinels
-                .first()
-                .context("none")?
-                .accept()
-                .await
-                .context("accept")
-        });
-        drop(came?);
+        // The tunnel ends when this end of it does.
+        let came = async {
+            let sentinel = sentinels.first().context("no sentinel")?;
+            sentinel.accept().await.map(drop).context("accept")
+        };
+        let (answer, came) = tokio::join!(answer, came);
+        came?;
         ensure!(answer?.status == 200);
         Ok(())
     });
