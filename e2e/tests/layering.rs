@@ -75,7 +75,10 @@ const OWNERS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("foca", &["service/src/gossip"]),
-    ("reqwest", &["mirror/src/upstream"]),
+    (
+        "reqwest",
+        &["mirror/src/upstream", "service/src/gossip/endpoint_slices"],
+    ),
     ("redb", &["mirror/src/store"]),
     (
         "sqlx",

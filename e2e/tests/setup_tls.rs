@@ -1,7 +1,6 @@
 //! `darner setup --tls`: runtimes speak TLS to the mirror on their machine, and to nobody who takes
 //! its place.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,25 +15,10 @@ use darner_e2e::darner::{Darner, Settings};
 use darner_e2e::docker::Dockerd;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::{darner, place, process, wait};
+use darner_e2e::{darner, place, process, skopeo, tree, wait};
 use darner_service::identity::local::Local;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-
-/// What is in all files of a directory and below.
-fn files(directory: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.insert(path.clone(), Vec::new());
-            found.extend(files(&path)?);
-        } else {
-            found.insert(path.clone(), fs::read(&path)?);
-        }
-    }
-    Ok(found)
-}
 
 /// A mirror that speaks TLS, and the file of its authority.
 async fn start(scene: &Scene, settings: Settings) -> Result<(Darner, PathBuf)> {
@@ -115,7 +99,7 @@ fn containerd_pulls_under_tls_and_tells_nothing_to_who_takes_the_mirrors_port() 
         fs::create_dir_all(&own)?;
         let theirs = format!("# ours\nserver = \"{}\"\n", upstream.url());
         fs::write(own.join("hosts.toml"), theirs)?;
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let mut setup = darner::command()?;
         set_up(&mut setup, "containerd", &up, &authority)?;
         setup
@@ -151,7 +135,7 @@ fn containerd_pulls_under_tls_and_tells_nothing_to_who_takes_the_mirrors_port() 
             .args(["teardown", "containerd", "--root"])
             .arg(&root);
         process::run(teardown).await?;
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -165,25 +149,15 @@ fn skopeo_pulls_under_tls_and_takes_nobody_else_for_the_mirror() {
         fs::create_dir_all(root.join("etc/containers"))?;
         fs::create_dir_all(root.join("var/lib"))?;
         fs::write(root.join("etc/containers/registries.conf"), "# nothing\n")?;
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let mut setup = darner::command()?;
         set_up(&mut setup, "podman", &up, &authority)?;
         setup.args(["--registry", NAME, "--root"]).arg(&root);
         setup.args(["--probe", &upstream.images.tiny.reference(NAME)]);
         process::run(setup).await?;
-        let copy = |name: &str, image: &str| -> Result<Command> {
-            let mut command = Command::new(place::required_tool("unshare")?);
-            command.args(["--mount", "sh", "-ec"]);
-            command.arg(
-                "mount --bind \"$1\" /etc/containers\n\
-                 exec skopeo --insecure-policy copy --quiet \"docker://$2\" \"dir:$3\"",
-            );
-            command.arg("sh").arg(root.join("etc/containers"));
-            command.arg(image).arg(scene.path(name));
-            Ok(command)
-        };
         let image = &upstream.images.middle;
-        process::run(copy("copied", &image.reference(NAME))?).await?;
+        let copy = |name: &str| skopeo::copy_on(&root, &image.reference(NAME), &scene.path(name));
+        process::run(copy("copied")?).await?;
         let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
         ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
 
@@ -191,7 +165,7 @@ fn skopeo_pulls_under_tls_and_takes_nobody_else_for_the_mirror() {
         up.kill()?;
         let impostor = Impostor::take(scene, port).await?;
         // Nobody answers at the registry's own name.
-        let failed = process::finish(copy("not-copied", &image.reference(NAME))?).await?;
+        let failed = process::finish(copy("not-copied")?).await?;
         ensure!(!failed.status.success(), "{failed:?}");
         let (connections, deceived) = impostor.seen();
         ensure!(connections > 0, "it was not asked");
@@ -199,7 +173,7 @@ fn skopeo_pulls_under_tls_and_takes_nobody_else_for_the_mirror() {
         let mut teardown = darner::command()?;
         teardown.args(["teardown", "podman", "--root"]).arg(&root);
         process::run(teardown).await?;
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -217,7 +191,7 @@ fn dockerd_pulls_under_tls_and_is_said_to_take_any_certificate_on_loopback() {
         fs::create_dir_all(root.join("var/lib"))?;
         fs::write(root.join("etc/docker/daemon.json"), "{}\n")?;
         let dockerd = Dockerd::start(scene, &root).await?;
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let mut setup = dockerd.beside(&place::darner()?)?;
         set_up(&mut setup, "docker", &up, &authority)?;
         setup.args(["--probe", &upstream.images.tiny.reference("docker.io")]);
@@ -247,7 +221,7 @@ fn dockerd_pulls_under_tls_and_is_said_to_take_any_certificate_on_loopback() {
         let mut teardown = dockerd.beside(&place::darner()?)?;
         teardown.args(["teardown", "docker"]);
         process::run(teardown).await?;
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -259,7 +233,7 @@ fn a_mirror_without_tls_is_said_to_be_one_and_nothing_is_changed() {
         let up = Darner::start(scene, "up", "up", &up_settings(scene, &upstream)?).await?;
         let host = Host::new(scene, "containerd").await?;
         let root = host.root();
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let run = async |authority: &Path| {
             let mut setup = darner::command()?;
             set_up(&mut setup, "containerd", &up, authority)?;
@@ -275,7 +249,7 @@ fn a_mirror_without_tls_is_said_to_be_one_and_nothing_is_changed() {
         Local::open(&elsewhere, [127, 0, 0, 1].into())?;
         let (status, said) = run(&elsewhere.join("authority.pem")).await?;
         ensure!(status == 4 && said.contains("taken back"), "{said}");
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }

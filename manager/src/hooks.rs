@@ -160,6 +160,7 @@ impl Wiring {
     fn plan(&self, images: Vec<String>) -> Plan {
         Plan {
             images,
+            files: Vec::new(),
             platform: self.platform.clone(),
             to: self.to.clone(),
             at_once: self.at_once,

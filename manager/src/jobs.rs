@@ -1,4 +1,4 @@
-//! Jobs: images that are to be on nodes ahead of time.
+//! Jobs: images and files that are to be on nodes ahead of time.
 //!
 //! [`job`] is what is remembered, [`board`] decides, [`kept`] is the database. This gives the board
 //! the clock and the members, and hands out its orders in the answers to keep-alives
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use darner_proto::file::FileUrl;
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::preheat::{Image, Order, Platform, Report};
@@ -42,7 +43,7 @@ pub use to::To;
 const TICK: Duration = Duration::from_secs(1);
 /// Jobs that have not ended; more are refused.
 pub const MAX_RUNNING: usize = 64;
-/// Images of one job.
+/// Images of one job, and files.
 pub const MAX_IMAGES: usize = 32;
 /// Images on nodes of one job: its document is a few megabytes then.
 pub const MAX_ITEMS: usize = 20_000;
@@ -69,6 +70,8 @@ struct Shared {
 pub struct Wanted {
     /// The images.
     pub images: Vec<Image>,
+    /// The files.
+    pub files: Vec<FileUrl>,
     /// Of an index, this platform.
     pub platform: Option<Platform>,
     /// Where to.
@@ -221,7 +224,8 @@ impl Jobs {
     }
 
     fn job(&self, wanted: &Wanted, by: &str) -> Result<Job, JobError> {
-        within("images", wanted.images.len(), MAX_IMAGES)?;
+        let count = wanted.images.len() + wanted.files.len();
+        within("images and files", count, MAX_IMAGES)?;
         wanted.limits.check()?;
         within(
             "jobs under way",
@@ -229,16 +233,11 @@ impl Jobs {
             MAX_RUNNING,
         )?;
         let nodes = self.nodes(&wanted.to);
-        if nodes.is_empty() || wanted.images.is_empty() {
+        if nodes.is_empty() || count == 0 {
             return Err(JobError::Nobody);
         }
-        within(
-            "images on nodes",
-            nodes.len() * wanted.images.len(),
-            MAX_ITEMS,
-        )?;
+        within("images and files on nodes", nodes.len() * count, MAX_ITEMS)?;
         let created_ms = now();
-        let images: Vec<_> = wanted.images.iter().map(ToString::to_string).collect();
         let of_image = |image| {
             let nodes = nodes.iter();
             nodes.map(move |(node, seed)| Item::new(image, node.clone(), *seed))
@@ -247,8 +246,9 @@ impl Jobs {
             id: format!("{created_ms:011x}{}", random::hexadecimal::<4>()),
             created_ms,
             by: by.to_owned(),
-            items: (0..).take(images.len()).flat_map(of_image).collect(),
-            images,
+            items: (0..).take(count).flat_map(of_image).collect(),
+            images: wanted.images.iter().map(ToString::to_string).collect(),
+            files: wanted.urls().collect(),
             platform: wanted.platform.as_ref().map(ToString::to_string),
             to: wanted.to.to_string(),
             limits: wanted.limits,
@@ -456,10 +456,15 @@ impl Begun {
 }
 
 impl Wanted {
+    fn urls(&self) -> impl Iterator<Item = String> {
+        self.files.iter().map(|file| file.url().to_string())
+    }
+
     /// Whether `job` is what comes of it; which nodes there are may have changed.
     fn is_of(&self, job: &Job) -> bool {
         let images = self.images.iter().map(ToString::to_string);
         images.eq(job.images.iter().cloned())
+            && self.urls().eq(job.files.iter().cloned())
             && self.platform.as_ref().map(ToString::to_string) == job.platform
             && self.to.to_string() == job.to
             && self.limits == job.limits

@@ -20,6 +20,7 @@ use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::NoRandom;
@@ -29,6 +30,7 @@ use crate::files::FileFront;
 use crate::holdings::Shelf;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
+use crate::pieces::hold::MAX_HOLDS;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::private::Private;
@@ -164,7 +166,7 @@ impl Mirror {
         let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
         let preheat = preheat(&resolver, &tasks, &store, &upstreams);
         let parts = registry::Parts {
-            files: FileFront::new(&tasks, metrics),
+            files: FileFront::new(&tasks, private.as_ref().map(Private::tasks), metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,
@@ -344,6 +346,7 @@ fn serving(
         signer: parts.signer.clone(),
         role: settings.mirror.role,
         desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
+        holds: Arc::new(Semaphore::new(MAX_HOLDS)),
         bandwidth: parts.bandwidth.clone(),
         metrics,
         gossip: None,
@@ -438,6 +441,7 @@ fn gossip(
             labels: me.labels.clone(),
         },
         join: settings.gossip.join.clone(),
+        service: gossip::KubernetesService::of(&settings.gossip),
     };
     let metrics = GossipMetrics::new(metrics);
     Some(Gossip::start(options, identity, metrics, shutdown))

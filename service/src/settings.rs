@@ -303,6 +303,15 @@ pub struct Gossip {
     /// `host:port` of the pieces listeners of mirrors to begin with; a name may stand for many
     /// addresses, as that of a headless service does.
     pub join: Vec<String>,
+    /// A Kubernetes service that the mirrors are behind, `service` or `namespace/service`: its
+    /// EndpointSlices name mirrors to begin with. The pod's service account needs the right to list
+    /// `endpointslices` of `discovery.k8s.io`. Default: none.
+    pub kubernetes_service: Option<String>,
+    /// The Kubernetes API. Default `https://kubernetes.default.svc`.
+    pub kubernetes_api: String,
+    /// The directory with `token`, `ca.crt` and `namespace` of the pod's service account. Default
+    /// `/var/run/secrets/kubernetes.io/serviceaccount`.
+    pub kubernetes_account: PathBuf,
 }
 
 /// `[store]`

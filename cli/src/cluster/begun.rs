@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::ClientError;
-use super::jobs::How;
+use super::jobs::{How, names};
 use super::people::{print, segment};
 use super::table::{self, string};
 use super::{Common, Output};
@@ -29,7 +29,7 @@ enum OfSchedules {
         #[command(flatten)]
         common: Common,
     },
-    /// Have images be brought to nodes at times of the day
+    /// Have images and files be brought to nodes at times of the day
     Create {
         #[command(flatten)]
         common: Common,
@@ -38,9 +38,9 @@ enum OfSchedules {
         /// Minute, hour, day of the month, month and day of the week, in UTC
         #[arg(long, value_name = "EXPRESSION")]
         cron: String,
-        /// Images by their full names, such as docker.io/library/debian:12
-        #[arg(required = true, value_name = "IMAGE")]
-        images: Vec<String>,
+        /// Images by their full names, such as docker.io/library/debian:12, and files by their URLs
+        #[arg(required = true, value_name = "IMAGE|URL")]
+        names: Vec<String>,
         #[command(flatten)]
         how: How,
     },
@@ -125,7 +125,7 @@ impl Schedule {
                     ("TO", |item| string(&item["job"], "to")),
                     ("LAST JOB", |item| string(item, "last_job")),
                     ("TROUBLE", |item| string(item, "trouble")),
-                    ("IMAGES", |item| words(&item["job"]["images"])),
+                    ("IMAGES AND FILES", |item| names(&item["job"]).join(" ")),
                 ];
                 print(&common, columns, schedules);
             }
@@ -133,10 +133,10 @@ impl Schedule {
                 common,
                 name,
                 cron,
-                images,
+                names,
                 how,
             } => {
-                create(&common, &name, &cron, how.body(json!({ "images": images }))).await?;
+                create(&common, &name, &cron, how.bringing(&names)).await?;
             }
             OfSchedules::Remove { common, name } => remove(&common, SCHEDULES, &name).await?,
         }

@@ -1,4 +1,4 @@
-//! Jobs: images that are to be on nodes ahead of time.
+//! Jobs: images and files that are to be on nodes ahead of time.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -43,7 +43,7 @@ pub(crate) async fn list(
     Ok(Answer(list))
 }
 
-/// Have nodes hold images
+/// Have nodes hold images and files
 #[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", request_body = Plan,
     params(("Idempotency-Key" = Option<String>, Header,
         description = "what the caller calls this request: asked again, it is answered with the same job")),
@@ -95,7 +95,7 @@ fn request_key(headers: &HeaderMap, caller: &Caller) -> Result<Option<RequestKey
     Ok(Some(RequestKey::new(&caller.account, key)))
 }
 
-/// A job, with every image on every node
+/// A job, with every image and file on every node
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
     responses((status = 200, body = ShownJob), (status = "4XX", body = Document, content_type = "application/problem+json")))]
@@ -162,7 +162,7 @@ impl From<Job> for ShownJob {
     fn from(job: Job) -> Self {
         Self {
             phase: job.phase(),
-            job,
+            job: job.without_secrets(),
         }
     }
 }

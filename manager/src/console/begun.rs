@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::gate::Filled;
-use super::jobs::{plan, rate, where_to};
+use super::jobs::{NAMED, plan, rate, where_to};
 use super::layout::{Page, Visit, see, table};
 use super::text;
 use crate::api::Api;
@@ -52,7 +52,7 @@ fn scheduled(visit: &Visit, schedules: &[Schedule]) -> Markup {
         "Next",
         "Last job",
         "To",
-        "Images",
+        "Images and files",
         "By",
         "Remove",
     ];
@@ -68,7 +68,7 @@ fn scheduled(visit: &Visit, schedules: &[Schedule]) -> Markup {
                         @if let Some(trouble) = &schedule.trouble { " None the last time: " (trouble) }
                     }
                     td { (schedule.job.to) }
-                    td { @for image in &schedule.job.images { (image) br; } }
+                    td { @for name in schedule.job.names() { (name) br; } }
                     td { (schedule.by) }
                     td { (removing(visit, Role::Operator, "/schedules", &schedule.name)) }
                 }
@@ -129,9 +129,9 @@ fn scheduling(visit: &Visit) -> Markup {
                     label for="cron" { "When" }
                     input #cron name="cron" required aria-describedby="cron-form";
                     p #cron-form .hint { "minute, hour, day of the month, month and day of the week, in UTC, such as 30 3 * * MON-FRI" }
-                    label for="images" { "Images, one a line" }
+                    label for="images" { "Images and files, one a line" }
                     textarea #images name="images" rows="3" required aria-describedby="images-form" {}
-                    p #images-form .hint { "registry/repository:tag or registry/repository@digest" }
+                    p #images-form .hint { (NAMED) }
                     (where_to())
                     button { "Make" }
                 }

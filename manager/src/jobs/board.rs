@@ -266,15 +266,14 @@ fn at_once(job: &Job) -> usize {
 }
 
 fn order(job: &Job, item: &Item) -> Option<Order> {
-    let (image, platform) = job.wanted(item.image)?;
+    let target = job.wanted(item.image)?;
     Some(Order {
         id: OrderId {
             job: job.id.clone(),
             image: item.image,
             attempt: item.attempt,
         },
-        image,
-        platform,
+        target,
         bytes_per_second: job.limits.bytes_per_second.and_then(NonZeroU64::new),
     })
 }

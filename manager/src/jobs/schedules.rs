@@ -80,20 +80,22 @@ impl Schedules {
         Self { database, jobs }
     }
 
-    /// Schedules by name, those after `after`, `most` at most.
+    /// Schedules by name, those after `after`, `most` at most, as they may be shown.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn list(&self, after: &str, most: i64) -> Result<Vec<Schedule>, DatabaseError> {
-        TABLE.list(&self.database, after, most, schedule).await
+        let found = TABLE.list(&self.database, after, most, schedule).await?;
+        Ok(found.into_iter().map(Schedule::without_secrets).collect())
     }
 
-    /// One.
+    /// One, as it may be shown.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn get(&self, name: &Name) -> Result<Option<Schedule>, DatabaseError> {
-        TABLE.get(&self.database, name, schedule).await
+        let found = TABLE.get(&self.database, name, schedule).await?;
+        Ok(found.map(Schedule::without_secrets))
     }
 
     /// Makes one.
@@ -271,6 +273,13 @@ enum Came {
     Later,
 }
 
+impl Schedule {
+    fn without_secrets(self) -> Self {
+        let job = self.job.without_secrets();
+        Self { job, ..self }
+    }
+}
+
 impl Timed {
     fn next(&self) -> i64 {
         self.cron.after(now()).unwrap_or(i64::MAX)
@@ -279,13 +288,9 @@ impl Timed {
 
 impl std::fmt::Display for Timed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}: {} to {}",
-            self.cron,
-            self.plan.images.join(" "),
-            self.plan.to
-        )
+        let names: Vec<_> = self.plan.names().collect();
+        let (cron, names, to) = (&self.cron, names.join(" "), &self.plan.to);
+        write!(f, "{cron}: {names} to {to}")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use darner_proto::id::Host;
-use darner_proto::preheat::{MAX_ORDERS, OrderId, Outcome, Progress};
+use darner_proto::preheat::{MAX_ORDERS, OrderId, Outcome, Progress, Target};
 use proptest::prelude::*;
 
 use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS};
@@ -22,6 +22,7 @@ fn job(nodes: &[(&str, bool)]) -> Job {
         id: "1a".to_owned(),
         created_ms: 1,
         by: "ann".to_owned(),
+        files: Vec::new(),
         images: vec!["r.test/a:b".to_owned()],
         platform: None,
         to: "nodes".to_owned(),
@@ -299,6 +300,7 @@ const ANN: By<'_> = By {
 fn wanted(to: &str) -> Wanted {
     Wanted {
         images: vec!["r.test/a:b".parse().unwrap()],
+        files: Vec::new(),
         platform: None,
         to: to.parse().unwrap(),
         limits: Limits::default(),
@@ -416,4 +418,29 @@ async fn a_request_that_comes_again_is_the_same_job() {
         assert!(matches!(bobs, Begun::New(_)), "keys are each account's own");
         assert_eq!(kept::running(&database).await.unwrap().len(), 2);
     }
+}
+
+#[tokio::test]
+async fn files_come_after_images_and_what_is_signed_is_not_shown() {
+    let [place, _] = Place::each();
+    let jobs = Jobs::new(place.open().await, members());
+    let url = "https://f.test/model.bin?sig=secret";
+    let wanted = Wanted {
+        files: vec![url.parse().unwrap()],
+        ..wanted("seeds")
+    };
+    let job = jobs.create(wanted, ANN).await.unwrap().job();
+    let given = jobs.heard(&key(Role::Seed, "seed"), vec![]).await;
+    let targets: Vec<_> = given.iter().map(|order| &order.target).collect();
+    let [Target::Image { .. }, Target::File(file)] = targets[..] else {
+        panic!("{targets:?}")
+    };
+    assert_eq!(file.url().as_str(), url, "a node needs all of it");
+    let shown = "https://f.test/model.bin";
+    assert_eq!((job.name(0), job.name(1)), ("r.test/a:b", shown));
+    assert_eq!(job.summary().files, [shown]);
+    assert_eq!(job.without_secrets().files, [shown]);
+    let lines = audit::read(&jobs.shared.database, None, 10).await.unwrap();
+    let told = format!("{lines:?}");
+    assert!(told.contains(shown) && !told.contains("secret"), "{told}");
 }

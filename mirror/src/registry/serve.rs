@@ -104,8 +104,9 @@ impl listen::Front for Arc<Front> {
     type Body = Outgoing;
 
     const NAME: &'static str = "registry";
-    /// More than any node's runtimes open.
-    const MAX_CONNECTIONS: usize = 8192;
+    /// More than any node's runtimes open: beside 8,192 that idle there is room for all others. Each
+    /// takes about 32 KB.
+    const MAX_CONNECTIONS: usize = 10_240;
     const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
     fn tls(&self) -> Option<&Local> {

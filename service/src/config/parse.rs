@@ -140,6 +140,29 @@ pub(super) fn reached(item: &Item) -> Result<Vec<String>, String> {
     }
 }
 
+/// `service` or `namespace/service` of a Kubernetes cluster, by its rules for such names (RFC 1123
+/// labels).
+pub(super) fn kubernetes_service(item: &Item) -> Result<String, String> {
+    let text = text(item)?;
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    let is_label = |label: &str| {
+        let fits = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '-');
+        let ends = [label.chars().next(), label.chars().next_back()];
+        (1..=63).contains(&label.len())
+            && label.chars().all(fits)
+            && ends.iter().all(|end| *end != Some('-'))
+    };
+    if !namespace.into_iter().chain([name]).all(is_label) {
+        return Err(format!(
+            "{text:?} is not a service such as \"darner-mirrors\" or \"darner/darner-mirrors\""
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// Names of a kind, such as registries.
 pub(super) fn names<T: FromStr<Err = Invalid>>(item: &Item) -> Result<Vec<T>, String> {
     let name = |text: &str| {

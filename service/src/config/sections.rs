@@ -25,6 +25,10 @@ const MIRROR_ADMIN_PORT: u16 = 7430;
 const SCHEDULER_ADMIN_PORT: u16 = 7431;
 const MANAGER_ADMIN_PORT: u16 = 7432;
 
+/// Where a pod finds the cluster's API, and who it is there.
+const KUBERNETES_API: &str = "https://kubernetes.default.svc";
+const KUBERNETES_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// Where system services keep their state.
 const SYSTEM_DATA_DIR: &str = "/var/lib/darner";
 const DEFAULT_UPSTREAM: &str = "docker.io";
@@ -209,10 +213,16 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
 fn gossip(mut section: Section<'_>) -> Gossip {
     let enabled = section.read("enabled", parse::boolean);
     let join = section.read("join", parse::reached);
+    let service = section.read("kubernetes_service", parse::kubernetes_service);
+    let api = section.read("kubernetes_api", parse::process_address);
+    let account = section.read("kubernetes_account", parse::path);
     section.close();
     Gossip {
         enabled: enabled.unwrap_or(false),
         join: join.unwrap_or_default(),
+        kubernetes_service: service,
+        kubernetes_api: api.unwrap_or(KUBERNETES_API.to_owned()),
+        kubernetes_account: account.unwrap_or(KUBERNETES_ACCOUNT.into()),
     }
 }
 

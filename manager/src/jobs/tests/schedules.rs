@@ -16,6 +16,7 @@ fn change(name: &Name) -> Change<'_> {
 fn timed(cron: &str) -> Timed {
     let plan = Plan {
         images: vec!["r.test/a:b".to_owned()],
+        files: Vec::new(),
         platform: None,
         to: "seeds".to_owned(),
         at_once: None,
@@ -132,4 +133,27 @@ async fn a_schedule_is_changed_by_its_version_and_audited() {
             ["schedule.remove", "schedule.change", "schedule.create"]
         );
     }
+}
+
+/// What is signed in a URL goes to nodes, and is shown to nobody.
+#[tokio::test]
+async fn the_files_of_a_schedule_are_brought_whole_and_shown_without_queries() {
+    let [place, _] = Place::each();
+    let database = place.open().await;
+    let jobs = Jobs::new(database.clone(), members());
+    let schedules = Schedules::new(database.clone(), jobs.clone());
+    let mut timed = timed("0 3 * * *");
+    let url = "https://f.test/model.bin?sig=secret";
+    timed.plan.files.push(url.to_owned());
+    let name: Name = "nightly".parse().unwrap();
+    schedules.create(change(&name), &timed).await.unwrap();
+    let shown = schedules.get(&name).await.unwrap().unwrap();
+    assert_eq!(shown.job.files, ["https://f.test/model.bin"]);
+    assert_eq!(schedules.list("", 10).await.unwrap()[0], shown);
+    schedules.fire(shown.next_ms).await.unwrap();
+    let begun = jobs.list(None, 10).await.unwrap();
+    let job = jobs.get(&begun[0].id).await.unwrap().unwrap();
+    assert_eq!(job.files, [url]);
+    let lines = audit::read(&database, None, 10).await.unwrap();
+    assert!(!format!("{lines:?}").contains("secret"), "{lines:?}");
 }

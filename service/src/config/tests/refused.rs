@@ -428,6 +428,14 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
         settings.gossip.join,
         ["10.0.0.6:7421", "mirrors.example:7421"]
     );
+    let behind = given(right)
+        .with_file("key", &key)
+        .set("gossip.kubernetes_service=darner/mirrors")
+        .load(Command::Mirror);
+    let service = behind.gossip.kubernetes_service.as_deref();
+    assert_eq!(service, Some("darner/mirrors"));
+    let api = behind.gossip.kubernetes_api;
+    assert_eq!(api, "https://kubernetes.default.svc");
     for (also, setting) in [
         ("identity.insecure=true", "identity.insecure"),
         ("identity.token_file=/t", "identity.token_file"),
@@ -435,6 +443,16 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
         ("gossip.join=0.0.0.0:7421", "gossip.join"),
         ("gossip.join=a:0", "gossip.join"),
         ("gossip.join=https://a:7421", "gossip.join"),
+        ("gossip.kubernetes_service=A", "gossip.kubernetes_service"),
+        (
+            "gossip.kubernetes_service=a/b/c",
+            "gossip.kubernetes_service",
+        ),
+        (
+            "gossip.kubernetes_service=a/-b",
+            "gossip.kubernetes_service",
+        ),
+        ("gossip.kubernetes_api=kubernetes", "gossip.kubernetes_api"),
         ("gossip.enabled=perhaps", "gossip.enabled"),
         ("gossip.seeds=a:1", "gossip.seeds"),
     ] {
