@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use darner_proto::invalid::Invalid;
 use darner_proto::name::{RegistryName, RepositoryName};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;

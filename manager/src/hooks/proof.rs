@@ -2,7 +2,7 @@
 //! signature made with it. Compared in constant time.
 
 use aws_lc_rs::{constant_time, hmac};
-use axum::http::{HeaderMap, header};
+use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 
 use super::Kind;

@@ -1,9 +1,9 @@
 //! Hooks over each kind of database.
 
-use axum::http::HeaderMap;
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, Role};
 use darner_service::secret::Secret;
+use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::*;
@@ -49,9 +49,7 @@ fn pushed(repository: &str, byte: u8) -> Value {
 
 fn with_secret(secret: &str) -> HeaderMap {
     let value = secret.parse().unwrap();
-    [(axum::http::header::AUTHORIZATION, value)]
-        .into_iter()
-        .collect()
+    [(http::header::AUTHORIZATION, value)].into_iter().collect()
 }
 
 fn named(name: &Name) -> Change<'_> {
@@ -194,7 +192,7 @@ async fn secrets_are_hashed_or_sealed() {
     let signature = aws_lc_rs::hmac::sign(&key, body.as_bytes());
     let signature = format!("sha256={}", random::hex(signature.as_ref()));
     let headers: HeaderMap = [(
-        axum::http::HeaderName::from_static("x-hub-signature-256"),
+        http::HeaderName::from_static("x-hub-signature-256"),
         signature.parse().unwrap(),
     )]
     .into_iter()
