@@ -172,6 +172,20 @@ def check_service(document, workloads):
             must(target in ports, f"{name_of(document)}: no port {target}")
 
 
+def check_account(workload, names, settings):
+    """Who asks the API has an account with a role, and the token; others have none."""
+    pod = workload["spec"]["template"]["spec"]
+    account = pod.get("serviceAccountName")
+    asks = account is not None
+    must(pod["automountServiceAccountToken"] is asks, f"{name_of(workload)}: its token")
+    if asks:
+        for kind in ("ServiceAccount", "Role", "RoleBinding"):
+            must(f"{kind}/{account}" in names, f"{name_of(workload)}: no {kind}/{account}")
+        gossip = parsed("mirror.toml", settings.get("mirror.toml", "")).get("gossip", {})
+        service = gossip.get("kubernetes_service", "").split("/")[-1]
+        must(f"Service/{service}" in names, f"{name_of(workload)}: no service {service}")
+
+
 def image_user():
     recipe = Path(__file__).parents[2] / "Containerfile"
     return int(re.findall(r"^USER (\d+):\1$", recipe.read_text(), re.MULTILINE)[-1])
@@ -194,6 +208,7 @@ def main():
     workloads = [document for document in documents if document["kind"] in WORKLOADS]
     for workload in workloads:
         check_workload(workload, settings)
+        check_account(workload, names, settings)
     for document in documents:
         if document["kind"] == "Service":
             check_service(document, workloads)

@@ -202,6 +202,7 @@ impl Stage<'_> {
         let request = pull::Request {
             image: &image::NAME.parse()?,
             via: &format!("http://{}", node.address).parse()?,
+            ca: None,
             output: &output,
             choice: Choice::Host,
         };

@@ -2,9 +2,12 @@
 //! nothing. Every line says what was found, and what is wrong also why and what to do.
 //!
 //! ```text
-//! doctor --> machine     ports, disk
+//! doctor --> machine     ports, disk, whether a closed port refuses
 //!        |--> upstreams   each registry, its credentials, what it still lets us ask, the clock
-//!        |--> runtimes    versions, what they were told, traps in their settings
+//!        |--> runtimes    versions, what they were told
+//!        |     |--> fallback    what they do without the mirror
+//!        |     '--> proxies     what stands between them and it
+//!        |--> tls         whom they take for the mirror
 //!        '--> finding     one line
 //! ```
 
@@ -13,11 +16,15 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use darner_service::config::Command;
+use darner_service::identity::local::{AUTHORITY, DIRECTORY};
 use darner_service::settings::Settings;
 
+mod fallback;
 mod finding;
 mod machine;
+mod proxies;
 mod runtimes;
+mod tls;
 mod upstreams;
 
 use crate::pull::Image;
@@ -90,11 +97,28 @@ pub(crate) async fn run(doctor: Doctor) -> ExitCode {
     }
 }
 
+/// Whether the mirror answers: without TLS, where it does that.
+async fn ping(settings: &Settings, mirror: &str) -> Result<(), ProofError> {
+    let registry = &settings.registry;
+    if !registry.tls || registry.listen.ip().is_loopback() {
+        return prove::ping(prove::Mirror::plain(mirror)).await;
+    }
+    let directory = settings.data_dir.join(DIRECTORY);
+    let ca = std::fs::read_to_string(directory.join(AUTHORITY)).ok();
+    let url = mirror.replacen("http://", "https://", 1);
+    let mirror = prove::Mirror {
+        url: &url,
+        ca: ca.as_deref(),
+    };
+    prove::ping(mirror).await
+}
+
 impl Doctor {
     async fn look(&self, command: Command, settings: &Settings) -> Vec<Finding> {
-        let mirror = format!("http://{}", reachable(settings.registry.listen));
+        let listen = reachable(settings.registry.listen);
+        let mirror = format!("http://{listen}");
         let host = Host::new(self.root.clone());
-        let answers = prove::ping(&mirror).await;
+        let answers = ping(settings, &mirror).await;
         let is_up = answers.is_ok();
         let mut findings = vec![match answers {
             Ok(()) => Finding::ok("mirror", &mirror, "answers"),
@@ -107,7 +131,9 @@ impl Doctor {
         }];
         findings.extend(machine::ports(command, settings, is_up));
         findings.push(machine::disk(settings));
+        findings.extend(machine::refusal(listen, is_up));
         findings.extend(runtimes::look(&host, &mirror));
+        findings.extend(tls::look(&host, settings, (&mirror, is_up)).await);
         if self.offline {
             findings.push(Finding::note("upstream", "", "not asked: --offline"));
             return findings;
@@ -127,7 +153,7 @@ impl Doctor {
         }
         let mut findings = Vec::new();
         for image in &images {
-            let asked = prove::ask(mirror, image, &Runtime::ALL).await;
+            let asked = prove::ask(prove::Mirror::plain(mirror), image, &Runtime::ALL).await;
             let subject = image.to_string();
             findings.push(match asked {
                 Ok(_) => Finding::ok("round-trip", subject, "the mirror has it for every runtime"),

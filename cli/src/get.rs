@@ -1,35 +1,41 @@
 //! `darner get`: a file, through the mirror of this host, or from its own server when there is none.
 //!
 //! ```text
-//! run --> get --> source    one request: to the mirror, or to the file's own server
-//!          |----> partial   what has come, beside the file until it is whole
-//!          '----> progress  what the user sees
+//! run --> file --> source    one request: to the mirror, or to the file's own server
+//!    |      |----> partial   what has come, beside the file until it is whole
+//!    |      '----> progress  what the user sees
+//!    '--> tree --> listing   the files of a directory, by its pages
+//! objects                     URLs for what is in a cloud's storage
 //! ```
 //! What an earlier run left is gone on with if it is of the same version, which the server is asked
 //! to make sure of. The file gets its name only when all of it is there and its digest is right.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use darner_proto::digest::Digest;
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
 mod error;
+mod listing;
+mod objects;
 mod partial;
 pub(crate) mod progress;
 mod source;
+mod tree;
 
 use crate::pull::client::parse_mirror;
 use crate::run::say;
 pub(crate) use error::GetError;
+use objects::SCHEMES;
 use partial::Partial;
 pub(crate) use partial::blocking;
 use progress::Progress;
-use source::{Client, Place};
+use source::{Client, Part, Place};
 pub(crate) use source::{path, shown};
 
 /// Attempts in a row that may bring nothing: with the pauses, a server may be away for six seconds.
@@ -40,15 +46,30 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Flags of `darner get`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Prints the file's digest. Exit status: 0 done, 1 failed, 2 wrong usage, 4 neither a mirror \
+    after_help = "Prints the file's digest, and with --recursive each file's. Exit status: 0 done, 1 failed, 2 wrong usage, 4 neither a mirror \
                   nor the file's server can be reached, 5 access denied."
 )]
 pub(crate) struct Args {
-    /// An http:// or https:// URL, or the digest of a file that was put into the cluster
+    /// An http:// or https:// URL, an object such as s3://bucket/key, gs://bucket/key or
+    /// az://container/key, or the digest of a file that was put into the cluster
     what: What,
-    /// Where the file goes
+    /// Where the file goes; with --recursive, the directory that all files go below
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// Get every file below a directory, as the server's own pages list them
+    #[arg(long, short, conflicts_with = "digest")]
+    recursive: bool,
+    /// With --recursive: so many directories deep
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "recursive")]
+    depth: usize,
+    /// With --recursive: fail if there are more files and directories than this
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        requires = "recursive"
+    )]
+    max_files: usize,
     /// The digest it must have, such as sha256:…
     #[arg(long)]
     digest: Option<Digest>,
@@ -56,6 +77,9 @@ pub(crate) struct Args {
     /// credentials is not shared
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Of ~/.aws/credentials, the profile whose keys s3:// is read with, where the environment has none
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    profile: String,
     /// The mirror to get it through
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = parse_mirror)]
     via: Box<Url>,
@@ -69,6 +93,8 @@ pub(crate) struct Args {
 pub(crate) enum What {
     /// What is at a URL.
     Url(Box<Url>),
+    /// An object in a cloud's storage.
+    Object(Box<Url>),
     /// What the cluster knows by a digest.
     Digest(Digest),
 }
@@ -86,6 +112,9 @@ impl FromStr for What {
             .map_err(|error| format!("{error}; {example}"))?;
         match url.scheme() {
             "http" | "https" => Ok(Self::Url(Box::new(url))),
+            scheme if SCHEMES.contains(&scheme) && url.has_host() => {
+                Ok(Self::Object(Box::new(url)))
+            }
             _ => Err(example.to_owned()),
         }
     }
@@ -95,7 +124,7 @@ impl FromStr for What {
 impl std::fmt::Display for What {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Url(url) => {
+            Self::Url(url) | Self::Object(url) => {
                 let text = url.as_str();
                 f.write_str(text.split(['?', '#']).next().unwrap_or(text))
             }
@@ -114,13 +143,28 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// A file, and where it goes.
+struct Wanted<'a> {
+    what: &'a What,
+    output: &'a Path,
+    /// The digest it must have.
+    expected: Option<Digest>,
+    /// Whether it gets the date that the server tells, and is not brought again while it has it.
+    dated: bool,
+}
+
 /// Gets the file, and says how that went.
 pub(crate) async fn run(args: Args) -> ExitCode {
-    match get(&args).await {
-        Ok(digest) => match writeln!(io::stdout(), "{digest}") {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+    let got = match (&args.what, args.recursive) {
+        (What::Url(url) | What::Object(url), true) => tree::get(&args, url).await,
+        (What::Digest(_), true) => Err(GetError::NoListing),
+        (_, false) => get(&args).await.and_then(|digest| {
+            let told = writeln!(io::stdout(), "{digest}");
+            told.map_err(GetError::file(Path::new("standard output"), "written to"))
+        }),
+    };
+    match got {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {}", error.in_full()));
             ExitCode::from(error.exit_status())
@@ -136,26 +180,62 @@ async fn get(args: &Args) -> Result<Digest, GetError> {
         }
         (_, given) => given,
     };
-    let client = Client::new(args, expected)?;
+    let wanted = Wanted {
+        what: &args.what,
+        output: &args.output,
+        expected,
+        dated: false,
+    };
     let progress = Progress::new(io::stderr().is_terminal());
+    let got = file(&Client::new(args, expected)?, &wanted, &progress).await;
+    got.inspect(|_| progress.done())
+}
+
+/// Brings one file to its place.
+async fn file(
+    client: &Client,
+    wanted: &Wanted<'_>,
+    progress: &Progress,
+) -> Result<Digest, GetError> {
+    let (output, expected) = (wanted.output, wanted.expected);
     let mut may_try_again = true;
     loop {
-        let mut partial = Partial::open(&args.output, &args.what, expected).await?;
+        let mut partial = Partial::open(output, wanted.what, expected).await?;
+        let dated = wanted.dated && partial.len() == 0;
         let mut transfer = Transfer {
-            client: &client,
-            what: &args.what,
+            client,
+            what: wanted.what,
             place: Place::Mirror,
+            since: dated.then(|| date_of(output)).flatten(),
+            modified: None,
             partial: &mut partial,
-            progress: &progress,
+            progress,
         };
-        transfer.complete().await?;
+        if transfer.complete().await? == Ended::Unchanged {
+            return partial.leave().await;
+        }
+        let modified = transfer.modified.filter(|_| wanted.dated);
         may_try_again &= partial.resumed();
-        match partial.finish(expected).await {
+        match partial.finish(expected, modified).await {
             // What an earlier run had left may be to blame: once more, from nothing.
             Err(GetError::WrongBytes { .. }) if may_try_again => may_try_again = false,
-            finished => return finished.inspect(|_| progress.done()),
+            finished => return finished,
         }
     }
+}
+
+fn date_of(path: &Path) -> Option<SystemTime> {
+    let found = std::fs::metadata(path).ok()?;
+    found.modified().ok().filter(|_| found.is_file())
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// All of the file is in the partial.
+    Whole,
+    /// What is in the file's place is what the server has.
+    Unchanged,
 }
 
 /// A file on its way.
@@ -164,18 +244,23 @@ struct Transfer<'a> {
     what: &'a What,
     /// Where it is asked for.
     place: Place,
+    /// The date of what is in the file's place already.
+    since: Option<SystemTime>,
+    /// The date that the server tells of the file.
+    modified: Option<SystemTime>,
     partial: &'a mut Partial,
     progress: &'a Progress,
 }
 
 impl Transfer<'_> {
     /// Brings the partial to the file's size.
-    async fn complete(&mut self) -> Result<(), GetError> {
+    async fn complete(&mut self) -> Result<Ended, GetError> {
         let mut fruitless = 0;
         loop {
             let before = self.partial.len();
-            let Err(error) = self.attempt().await else {
-                return Ok(());
+            let error = match self.attempt().await {
+                Ok(ended) => return Ok(ended),
+                Err(error) => error,
             };
             if self.partial.len() > before {
                 fruitless = 0;
@@ -201,11 +286,23 @@ impl Transfer<'_> {
     }
 
     /// One request, from where the partial ends.
-    async fn attempt(&mut self) -> Result<(), GetError> {
+    async fn attempt(&mut self) -> Result<Ended, GetError> {
         let held = self.partial.len();
         let tag = self.partial.tag().map(str::to_owned);
         let from = tag.as_deref().filter(|_| held > 0).map(|tag| (held, tag));
-        let mut body = self.client.open(self.place, self.what, from).await?;
+        let since = self.since;
+        let part = Part { from, since };
+        let mut body = self.client.open(self.place, self.what, part).await?;
+        if body.is_unchanged() {
+            if body.modified == since {
+                return Ok(Ended::Unchanged);
+            }
+            // Only older than what is here, which is another file then.
+            self.since = None;
+            let part = Part { from, since: None };
+            body = self.client.open(self.place, self.what, part).await?;
+        }
+        self.modified = body.modified;
         if body.at == 0 {
             self.partial.begin_anew(body.tag.as_deref()).await?;
         }
@@ -217,7 +314,7 @@ impl Transfer<'_> {
         }
         match body.size {
             Some(size) if self.partial.len() != size => Err(GetError::Cut { source: None }),
-            _ => Ok(()),
+            _ => Ok(Ended::Whole),
         }
     }
 }

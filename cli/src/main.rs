@@ -80,12 +80,33 @@ enum Command {
     Config(config::Config),
 }
 
+/// Each connection and each blob that is open is a file, of which shells and service managers allow a
+/// thousand unless they are asked for more. That protects programs that use `select`, of which this
+/// is none.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(MAX_FILES, |maximum| maximum.min(MAX_FILES));
+    if current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum,
+        };
+        // With fewer it works too: connections beyond are turned away.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+}
+
+/// More than all that listeners and stores ever hold open.
+const MAX_FILES: u64 = 1 << 18;
+
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     // What waits would otherwise hold a third more memory: pages of 2 MiB, mostly unused.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Credentials of callers are in its memory: no core of it is written, and only root looks in.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    raise_file_limit();
     // The only other way to have one is somebody else's having been first, and there is nobody.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -84,6 +84,8 @@ pub(crate) enum Choice {
 pub(crate) struct Request<'a> {
     pub(crate) image: &'a Image,
     pub(crate) via: &'a Url,
+    /// The only authority to trust, PEM; without it the system's.
+    pub(crate) ca: Option<&'a str>,
     pub(crate) output: &'a Path,
     pub(crate) choice: Choice,
 }
@@ -123,6 +125,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     let request = Request {
         image: &args.image,
         via: &args.via,
+        ca: None,
         output: &args.output,
         choice,
     };
@@ -157,7 +160,7 @@ async fn bring(
     blobs_are: Blobs,
     watch: &impl Watch,
 ) -> Result<(Layout, Content, Pulled), PullError> {
-    let client = Client::new(request.via, &request.image.source)?;
+    let client = Client::new(request.via, request.ca, &request.image.source)?;
     let layout = Layout::open(request.output).await?;
     let content = manifests::fetch(&client, &layout, request, watch).await?;
     let Content { top, blobs } = &content;

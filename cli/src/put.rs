@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darner_mirror::files::local;
 use darner_proto::digest::Digest;
 use futures_util::stream;
 use reqwest::header::CONTENT_LENGTH;
@@ -31,9 +32,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Args {
     /// The file
     file: PathBuf,
+    /// How long it is kept on each node that has it, such as 12h or 7d: until then it is not
+    /// dropped for want of room, and after that it goes
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    ttl: Option<Duration>,
+    /// Return when so many other nodes hold it, too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    replicas: Option<u8>,
     /// The mirror that takes it
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = parse_mirror)]
     via: Box<Url>,
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match ttl.as_secs() {
+        0 => Err("less than a second is no time".to_owned()),
+        _ => Ok(ttl),
+    }
 }
 
 /// Puts the file, and says how that went.
@@ -63,10 +79,16 @@ async fn put(args: &Args) -> Result<Digest, GetError> {
     let progress = Arc::new(Progress::new(io::stderr().is_terminal()));
     progress.opened(0, Some(size), None);
     let body = reqwest::Body::wrap_stream(chunks(&args.file, progress.clone())?);
-    let request = client
+    let mut request = client
         .put(path(&args.via, &format!("file/{digest}")))
         .header(CONTENT_LENGTH, size)
         .body(body);
+    if let Some(ttl) = args.ttl {
+        request = request.header(local::TTL, ttl.as_secs());
+    }
+    if let Some(replicas) = args.replicas {
+        request = request.header(local::REPLICAS, u16::from(replicas));
+    }
     let whom = format!("the mirror at {}", shown(&args.via));
     let answer = request.send().await.map_err(|source| {
         let whom = whom.clone();

@@ -21,10 +21,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use darner_proto::invalid::Invalid;
 use darner_proto::name::RegistryName;
 use darner_service::telemetry::with_causes;
 
 mod apply;
+mod authority;
 mod edit;
 mod host;
 mod journal;
@@ -46,11 +48,15 @@ use runtimes::Choice;
 use session::{Session, SetupError};
 
 // What `darner doctor` looks at the same host with.
+pub(crate) use edit::yaml::says as yaml_says;
 pub(crate) use host::Host;
 pub(crate) use journal::{Entry, Journal, Records, digest};
 pub(crate) use plan::Standing;
 pub(crate) use runtimes::containerd::{HOSTS_FILE, configuration};
-pub(crate) use runtimes::{Effect, Found, Runtime, Terms};
+pub(crate) use runtimes::containers::files as containers_files;
+pub(crate) use runtimes::docker::FILE as DAEMON;
+pub(crate) use runtimes::k3s::DIRECTORIES as K3S_DIRECTORIES;
+pub(crate) use runtimes::{CA_FILE, Effect, Found, Runtime, Terms};
 pub(crate) use session::JOURNAL;
 
 /// Something would change, and `--dry-run` was given.
@@ -70,8 +76,15 @@ pub(crate) struct Setup {
     #[command(flatten)]
     run: Run,
     /// Where the mirror listens
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = node::mirror_url)]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", value_parser = mirror_url)]
     mirror: String,
+    /// Have the runtimes speak TLS to the mirror, and trust nobody else in its place: where programs
+    /// on this host that are not trusted could take its port. The mirror needs `[registry] tls = true`
+    #[arg(long)]
+    tls: bool,
+    /// The mirror's authority, which the runtimes are to trust [default: /var/lib/darner/registry-tls/authority.pem]
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    ca: Option<PathBuf>,
     /// A registry to pull through the mirror; may be repeated [default: every one]
     #[arg(long, value_name = "HOST")]
     registry: Vec<RegistryName>,
@@ -135,12 +148,21 @@ pub(crate) async fn setup(args: Setup) -> ExitCode {
     let Run {
         runtime, output, ..
     } = args.run;
+    let session = args.run.session();
+    let ca = args.tls.then(|| session.authority(args.ca.as_deref()));
+    let ca = match ca.transpose() {
+        Ok(ca) => ca,
+        Err(error) => return tell(output, Err(error)),
+    };
     let terms = Terms {
-        mirror: args.mirror,
+        mirror: match ca {
+            Some(_) => args.mirror.replacen("http://", "https://", 1),
+            None => args.mirror,
+        },
+        ca,
         registries: args.registry,
         adopt: args.adopt,
     };
-    let session = args.run.session();
     let probe = match (args.probe, args.no_proof) {
         (_, true) => None,
         (Some(image), false) => Some(prove::Probe::Image(Box::new(image))),
@@ -159,6 +181,14 @@ pub(crate) fn teardown(args: &Teardown) -> ExitCode {
         runtime, output, ..
     } = args.run;
     tell(output, args.run.session().tear_down(runtime))
+}
+
+/// Where a mirror is: `http://host:port`, or `https://`, which means the same under `--tls`.
+fn mirror_url(text: &str) -> Result<String, Invalid> {
+    match text.strip_prefix("https://") {
+        Some(rest) => node::mirror_url(&format!("http://{rest}")),
+        None => node::mirror_url(text),
+    }
 }
 
 impl Run {

@@ -1,5 +1,5 @@
 //! `darner verify`: an image read through the mirror, every byte checked, nothing kept; and for each
-//! blob where it came from, and how fast.
+//! blob where it came from, how fast, and which nodes hold it now.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -9,12 +9,17 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use darner_proto::digest::Digest;
+use futures_util::stream::{self, StreamExt as _};
 use reqwest::Url;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pull::progress::{Event, Watch};
 use crate::pull::{self, Choice, Image, Platform, Pulled, client};
 use crate::run::say;
+
+/// A scheduler answers within a second, and is asked about so many at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+const BLOBS_AT_ONCE: usize = 8;
 
 /// Flags of `darner verify`
 #[derive(Debug, clap::Args)]
@@ -58,6 +63,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     let request = pull::Request {
         image: &args.image,
         via: &args.via,
+        ca: None,
         output: directory.path(),
         choice: match args.platform.clone() {
             Some(platform) => Choice::Only(platform),
@@ -69,7 +75,8 @@ pub(crate) async fn run(args: Args) -> ExitCode {
     let began = Instant::now();
     match pull::check(&request, &seen).await {
         Ok(pulled) => {
-            let told = seen.told(&args.image, &pulled, began.elapsed());
+            let mut told = seen.told(&args.image, &pulled, began.elapsed());
+            told.ask_for_holders(&args.via).await;
             match args.output {
                 Output::Text => print!("{told}"),
                 Output::Json => println!("{}", told.json()),
@@ -157,6 +164,19 @@ struct ToldBlob {
     /// From the answer's head to its last byte.
     seconds: f64,
     cuts: u32,
+    /// What the mirror says of who holds it now; `None` when it does not.
+    #[serde(flatten)]
+    held: Option<Holders>,
+}
+
+/// Who holds a blob, as `mirror/src/registry/holders.rs` says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holders {
+    /// This node's own mirror.
+    #[serde(rename(serialize = "held_here"))]
+    here: bool,
+    /// Others that the scheduler names.
+    nodes: Vec<String>,
 }
 
 impl Seen {
@@ -169,6 +189,7 @@ impl Seen {
             sources: transfer.sources,
             seconds: transfer.took.as_secs_f64(),
             cuts: transfer.cuts,
+            held: None,
         });
         Told {
             image: image.to_string(),
@@ -181,6 +202,24 @@ impl Seen {
 }
 
 impl Told {
+    /// Only a mirror of this machine says it.
+    async fn ask_for_holders(&mut self, via: &Url) {
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        let Ok(http) = http.build() else { return };
+        let asked = self.blobs.iter().map(async |blob| {
+            let mut url = via.clone();
+            url.set_path(&format!("/holders/{}", blob.digest));
+            let answer = http.get(url).send().await.ok()?;
+            let answer = answer.error_for_status().ok()?;
+            serde_json::from_slice(&answer.bytes().await.ok()?).ok()
+        });
+        let held: Vec<Option<Holders>> =
+            stream::iter(asked).buffered(BLOBS_AT_ONCE).collect().await;
+        for (blob, held) in self.blobs.iter_mut().zip(held) {
+            blob.held = held;
+        }
+    }
+
     fn json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
@@ -217,6 +256,9 @@ impl fmt::Display for Told {
                 0 => writeln!(f)?,
                 cuts => writeln!(f, ", cut {cuts} times")?,
             }
+            if let Some(held) = &blob.held {
+                writeln!(f, "{:SHORT$}  {held}", "")?;
+            }
         }
         let sums = self.by_source().into_iter();
         let sums = sums.map(|(source, bytes)| format!("{source} {}", ByteSize(bytes)));
@@ -224,6 +266,17 @@ impl fmt::Display for Told {
         let whole = Amount(self.bytes, self.seconds);
         writeln!(f, "{:SHORT$}  {whole}  from {}", "in all", sums.join(", "))?;
         writeln!(f, "every byte is what its digest says")
+    }
+}
+
+impl fmt::Display for Holders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = self.here.then(|| "this node".to_owned());
+        let all: Vec<_> = own.into_iter().chain(self.nodes.iter().cloned()).collect();
+        match all.len() {
+            0 => f.write_str("held by nobody"),
+            count => write!(f, "held by {count}: {}", all.join(", ")),
+        }
     }
 }
 
@@ -252,6 +305,10 @@ mod tests {
             sources: sources.iter().map(|name| (*name).to_owned()).collect(),
             seconds: 0.5,
             cuts: u32::from(sources.len() > 1),
+            held: Some(Holders {
+                here: true,
+                nodes: vec!["node-2".to_owned()],
+            }),
         };
         let told = Told {
             image: "docker.io/library/a:1".to_owned(),
@@ -271,5 +328,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("in all"), "{text}");
+        assert!(text.contains("held by 2: this node, node-2"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&told.json()).unwrap();
+        assert_eq!(json["blobs"][0]["held_here"], true);
+        assert_eq!(json["blobs"][0]["nodes"][0], "node-2");
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::wait::PATIENCE;
 
@@ -36,7 +36,11 @@ impl Attendant {
     /// scheduler has taken it in.
     pub async fn attend(url: &str, name: &str, address: SocketAddr) -> Result<Self> {
         let endpoint = Endpoint::from_shared(url.to_owned())?;
-        let channel = endpoint.connect().await?;
+        Self::attend_over(endpoint.connect().await?, name, address).await
+    }
+
+    /// As [`Attendant::attend`], on a connection that is there already.
+    pub async fn attend_over(channel: Channel, name: &str, address: SocketAddr) -> Result<Self> {
         let (say, queue) = mpsc::channel(WAITING);
         say.send(NodeMessage::Hello(host(name, address)?)).await?;
         let said = ReceiverStream::new(queue).map(|message| wire::NodeMessage::from(&message));

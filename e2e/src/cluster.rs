@@ -66,8 +66,8 @@ struct Joining<'a> {
     scene: &'a Scene,
     manager: &'a Darner,
     plain: bool,
-    /// A web server whose files are shared.
-    web: Option<&'a Web>,
+    /// A host whose files are shared.
+    web: Option<String>,
 }
 
 impl Joining<'_> {
@@ -104,10 +104,8 @@ impl Joining<'_> {
 
     async fn mirror(&self, upstream: &Upstream, role: &str, name: String) -> Result<Darner> {
         let mut settings = mirror_settings(self.scene, upstream, &name)?;
-        if let Some(web) = self.web {
-            settings = settings
-                .route(&web.host())
-                .set("proxy.listen", "127.0.0.1:0");
+        if let Some(host) = &self.web {
+            settings = settings.route(host).set("proxy.listen", "127.0.0.1:0");
         }
         self.mirror_with(settings, role, name).await
     }
@@ -135,13 +133,23 @@ impl Cluster {
         shape: Shape,
         web: &Web,
     ) -> Result<Self> {
+        Self::start_beside_host(scene, upstream, shape, web.host()).await
+    }
+
+    /// As [`Cluster::start`], beside a host whose files are shared.
+    pub async fn start_beside_host(
+        scene: &Scene,
+        upstream: &Upstream,
+        shape: Shape,
+        host: String,
+    ) -> Result<Self> {
         let settings = manager_settings(scene)?;
         let manager = Darner::start(scene, "manager", "manager", &settings).await?;
         let joining = Joining {
             scene,
             manager: &manager,
             plain: shape.plain,
-            web: Some(web),
+            web: Some(host),
         };
         let scheduler = joining.scheduler("scheduler").await?;
         let (seeds, mirrors) = joining.nodes(upstream, shape).await?;
@@ -332,7 +340,7 @@ pub fn node(scene: &Scene, name: &str) -> Result<Settings> {
 
 /// A port outside the range that the system gives to connections and to port 0, so that nobody
 /// takes it while its process is away.
-pub(crate) fn fixed_port() -> Result<String> {
+pub fn fixed_port() -> Result<String> {
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -164,6 +164,28 @@ impl Containerd {
         installed.start(command, hosts).await
     }
 
+    /// Starts one that knows no mirror, and whose requests go through a forward proxy.
+    pub async fn start_through(scene: &Scene, name: &str, proxy: &str) -> Result<Self> {
+        let installed = Installed::new(scene, name, System::here()).await?;
+        let hosts = installed.directory.join("certs.d");
+        fs::create_dir_all(&hosts)?;
+        let config = installed.directory.join("config.toml");
+        fs::write(&config, settings(&installed, Some(&hosts))?)?;
+        let mut command = Command::new(place::required_tool("containerd")?);
+        command.arg("--config").arg(&config);
+        command.env("HTTP_PROXY", proxy).env("HTTPS_PROXY", proxy);
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        installed.start(command, hosts).await
+    }
+
+    /// Says where `registry` is, without any mirror.
+    pub fn reach(&self, registry: &str, server: &str) -> Result<()> {
+        let directory = self.hosts.join(registry);
+        fs::create_dir_all(&directory)?;
+        let text = format!("server = \"{server}\"\n{}", hosts_file(server));
+        Ok(fs::write(directory.join("hosts.toml"), text)?)
+    }
+
     /// Lets `registry` have a fallback behind the mirror, as an operator does who names a server.
     pub fn fall_back(&self, registry: &str, mirror: &str, server: &str) -> Result<()> {
         let directory = self.hosts.join(registry);

@@ -73,13 +73,19 @@ impl Settings {
     }
 
     /// Adds a `[[route]]` to the swarm for a host on this machine.
-    pub fn route(mut self, host: &str) -> Self {
+    pub fn route(self, host: &str) -> Self {
+        let ignored = toml::Value::Array(vec!["X-Sig".into(), "X-Amz-*".into()]);
+        self.routed(host, &[("private", true.into()), ("ignore_query", ignored)])
+    }
+
+    /// Adds a `[[route]]` to the swarm for a host, with further settings of it.
+    pub fn routed(mut self, host: &str, settings: &[(&str, toml::Value)]) -> Self {
         let mut route = toml::Table::new();
         route.insert("host".to_owned(), host.into());
         route.insert("to".to_owned(), "swarm".into());
-        route.insert("private".to_owned(), true.into());
-        let ignored = toml::Value::Array(vec!["X-Sig".into()]);
-        route.insert("ignore_query".to_owned(), ignored);
+        for (key, value) in settings {
+            route.insert((*key).to_owned(), value.clone());
+        }
         let list = self
             .table
             .entry("route")
@@ -126,10 +132,21 @@ impl Darner {
         settings: &Settings,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let directory = scene.path("");
-        std::fs::write(directory.join(format!("{name}.toml")), settings.text())?;
         let mut command = command()?;
         command.envs(environment.iter().copied());
+        Self::start_by(scene, name, subcommand, settings, command).await
+    }
+
+    /// As [`Darner::start`], by a command that goes on with the subcommand, at this start only.
+    pub async fn start_by(
+        scene: &Scene,
+        name: &str,
+        subcommand: &str,
+        settings: &Settings,
+        command: Command,
+    ) -> Result<Self> {
+        let directory = scene.path("");
+        std::fs::write(directory.join(format!("{name}.toml")), settings.text())?;
         let process = spawn(command, &directory, name, subcommand, 1)?;
         let mut new = Self {
             name: name.to_owned(),

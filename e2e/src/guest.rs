@@ -2,12 +2,13 @@
 //! process has it, and nothing behind it. And a stranger, who has none.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use darner_proto::id::Role;
+use darner_proto::id::{HostId, Role};
 use darner_proto::wire;
 use darner_proto::wire::manager_client::ManagerClient;
 use darner_service::config::{Command, Flag, Sources, load};
@@ -26,6 +27,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service as _;
 
+use crate::attendant::Attendant;
 use crate::darner::{Darner, Settings};
 use crate::scene::Scene;
 
@@ -81,6 +83,7 @@ impl Port {
 /// A member.
 #[derive(Debug)]
 pub struct Guest {
+    id: HostId,
     identity: Identity,
     shutdown: Shutdown,
 }
@@ -88,17 +91,23 @@ pub struct Guest {
 impl Guest {
     /// Joins the cluster of `manager` as `name`, with the token in a file of the scene.
     pub async fn join(scene: &Scene, manager: &Darner, role: Role, name: &str) -> Result<Self> {
-        // Apart from a process that may have its name.
-        let path = scene.path(format!("guest-{name}.toml"));
-        let data = scene.make_directory(format!("data-guest-{name}"))?;
         let token = manager.join_token(&role.to_string())?;
-        let settings = Settings::new(&data)
-            .set("node.id", name)
-            .set(
-                "manager.address",
-                format!("https://{}", manager.address("manager")?),
-            )
+        let manager = format!("https://{}", manager.address("manager")?);
+        let settings = settings(scene, name)?
+            .set("manager.address", manager)
             .set("identity.token_file", token.display().to_string());
+        Self::open(scene, role, name, &settings).await
+    }
+
+    /// Becomes a mirror called `name` by a cluster's key.
+    pub async fn by_key(scene: &Scene, key: &Path, name: &str) -> Result<Self> {
+        let key = key.display().to_string();
+        let settings = settings(scene, name)?.set("identity.cluster_key_file", key);
+        Self::open(scene, Role::Mirror, name, &settings).await
+    }
+
+    async fn open(scene: &Scene, role: Role, name: &str, settings: &Settings) -> Result<Self> {
+        let path = scene.path(format!("guest-{name}.toml"));
         std::fs::write(&path, settings.text())?;
         let sources = Sources {
             file: Some(path),
@@ -116,6 +125,7 @@ impl Guest {
         settings.mirror.role = role;
         let (metrics, shutdown) = (IdentityMetrics::default(), Shutdown::default());
         Ok(Self {
+            id: settings.node.id.clone(),
             identity: Identity::open(&settings, role, &metrics, &shutdown).await?,
             shutdown,
         })
@@ -148,6 +158,15 @@ impl Guest {
         Ok((status, body))
     }
 
+    /// Attends the scheduler at `port`, as a mirror that nobody can reach.
+    pub async fn attend(&self, port: &Port) -> Result<Attendant> {
+        let endpoint = Endpoint::from_shared(port.url("https"))?;
+        let connector = self.connector(port.protocol);
+        let channel = endpoint.connect_with_connector(connector).await?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        Attendant::attend_over(channel, self.id.as_str(), nowhere).await
+    }
+
     /// Registers `id` in `role` with the manager at `port`.
     pub async fn register(&self, port: &Port, role: Role, id: &str) -> Result<(), Status> {
         let endpoint = Endpoint::from_shared(port.url("https"));
@@ -159,6 +178,12 @@ impl Guest {
     fn connector(&self, protocol: Protocol) -> Connector {
         self.identity.connector(protocol, ANYBODY)
     }
+}
+
+/// Settings apart from those of a process that may have its name.
+fn settings(scene: &Scene, name: &str) -> Result<Settings> {
+    let data = scene.make_directory(format!("data-guest-{name}"))?;
+    Ok(Settings::new(&data).set("node.id", name))
 }
 
 impl Drop for Guest {

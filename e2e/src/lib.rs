@@ -6,6 +6,7 @@
 //! of everything that ran in it. Whatever a scene starts ends with it. Tests wait on conditions
 //! ([`wait`]), never on the clock.
 
+pub mod alone;
 pub mod attendant;
 pub mod browser;
 pub mod client;
@@ -13,12 +14,15 @@ pub mod cluster;
 pub mod containerd;
 pub mod darner;
 pub mod docker;
+pub mod getting;
 pub mod guest;
 pub mod hostile;
 pub mod image;
+pub mod lookup;
 pub mod members;
 pub mod midway;
 pub mod nginx;
+pub mod objects;
 pub mod operator;
 pub mod place;
 pub mod podman;
@@ -31,6 +35,7 @@ pub mod scene;
 pub mod skopeo;
 pub mod system;
 pub mod tokens;
+pub mod tree;
 pub mod upstream;
 pub mod wait;
 pub mod web;

@@ -1,5 +1,7 @@
 //! Mirrors that find each other by themselves: no scheduler, no manager, no seed.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use darner_service::gossip::members::KEEPERS;
 use futures_util::future::try_join_all;
@@ -44,13 +46,18 @@ pub fn settings(
     name: &str,
     by: Option<&Darner>,
 ) -> Result<Settings> {
+    let key = key(scene)?.display().to_string();
+    let settings = mirror_settings(scene, upstream, name)?;
+    gossiping(settings.set("identity.cluster_key_file", key), by)
+}
+
+/// The file with the key that makes members of a scene.
+pub fn key(scene: &Scene) -> Result<PathBuf> {
     let key = scene.path("cluster.key");
     if !key.exists() {
         std::fs::write(&key, KEY)?;
     }
-    let settings = mirror_settings(scene, upstream, name)?
-        .set("identity.cluster_key_file", key.display().to_string());
-    gossiping(settings, by)
+    Ok(key)
 }
 
 /// Makes `settings` of a mirror those of a member that looks for others at `by`.

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::image::Image;
-use crate::process;
 use crate::scene::Scene;
 use crate::system::System;
+use crate::{place, process};
 
 /// skopeo with one mirror.
 #[derive(Debug)]
@@ -89,6 +90,19 @@ impl Skopeo {
     pub fn has_any(&self) -> bool {
         self.directory.join("image/manifest.json").exists()
     }
+}
+
+/// To copy an image to `out` as a skopeo does whose settings are in `root`/etc/containers.
+pub fn copy_on(root: &Path, reference: &str, out: &Path) -> Result<Command> {
+    let mut command = Command::new(place::required_tool("unshare")?);
+    command.args(["--mount", "sh", "-ec"]);
+    command.arg(
+        "mount --bind \"$1\" /etc/containers\n\
+         exec skopeo --insecure-policy copy --quiet \"docker://$2\" \"dir:$3\"",
+    );
+    command.arg("sh").arg(root.join("etc/containers"));
+    command.arg(reference).arg(out);
+    Ok(command)
 }
 
 fn check(image: &Image, out: &Path) -> Result<()> {

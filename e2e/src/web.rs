@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use darner_proto::digest::Digest;
 
 use crate::place;
@@ -110,6 +110,22 @@ impl Web {
         Ok(hasher.finish())
     }
 
+    /// Puts a file with this content there.
+    pub fn write(&self, path: &str, content: &[u8]) -> Result<()> {
+        let target = self.file(path);
+        let parent = target.parent().context("a file lies in a directory")?;
+        std::fs::create_dir_all(parent)?;
+        std::fs::write(&target, content)?;
+        let file = File::options().write(true).open(&target)?;
+        // A date that is this young is no validator.
+        Ok(file.set_modified(SystemTime::now() - Duration::from_secs(100))?)
+    }
+
+    /// Where a file lies.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
     /// What it has sent so far, of requests that have ended.
     pub fn sent(&self) -> Result<Vec<Sent>> {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -131,7 +147,7 @@ impl Web {
 }
 
 fn parse(line: &str) -> Result<Sent> {
-    let mut words = line.split(' ');
+    let mut words = line.splitn(4, ' ');
     let mut next = || words.next().context("a line of four words");
     let sent = Sent {
         method: next()?.to_owned(),
@@ -139,7 +155,6 @@ fn parse(line: &str) -> Result<Sent> {
         bytes: next()?.parse()?,
         path: next()?.to_owned(),
     };
-    ensure!(words.next().is_none(), "a line of four words: {line}");
     Ok(sent)
 }
 
@@ -170,12 +185,14 @@ http {{
         location /signed/ {{
             if ($request_uri !~ "X-Sig=valid-") {{ return 403; }}
         }}
+        location /tree/ {{ autoindex on; }}
         location /plain/ {{ etag off; }}
         location /bare/ {{ etag off; add_header Last-Modified ""; }}
         location /mine/ {{
             if ($http_authorization != "Bearer right") {{ return 401; }}
         }}
         location /moved/ {{ rewrite ^/moved/(.*)$ http://localhost:{port}/open/$1? redirect; }}
+        location = /to {{ return 302 http://$arg_host/; }}
         location /inside/ {{ return 302 http://169.254.169.254/latest; }}
     }}
 }}

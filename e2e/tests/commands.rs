@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use darner_e2e::cluster::start_up;
+use darner_e2e::client::Client;
+use darner_e2e::cluster::{Cluster, Shape, start_up};
 use darner_e2e::image::Image;
 use darner_e2e::upstream::{Fault, NAME, Rule, Upstream};
-use darner_e2e::{darner, process, scene};
+use darner_e2e::{darner, process, scene, wait};
 
 /// Checks that `directory` is an OCI layout with everything of `image`.
 fn check_layout(directory: &Path, image: &Image) -> Result<()> {
@@ -138,7 +139,46 @@ fn verify_tells_where_each_blob_came_from_and_keeps_nothing() {
             sources(&warm).iter().all(|from| from == r#"["store"]"#),
             "{warm}"
         );
+        let blobs = warm["blobs"].as_array().context("blobs")?;
+        ensure!(blobs.iter().all(|blob| blob["held_here"] == true), "{warm}");
         ensure!(fs::read_dir(&temporary)?.count() == 0, "something was kept");
         Ok(())
+    });
+}
+
+#[test]
+fn verify_names_the_nodes_that_hold_each_blob() {
+    scene::run("command_verify_holders", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let shape = Shape {
+            seeds: 1,
+            mirrors: 2,
+            plain: false,
+        };
+        let cluster = Cluster::start(scene, &upstream, shape).await?;
+        let image = &upstream.images.middle;
+        let [one, other] = &cluster.mirrors[..] else {
+            anyhow::bail!("there are two mirrors");
+        };
+        Client::new(one, NAME)?.pull(image).await?;
+        let mut expected = vec![one.name().to_owned(), cluster.seeds[0].name().to_owned()];
+        expected.sort();
+        // What a node has just got it tells its scheduler a moment later.
+        wait::until("all holders are named", async || {
+            let mut command = darner::command().ok()?;
+            command.args(["verify", &image.reference(NAME), "-o", "json"]);
+            command.args(["--via", &other.url("registry").ok()?]);
+            let output = process::run(command).await.ok()?;
+            let told: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            let blobs = told["blobs"].as_array()?;
+            let all = blobs.iter().all(|blob| {
+                let nodes = blob["nodes"].as_array().into_iter().flatten();
+                let mut nodes: Vec<_> = nodes.filter_map(|node| node.as_str()).collect();
+                nodes.sort_unstable();
+                nodes == expected && blob["held_here"] == true
+            });
+            all.then_some(())
+        })
+        .await
     });
 }

@@ -1,14 +1,19 @@
 //! Files that are no images: each version leaves its server once, and nobody gets a mixture.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::darner::{self, Darner};
+use darner_e2e::getting::{digest_of, get, printed};
+use darner_e2e::place;
 use darner_e2e::process::{self, run};
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::Upstream;
+use darner_e2e::wait;
 use darner_e2e::web::Web;
 use darner_proto::digest::Digest;
 use futures_util::future::try_join_all;
@@ -16,29 +21,21 @@ use reqwest::StatusCode;
 
 const MIB: u64 = 1 << 20;
 /// Large enough that a file takes many reads, and some of them are under way when it changes.
-const LARGE: u64 = 100 * MIB + 12_345;
+const LARGE: u64 = 256 * MIB + 12_345;
 
-/// `darner get`, through a node.
-fn get(node: &Darner, what: &str, output: &Path) -> Result<Command> {
-    let mut command = darner::command()?;
-    command.arg("get").arg(what).arg("-o").arg(output);
-    command.arg("--via").arg(node.url("registry")?);
-    Ok(command)
-}
-
-/// What a command has printed.
-fn printed(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-fn digest_of(path: &Path) -> Result<Digest> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    Ok(Digest::sha256(&bytes))
-}
-
-/// A request for what is at a URL, to a node itself.
+/// A request for what is at a URL, to a node itself. All by one client: to make one takes long enough
+/// for a server to lose patience with the others' connections.
 fn asked(node: &Darner, url: &str) -> Result<reqwest::RequestBuilder> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    let client = match CLIENT.get() {
+        Some(client) => client,
+        None => {
+            let new = reqwest::Client::builder().no_proxy();
+            // Each test has a runtime of its own, and no connection outlives its runtime.
+            let new = new.pool_max_idle_per_host(0).build()?;
+            CLIENT.get_or_init(|| new)
+        }
+    };
     let path = format!("{}/file", node.url("registry")?);
     Ok(client.get(path).header("darner-url", url))
 }
@@ -81,26 +78,72 @@ async fn cluster_of(scene: &Scene, web: &Web, mirrors: usize) -> Result<Cluster>
     Cluster::start_beside(scene, &upstream, seeds(2).mirrors(mirrors), web).await
 }
 
+/// curl, through a node's proxy.
+fn curl(node: &Darner, url: &str, output: &Path) -> Result<Command> {
+    let mut command = Command::new(place::required_tool("curl")?);
+    command.args(["--silent", "--show-error", "--fail", "--noproxy", ""]);
+    command.arg("--proxy").arg(node.url("proxy")?);
+    command.arg("--output").arg(output).arg(url);
+    Ok(command)
+}
+
+/// A node's readers of one file, each with a signature of its own: `darner get`, curl through the
+/// proxy, and one that reads ranges.
+async fn readers(
+    scene: &Scene,
+    node: &Darner,
+    web: &Web,
+    (size, digest): (u64, Digest),
+) -> Result<()> {
+    let url = |reader: &str| web.signed("signed/model.bin", &format!("{}-{reader}", node.name()));
+    let path = |reader: &str| scene.path(format!("{}-{reader}", node.name()));
+    let got = async {
+        let got = run(get(node, &url("get"), &path("get"))?).await?;
+        ensure!(printed(&got) == digest.to_string(), "{got:?}");
+        ensure!(digest_of(&path("get"))? == digest, "{}", node.name());
+        Ok(std::fs::remove_file(path("get"))?)
+    };
+    let curled = async {
+        run(curl(node, &url("curl"), &path("curl"))?).await?;
+        ensure!(digest_of(&path("curl"))? == digest, "{}", node.name());
+        Ok(std::fs::remove_file(path("curl"))?)
+    };
+    let ranged = async {
+        let ranged = in_ranges(node, &url("ranges"), size).await?;
+        ensure!(ranged == digest, "ranges make another file");
+        Ok(())
+    };
+    tokio::try_join!(got, curled, ranged).map(drop)
+}
+
+/// Bytes of the large file: e2e/bench makes it a gigabyte.
+fn large() -> Result<u64> {
+    match place::setting("DARNER_FILE_MIB") {
+        Some(mib) => Ok(mib.parse::<u64>()? * MIB),
+        None => Ok(LARGE),
+    }
+}
+
 #[test]
 fn a_signed_file_leaves_its_server_once() {
-    scene::run("files_signed", async |scene| {
+    scene::run_for("files_signed", Duration::from_secs(300), async |scene| {
         let web = Web::start(scene, "0").await?;
-        let digest = web.put("signed/model.bin", LARGE, (1, 100))?;
-        let cluster = cluster_of(scene, &web, 4).await?;
-        let gets = (0..3).map(async |number| {
-            let url = web.signed("signed/model.bin", &format!("node-{number}"));
-            let output = scene.path(format!("out-{number}"));
-            let got = run(get(&cluster.mirrors[number], &url, &output)?).await?;
-            ensure!(printed(&got) == digest.to_string(), "{got:?}");
-            ensure!(digest_of(&output)? == digest, "{}", output.display());
-            Ok(())
-        });
-        let url = web.signed("signed/model.bin", "ranges");
-        let ranged = in_ranges(&cluster.mirrors[3], &url, LARGE);
-        let (gets, ranged) = tokio::join!(try_join_all(gets), ranged);
-        gets?;
-        ensure!(ranged? == digest, "ranges make another file");
-        sent_once(&web, "signed/model.bin", LARGE)?;
+        let size = large()?;
+        let digest = web.put("signed/model.bin", size, (1, 100))?;
+        let upstream = Upstream::start(scene).await?;
+        let shape = seeds(1).mirrors(4);
+        let cluster = Cluster::start_beside(scene, &upstream, shape, &web).await?;
+        let began = Instant::now();
+        let all = cluster.mirrors.iter();
+        let all = all.map(|node| readers(scene, node, &web, (size, digest)));
+        try_join_all(all).await?;
+        let (took, sent) = (began.elapsed(), web.bytes_of("signed/model.bin")?);
+        println!(
+            "{} MiB to 12 readers on 4 nodes: {sent} bytes sent of {size}, {:.1} s",
+            size / MIB,
+            took.as_secs_f64()
+        );
+        sent_once(&web, "signed/model.bin", size)?;
         // Whoever the server refuses is refused, though everybody holds it.
         for url in [
             format!("{}?id=1&X-Sig=forged", web.url("signed/model.bin")),
@@ -146,10 +189,23 @@ fn changed(name: &str, path: &str) {
             let bytes = answer.bytes().await.ok().filter(|_| served);
             Ok::<_, anyhow::Error>(bytes.map(|bytes| Digest::sha256(&bytes)))
         });
-        let (new, early) = tokio::join!(change, try_join_all(early));
+        let commands = cluster.mirrors.iter().flat_map(|node| {
+            let path = |reader: &str| scene.path(format!("{}-{reader}", node.name()));
+            let (got, curled) = (path("get"), path("curl"));
+            [
+                (get(node, &url, &got), got),
+                (curl(node, &url, &curled), curled),
+            ]
+        });
+        let commands = commands.map(async |(command, output)| {
+            let ended = process::finish(command?).await?;
+            let whole = ended.status.success();
+            whole.then(|| digest_of(&output)).transpose()
+        });
+        let (new, early, told) = tokio::join!(change, try_join_all(early), try_join_all(commands));
         let new = new?;
         ensure!(new != old, "another version");
-        for found in early?.into_iter().flatten() {
+        for found in early?.into_iter().chain(told?).flatten() {
             ensure!(found == old || found == new, "a mixture of both versions");
         }
         // Whoever asks now gets what is there now.
@@ -194,9 +250,18 @@ fn what_cannot_be_told_apart_or_is_one_callers_is_not_shared() {
             let answer = answer.send().await?;
             ensure!(answer.headers().contains_key("x-darner-source"));
             ensure!(Digest::sha256(&answer.bytes().await?) == bare);
-            let right = asked(node, &web.url("mine/file"))?;
-            let right = right.header("authorization", "Bearer right").send().await?;
-            ensure!(Digest::sha256(&right.bytes().await?) == mine);
+            // What is one caller's is kept on this node, and the server is asked for each.
+            let right = async || {
+                let right = asked(node, &web.url("mine/file"))?;
+                Ok::<_, anyhow::Error>(right.header("authorization", "Bearer right").send().await?)
+            };
+            ensure!(Digest::sha256(&right().await?.bytes().await?) == mine);
+            wait::until("it to be kept", async || {
+                let again = right().await.ok()?;
+                (again.headers().get("x-darner-source")? == "store").then_some(())
+            })
+            .await?;
+            ensure!(Digest::sha256(&right().await?.bytes().await?) == mine);
             for wrong in [Some("Bearer wrong"), None] {
                 let request = asked(node, &web.url("mine/file"))?;
                 let request = match wrong {
@@ -214,6 +279,12 @@ fn what_cannot_be_told_apart_or_is_one_callers_is_not_shared() {
             let answer = asked(node, &web.url("open/none"))?.send().await?;
             ensure!(answer.status() == StatusCode::NOT_FOUND, "{answer:?}");
         }
+        // Each node has read for itself what is one caller's.
+        let sent = web.sent()?;
+        let of_mine = sent
+            .iter()
+            .filter(|sent| sent.path == "/mine/file" && sent.bytes >= size);
+        ensure!(of_mine.count() == 2, "{sent:?}");
         // Twice straight, and once for the cluster.
         ensure!(web.bytes_of("bare/file")? == 3 * size, "{:?}", web.sent()?);
         sent_once(&web, "open/file", size)

@@ -76,7 +76,14 @@ const OWNERS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("foca", &["service/src/gossip"]),
-    ("reqwest", &["mirror/src/upstream"]),
+    (
+        "reqwest",
+        &[
+            "mirror/src/upstream",
+            "service/src/gossip/endpoint_slices",
+            "manager/src/oidc",
+        ],
+    ),
     ("redb", &["mirror/src/store"]),
     (
         "sqlx",
@@ -85,6 +92,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "manager/src/users",
             "manager/src/jobs",
             "manager/src/removals",
+            "manager/src/hooks",
         ],
     ),
     ("clap", &["cli/src"]),

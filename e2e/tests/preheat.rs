@@ -1,4 +1,4 @@
-//! Images are on nodes before anybody pulls them.
+//! Images and files are on nodes before anybody asks for them.
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::SOURCE;
@@ -8,6 +8,8 @@ use darner_e2e::operator::{self, ask, told};
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::wait;
+use darner_e2e::web::Web;
+use darner_proto::digest::Digest;
 use serde_json::Value;
 
 /// Slow enough to be seen on its way.
@@ -15,6 +17,11 @@ const SLOW: u64 = 2 << 20;
 
 async fn cluster(scene: &Scene, upstream: &Upstream) -> Result<Cluster> {
     let cluster = Cluster::start(scene, upstream, seeds(2).mirrors(3)).await?;
+    operated(scene, cluster).await
+}
+
+/// Every node is known to the manager, which somebody is logged in to.
+async fn operated(scene: &Scene, cluster: Cluster) -> Result<Cluster> {
     operator::set_up(scene, &cluster.manager)?;
     let members = async || {
         let nodes = told(scene, &["nodes"]).ok()?;
@@ -165,5 +172,59 @@ fn a_job_is_called_off_and_taken_up_again() {
         ensure!(waited["phase"] == "done", "{waited}");
         upstream.read_once(image)?;
         pull_without_upstream(&cluster, &upstream, image).await
+    });
+}
+
+#[test]
+fn a_file_is_on_every_node_and_its_server_was_read_once() {
+    scene::run("preheat_file", async |scene| {
+        let web = Web::start(scene, "0").await?;
+        let size = 20 * (1 << 20) + 3;
+        let digest = web.put("signed/model.bin", size, (1, 100))?;
+        let upstream = Upstream::start(scene).await?;
+        let shape = seeds(2).mirrors(3);
+        let cluster = Cluster::start_beside(scene, &upstream, shape, &web).await?;
+        let cluster = operated(scene, cluster).await?;
+        let url = web.signed("signed/model.bin", "operator");
+        let job = told(scene, &["preheat", &url, "--wait"])?;
+        ensure!(job["phase"] == "done", "{job}");
+        ensure!(sum(&job, "bytes") == 5 * size, "{job}");
+        ensure!(web.bytes_of("signed/model.bin")? <= size + size / 100);
+        // What was signed is told to nobody.
+        let id = job["id"].as_str().context("no id")?;
+        for asked in [&["job", "show", id][..], &["job", "list"]] {
+            let told = told(scene, asked)?.to_string();
+            ensure!(told.contains("signed/model.bin"), "{told}");
+            ensure!(!told.contains("X-Sig"), "{told}");
+        }
+        for node in cluster.mirrors.iter().chain(&cluster.seeds) {
+            let client = reqwest::Client::builder().no_proxy().build()?;
+            let signed = web.signed("signed/model.bin", node.name());
+            let asked = client.get(format!("{}/file", node.url("registry")?));
+            let answer = asked.header("darner-url", signed).send().await?;
+            ensure!(answer.headers()[SOURCE] == "store", "{answer:?}");
+            ensure!(Digest::sha256(&answer.bytes().await?) == digest);
+        }
+        ensure!(web.bytes_of("signed/model.bin")? <= size + size / 100);
+        for (url, why) in [
+            (web.url("signed/model.bin"), "403"),
+            (web.url("open/none"), "404"),
+            (web.url("mine/file"), "40"),
+            (
+                "http://169.254.169.254/latest".to_owned(),
+                "cannot be asked",
+            ),
+        ] {
+            let failed = ask(scene, &["preheat", &url, "--wait", "-o", "json"], "")?;
+            ensure!(failed.status.code() == Some(1), "{failed:?}");
+            let job: Value = serde_json::from_slice(&failed.stdout)?;
+            let items = job["items"].as_array().context("no items")?;
+            let told = items.iter().all(|item| {
+                let told = item["why"].as_str();
+                told.is_some_and(|told| told.contains(why))
+            });
+            ensure!(told, "{url}: {job}");
+        }
+        Ok(())
     });
 }

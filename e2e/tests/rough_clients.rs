@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
-use darner_e2e::cluster::start_up;
+use darner_e2e::cluster::{in_plain_text, mirror_settings, start_up, up_settings};
 use darner_e2e::darner::Darner;
-use darner_e2e::raw;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
+use darner_e2e::{alone, place, raw};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -163,6 +163,55 @@ fn five_thousand_malformed_requests_have_the_right_status_and_cost_nothing() {
     });
 }
 
+#[test]
+fn no_malformed_request_makes_a_connection_to_anywhere() {
+    scene::run("rough_alone", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let settings = in_plain_text(mirror_settings(scene, &upstream, "mirror")?);
+        let mut command = alone::command()?;
+        command.arg(place::darner()?);
+        let mirror = Darner::start_by(scene, "mirror", "mirror", &settings, command).await?;
+        let (process, address) = (mirror.id(), mirror.address("registry")?);
+        let all = malformed();
+        let before = alone::begun(process)?;
+        let sent = alone::within(process, async || {
+            let send = async |case: &Malformed| {
+                raw::request(address, "GET", &case.target, "")
+                    .await
+                    .with_context(|| case.name.clone())
+            };
+            let mut answers = stream::iter(&all).map(send).buffer_unordered(32);
+            let mut count = 0;
+            while let Some(answer) = answers.next().await {
+                answer?;
+                count += 1;
+            }
+            Ok(count)
+        })?;
+        let after = alone::begun(process)?;
+        ensure!(sent == all.len() as u64);
+        let connections = after.connections - before.connections;
+        ensure!(
+            connections == sent,
+            "{connections} connections for {sent} requests"
+        );
+        ensure!(
+            after.datagrams == before.datagrams,
+            "{after:?} after {before:?}"
+        );
+        // What counts counts: a request that is right is passed on, to a registry that is not there.
+        let image = &upstream.images.tiny;
+        let target = format!("/v2/{}/manifests/{}?ns={NAME}", image.repository, image.tag);
+        let answer = alone::within(process, async || {
+            raw::request(address, "GET", &target, "").await
+        })?;
+        ensure!(answer.status == 503, "{}", answer.describe());
+        let begun = alone::begun(process)?.connections - after.connections;
+        ensure!(begun > 1, "{begun} connections");
+        Ok(())
+    });
+}
+
 /// Requests that two parsers may cut differently: by name, and the bytes.
 fn smuggled() -> Vec<(String, Vec<u8>)> {
     let head = "GET /v2/ HTTP/1.1\r\nHost: h\r\n";
@@ -282,6 +331,11 @@ fn p99(sorted: &[Duration]) -> Duration {
     sorted[sorted.len() * 99 / 100]
 }
 
+/// Connections that say nothing.
+const IDLE: u32 = 8192;
+/// Connections that say little.
+const DAWDLING: usize = 150;
+
 /// One that has been served and says nothing more.
 async fn idle(address: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
@@ -327,7 +381,14 @@ fn others_are_served_while_thousands_idle_or_dawdle() {
             maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
         };
         rustix::process::setrlimit(rustix::process::Resource::Nofile, limits)?;
-        let (upstream, up, address) = start(scene).await?;
+        let upstream = Upstream::start(scene).await?;
+        let settings = up_settings(scene, &upstream)?;
+        // As shells and service managers start it.
+        let mut command = std::process::Command::new("sh");
+        command.args(["-ec", "ulimit -Sn 1024; exec \"$@\"", "sh"]);
+        command.arg(place::darner()?);
+        let up = Darner::start_by(scene, "up", "up", &settings, command).await?;
+        let address = up.address("registry")?;
         let image = &upstream.images.tiny;
         let client = Client::new(&up, NAME)?;
         client.pull(image).await?;
@@ -335,22 +396,25 @@ fn others_are_served_while_thousands_idle_or_dawdle() {
         times(&client, &path, 200).await?;
         let before = times(&client, &path, 1000).await?;
         let memory_before = memory(&up).await?;
-        let mut connections: Vec<_> = stream::iter(0..8000)
+        let mut connections: Vec<_> = stream::iter(0..IDLE)
             .map(|_| idle(address))
             .buffer_unordered(64)
             .collect::<Vec<_>>()
             .await
             .into_iter()
             .collect::<Result<_>>()?;
+        let beside_idle = times(&client, &path, 1000).await?;
         let mut dawdling = JoinSet::new();
-        for _ in 0..150 {
+        for _ in 0..DAWDLING {
             dawdling.spawn(loris(address));
         }
         let during = times(&client, &path, 1000).await?;
-        let each = (memory(&up).await? - memory_before) / 8000.0;
+        let each = (memory(&up).await? - memory_before) / f64::from(IDLE);
         println!(
-            "p99 {:?} before, {:?} beside 8,000 idle and 150 dawdling connections; {each:.0} bytes for each",
+            "p99 {:?} before, {:?} beside {IDLE} idle connections, {:?} with {DAWDLING} dawdling ones too; \
+             {each:.0} bytes for each",
             p99(&before),
+            p99(&beside_idle),
             p99(&during)
         );
         // This machine does other things too: what is held against the server is a lasting delay.

@@ -10,18 +10,8 @@ use darner_e2e::containerd::Host;
 use darner_e2e::darner::Darner;
 use darner_e2e::docker::Dockerd;
 use darner_e2e::upstream::{Guard, NAME, Upstream};
-use darner_e2e::{darner, place, process, scene};
+use darner_e2e::{darner, place, process, scene, skopeo, tree};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Runs a script in namespaces in which /etc/`name` is that of the host in `root`.
-fn within(root: &Path, name: &str, script: &str) -> Result<Command> {
-    let etc = root.join("etc").join(name);
-    let mut command = Command::new(place::required_tool("unshare")?);
-    command.args(["--mount", "--pid", "--fork", "--mount-proc", "sh", "-ec"]);
-    command.arg(format!("mount --bind \"$1\" /etc/{name}\n{script}"));
-    command.arg("sh").arg(etc);
-    Ok(command)
-}
 
 fn on_host(subcommand: &str, root: &Path) -> Result<Command> {
     let mut command = darner::command()?;
@@ -35,23 +25,6 @@ fn set_up(root: &Path, mirror: &str, image: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// The names of the files in a directory and below, with what is in them.
-fn files(directory: &Path) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let name = path.display().to_string();
-        if path.is_dir() {
-            found.push((name, "a directory".to_owned()));
-            found.extend(files(&path)?);
-        } else {
-            found.push((name, fs::read_to_string(&path)?));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -63,7 +36,7 @@ fn set_up_containerd_pulls_through_the_mirror_and_torn_down_its_files_are_as_bef
         let up = start_up(scene, &upstream).await?;
         let host = Host::new(scene, "containerd").await?;
         let (root, mirror) = (host.root(), up.url("registry")?);
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let image = &upstream.images.middle;
         let probe = upstream.images.tiny.reference(NAME);
 
@@ -73,16 +46,19 @@ fn set_up_containerd_pulls_through_the_mirror_and_torn_down_its_files_are_as_bef
         ensure!(dry.status.code() == Some(6), "{dry:?}");
         let diff = text(&dry);
         ensure!(diff.contains("+++ /etc/containerd/config.toml"), "{diff}");
-        ensure!(files(&root)? == before, "a dry run changed something");
+        ensure!(tree::read(&root)? == before, "a dry run changed something");
 
         let done = text(&process::run(set_up(&root, &mirror, &probe)?).await?);
         ensure!(done.contains("systemctl restart containerd"), "{done}");
         ensure!(done.contains("was pulled"), "{done}");
-        let up_files = files(&root)?;
+        let up_files = tree::read(&root)?;
         ensure!(up_files != before, "nothing was set up");
         let again = text(&process::run(set_up(&root, &mirror, &probe)?).await?);
         ensure!(again.contains("nothing to change"), "{again}");
-        ensure!(files(&root)? == up_files, "a second run changed something");
+        ensure!(
+            tree::read(&root)? == up_files,
+            "a second run changed something"
+        );
 
         let containerd = host.start().await?;
         containerd.pull(&image.reference(NAME)).await?;
@@ -93,7 +69,7 @@ fn set_up_containerd_pulls_through_the_mirror_and_torn_down_its_files_are_as_bef
         ensure!(served >= whole as f64, "the mirror served {served} bytes");
 
         process::run(on_host("teardown", &root)?).await?;
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -105,7 +81,7 @@ fn a_mirror_that_cannot_get_the_image_leaves_everything_as_it_was() {
         let mut up = start_up(scene, &upstream).await?;
         let host = Host::new(scene, "containerd").await?;
         let (root, mirror) = (host.root(), up.url("registry")?);
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let absent = format!("{NAME}/nobody/has:this");
         let failed = process::finish(set_up(&root, &mirror, &absent)?).await?;
         let said = String::from_utf8_lossy(&failed.stderr).into_owned();
@@ -114,13 +90,13 @@ fn a_mirror_that_cannot_get_the_image_leaves_everything_as_it_was() {
             said.contains("taken back") && said.contains("404"),
             "{said}"
         );
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
 
         up.kill()?;
         let image = upstream.images.tiny.reference(NAME);
         let failed = process::finish(set_up(&root, &mirror, &image)?).await?;
         ensure!(failed.status.code() == Some(4), "{failed:?}");
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -134,20 +110,23 @@ fn killed_at_any_moment_the_next_run_takes_it_back() {
         let mirror = format!("http://{}", silent.local_addr()?);
         let host = Host::new(scene, "containerd").await?;
         let root = host.root();
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let image = upstream.images.tiny.reference(NAME);
         let config = host.etc().join("certs.d/_default/hosts.toml");
         let mut run = set_up(&root, &mirror, &image)?.spawn()?;
         darner_e2e::wait::until_true("the files are written", || config.exists()).await?;
         kill_process(Pid::from_child(&run), Signal::INT)?;
         ensure!(run.wait()?.code() == Some(130), "not interrupted");
-        ensure!(files(&root)? == before, "an interrupted run left something");
+        ensure!(
+            tree::read(&root)? == before,
+            "an interrupted run left something"
+        );
 
         let mut run = set_up(&root, &mirror, &image)?.spawn()?;
         darner_e2e::wait::until_true("the files are written", || config.exists()).await?;
         run.kill()?;
         run.wait()?;
-        ensure!(files(&root)? != before, "it was killed too early");
+        ensure!(tree::read(&root)? != before, "it was killed too early");
         let look = process::finish({
             let mut command = on_host("teardown", &root)?;
             command.args(["--dry-run", "-o", "json"]);
@@ -162,7 +141,7 @@ fn killed_at_any_moment_the_next_run_takes_it_back() {
         );
         let done = text(&process::run(on_host("teardown", &root)?).await?);
         ensure!(done.contains("half done"), "{done}");
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -233,7 +212,7 @@ fn set_up_skopeo_pulls_through_the_mirror() {
         fs::create_dir_all(&etc)?;
         fs::create_dir_all(root.join("var/lib"))?;
         fs::write(etc.join("registries.conf"), "# nothing yet\n")?;
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         let mut setup = darner::command()?;
         setup
             .args(["setup", "podman", "--registry", NAME, "--root"])
@@ -242,16 +221,14 @@ fn set_up_skopeo_pulls_through_the_mirror() {
         setup.args(["--probe", &upstream.images.tiny.reference(NAME)]);
         process::run(setup).await?;
         let image = &upstream.images.middle;
-        let copy = "exec skopeo --insecure-policy copy --quiet \"docker://$2\" \"dir:$3\"";
-        let mut copy = within(&root, "containers", copy)?;
-        copy.arg(image.reference(NAME)).arg(scene.path("copied"));
+        let copy = skopeo::copy_on(&root, &image.reference(NAME), &scene.path("copied"))?;
         process::run(copy).await?;
         let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
         ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
         let mut teardown = darner::command()?;
         teardown.args(["teardown", "podman", "--root"]).arg(&root);
         process::run(teardown).await?;
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }
@@ -273,7 +250,7 @@ fn a_running_dockerd_is_told_without_a_restart_and_untold_again() {
         fs::write(root.join("etc/docker/daemon.json"), theirs)?;
         let dockerd = Dockerd::start(scene, &root).await?;
         // With the key that dockerd makes for itself.
-        let before = files(&root)?;
+        let before = tree::read(&root)?;
         ensure!(dockerd.mirrors().await?.is_empty(), "it has mirrors");
 
         let mut setup = dockerd.beside(&place::darner()?)?;
@@ -301,7 +278,7 @@ fn a_running_dockerd_is_told_without_a_restart_and_untold_again() {
             mirrors.is_empty().then_some(())
         })
         .await?;
-        ensure!(files(&root)? == before, "files are not as they were");
+        ensure!(tree::read(&root)? == before, "files are not as they were");
         Ok(())
     });
 }

@@ -5,18 +5,16 @@
 //! all it has counted by then. Only nodes that this manager hears are among them. [`Board`] decides,
 //! [`Tallies`] gives it the clock and the members.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use darner_proto::figures::{Figures, Served, UpstreamFigures};
-use darner_proto::id::Role;
 use darner_proto::name::RegistryName;
 use darner_service::shutdown::Shutdown;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::members::Members;
-use crate::membership::{MemberKey, ROLES};
+use crate::membership::MemberKey;
 use crate::users::now;
 
 /// Between looks at who is still a member, and between points of the past.
@@ -260,21 +258,8 @@ impl Tallies {
 
     /// Looks who is still a member until the process drains.
     pub async fn run(self, members: Members, shutdown: Shutdown) {
-        let mut ticks = interval(STEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.draining() => return,
-            }
-            let present: Vec<MemberKey> = members.look(|membership| {
-                let roles = ROLES.iter().filter(|role| **role != Role::Scheduler);
-                let records = roles.flat_map(|role| membership.of_role(*role, None));
-                records.map(|record| MemberKey::of(&record.host)).collect()
-            });
-            let present: std::collections::BTreeSet<_> = present.into_iter().collect();
-            self.lock().step(now(), |key| present.contains(key));
-        }
+        let look = |present: &BTreeSet<_>| self.lock().step(now(), |key| present.contains(key));
+        members.each_step(STEP, &shutdown, look).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
@@ -298,6 +283,7 @@ fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use darner_proto::id::Role;
 
     fn key(id: &str) -> MemberKey {
         MemberKey {

@@ -7,12 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use darner_proto::holdings::{HoldingsReply, HoldingsReport};
-use darner_proto::id::Role;
 use darner_service::shutdown::Shutdown;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::members::Members;
-use crate::membership::{MemberKey, ROLES};
+use crate::membership::MemberKey;
 
 pub mod catalog;
 mod seen;
@@ -49,20 +47,8 @@ impl Images {
 
     /// Forgets who is no member any more, until the process drains.
     pub async fn run(self, members: Members, shutdown: Shutdown) {
-        let mut ticks = interval(STEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.draining() => return,
-            }
-            let present: BTreeSet<_> = members.look(|membership| {
-                let roles = ROLES.iter().filter(|role| **role != Role::Scheduler);
-                let records = roles.flat_map(|role| membership.of_role(*role, None));
-                records.map(|record| MemberKey::of(&record.host)).collect()
-            });
-            self.lock().only(|key| present.contains(key));
-        }
+        let forget = |present: &BTreeSet<_>| self.lock().only(|key| present.contains(key));
+        members.each_step(STEP, &shutdown, forget).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Catalog> {

@@ -1,4 +1,4 @@
-//! Jobs: images that are to be on nodes ahead of time.
+//! Jobs: images and files that are to be on nodes ahead of time.
 //!
 //! [`job`] is what is remembered, [`board`] decides, [`kept`] is the database. This gives the board
 //! the clock and the members, and hands out its orders in the answers to keep-alives
@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use darner_proto::id::{Host, Role};
+use darner_proto::file::FileUrl;
+use darner_proto::id::Role;
+use darner_proto::invalid::Invalid;
 use darner_proto::preheat::{Image, Order, Platform, Report};
 use darner_service::shutdown::Shutdown;
 use darner_service::telemetry::with_causes;
@@ -23,20 +25,25 @@ use crate::random;
 use crate::users::{Name, hash_of};
 
 pub mod board;
+pub mod cron;
 pub mod job;
 mod kept;
+pub mod plan;
+pub mod schedules;
 #[cfg(test)]
 mod tests;
+mod to;
 
 use board::{Action, Board, Event};
-use job::{Item, Job, Limits, MAX_AT_ONCE, MIN_RATE, Summary};
+use job::{Item, Job, Limits, Summary};
 use kept::Audited;
+pub use to::To;
 
 /// Between looks at the database and at the members.
 const TICK: Duration = Duration::from_secs(1);
 /// Jobs that have not ended; more are refused.
 pub const MAX_RUNNING: usize = 64;
-/// Images of one job.
+/// Images of one job, and files.
 pub const MAX_IMAGES: usize = 32;
 /// Images on nodes of one job: its document is a few megabytes then.
 pub const MAX_ITEMS: usize = 20_000;
@@ -58,22 +65,13 @@ struct Shared {
     members: Members,
 }
 
-/// Which nodes images are to be on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
-    /// Every seed.
-    Seeds,
-    /// Every seed and every mirror.
-    Nodes,
-    /// Every seed, and the mirrors with this label.
-    Label(String, String),
-}
-
 /// A job to be begun.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The images.
     pub images: Vec<Image>,
+    /// The files.
+    pub files: Vec<FileUrl>,
     /// Of an index, this platform.
     pub platform: Option<Platform>,
     /// Where to.
@@ -127,8 +125,8 @@ pub enum JobError {
     #[error("there is no such job")]
     Absent,
     /// A limit that cannot be.
-    #[error("{0}")]
-    Limit(String),
+    #[error(transparent)]
+    Limit(#[from] Invalid),
     /// The request was another one before.
     #[error("this Idempotency-Key was used for a job with other images, platform or nodes")]
     OtherRequest,
@@ -151,12 +149,36 @@ impl Jobs {
     }
 
     /// A node lives, and this came of its orders. Says what it is to do now.
-    pub fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
+    pub async fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
         if key.role == Role::Scheduler {
             return Vec::new();
         }
+        self.learn_of(&reports).await;
         let node = key.id.to_string();
         self.apply(Event::Heard { node, reports })
+    }
+
+    /// A node that comes over from a manager that died tells of jobs which this one has not looked up
+    /// yet: without a look now it would drop their orders, and begin them anew a moment later.
+    async fn learn_of(&self, reports: &[Report]) {
+        let jobs: BTreeSet<_> = reports.iter().map(|report| &report.id.job).collect();
+        for id in jobs {
+            if lock(&self.shared.board).get(id).is_some() {
+                continue;
+            }
+            match kept::get(&self.shared.database, id).await {
+                Ok(Some(job)) => drop(self.apply(Event::Take(job))),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::warn!(
+                        job = id,
+                        error,
+                        "a job that a node is at cannot be looked up"
+                    );
+                }
+            }
+        }
     }
 
     /// Begins a job, or finds the one that the same request has begun.
@@ -202,7 +224,8 @@ impl Jobs {
     }
 
     fn job(&self, wanted: &Wanted, by: &str) -> Result<Job, JobError> {
-        within("images", wanted.images.len(), MAX_IMAGES)?;
+        let count = wanted.images.len() + wanted.files.len();
+        within("images and files", count, MAX_IMAGES)?;
         wanted.limits.check()?;
         within(
             "jobs under way",
@@ -210,16 +233,11 @@ impl Jobs {
             MAX_RUNNING,
         )?;
         let nodes = self.nodes(&wanted.to);
-        if nodes.is_empty() || wanted.images.is_empty() {
+        if nodes.is_empty() || count == 0 {
             return Err(JobError::Nobody);
         }
-        within(
-            "images on nodes",
-            nodes.len() * wanted.images.len(),
-            MAX_ITEMS,
-        )?;
+        within("images and files on nodes", nodes.len() * count, MAX_ITEMS)?;
         let created_ms = now();
-        let images: Vec<_> = wanted.images.iter().map(ToString::to_string).collect();
         let of_image = |image| {
             let nodes = nodes.iter();
             nodes.map(move |(node, seed)| Item::new(image, node.clone(), *seed))
@@ -228,8 +246,9 @@ impl Jobs {
             id: format!("{created_ms:011x}{}", random::hexadecimal::<4>()),
             created_ms,
             by: by.to_owned(),
-            items: (0..).take(images.len()).flat_map(of_image).collect(),
-            images,
+            items: (0..).take(count).flat_map(of_image).collect(),
+            images: wanted.images.iter().map(ToString::to_string).collect(),
+            files: wanted.urls().collect(),
             platform: wanted.platform.as_ref().map(ToString::to_string),
             to: wanted.to.to_string(),
             limits: wanted.limits,
@@ -418,6 +437,15 @@ impl RequestKey {
     }
 }
 
+impl RequestKey {
+    /// Of a request that nobody in person makes: the `number`-th of `name`, which is a `kind`.
+    pub fn of(kind: &str, name: &str, number: i64) -> Self {
+        // No account has a name with this sign.
+        let hash = hash_of(&format!("{kind}/{name} {number}"));
+        Self(random::hex(&hash))
+    }
+}
+
 impl Begun {
     /// The job.
     pub fn job(self) -> Job {
@@ -428,81 +456,18 @@ impl Begun {
 }
 
 impl Wanted {
+    fn urls(&self) -> impl Iterator<Item = String> {
+        self.files.iter().map(|file| file.url().to_string())
+    }
+
     /// Whether `job` is what comes of it; which nodes there are may have changed.
     fn is_of(&self, job: &Job) -> bool {
         let images = self.images.iter().map(ToString::to_string);
         images.eq(job.images.iter().cloned())
+            && self.urls().eq(job.files.iter().cloned())
             && self.platform.as_ref().map(ToString::to_string) == job.platform
             && self.to.to_string() == job.to
             && self.limits == job.limits
-    }
-}
-
-impl Limits {
-    /// # Errors
-    /// No job can be so limited.
-    pub fn check(&self) -> Result<(), JobError> {
-        if self
-            .at_once
-            .is_some_and(|at_once| !(1..=MAX_AT_ONCE).contains(&at_once))
-        {
-            return Err(JobError::Limit(format!(
-                "at_once: is not 1 to {MAX_AT_ONCE}"
-            )));
-        }
-        if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
-            return Err(JobError::Limit(format!(
-                "bytes_per_second: is less than {MIN_RATE}"
-            )));
-        }
-        Ok(())
-    }
-}
-
-impl To {
-    fn means(&self, host: &Host) -> bool {
-        match self {
-            _ if host.role == Role::Seed => true,
-            Self::Seeds => false,
-            Self::Nodes => true,
-            Self::Label(key, value) => host.labels.get(key) == Some(value),
-        }
-    }
-}
-
-impl std::str::FromStr for To {
-    type Err = darner_proto::invalid::Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // `label=zone=a` says the same as `zone=a`.
-        let named = text
-            .strip_prefix("label=")
-            .filter(|rest| rest.contains('='));
-        let text = named.unwrap_or(text);
-        match (text, text.split_once('=')) {
-            ("seeds", _) => Ok(Self::Seeds),
-            ("nodes", _) => Ok(Self::Nodes),
-            (_, Some((key, value))) if !key.is_empty() && text.len() <= MAX_TO => {
-                Ok(Self::Label(key.to_owned(), value.to_owned()))
-            }
-            _ => Err(Self::Err::new(
-                "to",
-                "is not seeds, nodes or label=KEY=VALUE",
-            )),
-        }
-    }
-}
-
-/// A label is no longer than this, key and value.
-const MAX_TO: usize = 512;
-
-impl std::fmt::Display for To {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Seeds => f.write_str("seeds"),
-            Self::Nodes => f.write_str("nodes"),
-            Self::Label(key, value) => write!(f, "{key}={value}"),
-        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! Everything here answers from memory. Remembering is somebody else's, who looks at
 //! [`Members::snapshot`] when [`Members::changes`] says so.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use darner_proto::id::Host;
+use darner_proto::id::{Host, Role};
 use darner_proto::manager::Configuration;
 use darner_proto::trust::Trust;
 use darner_service::shutdown::Shutdown;
@@ -125,6 +126,28 @@ impl Members {
             waits: actions.contains(&Action::Wait),
             told,
         })
+    }
+
+    /// Tells `heard` every `step` which mirrors and seeds are members, until the process drains.
+    pub async fn each_step(
+        &self,
+        step: Duration,
+        shutdown: &Shutdown,
+        mut heard: impl FnMut(&BTreeSet<MemberKey>),
+    ) {
+        let mut ticks = interval(step);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.draining() => return,
+            }
+            heard(&self.look(|membership| {
+                let roles = [Role::Mirror, Role::Seed].into_iter();
+                let records = roles.flat_map(|role| membership.of_role(role, None));
+                records.map(|record| MemberKey::of(&record.host)).collect()
+            }));
+        }
     }
 
     /// Lets `read` look at the members. It must be quick: everybody else waits.

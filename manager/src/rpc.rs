@@ -176,7 +176,7 @@ impl Manager for Rpc {
             false => Vec::new(),
         };
         let orders = match known {
-            true => self.jobs.heard(&key, reports),
+            true => self.jobs.heard(&key, reports).await,
             false => Vec::new(),
         };
         Ok(Response::new(wire::KeepAliveReply {

@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! request --> route --(refuse)--> refused
-//!               |----(straight, credentials, another method)--> passed on to the host
+//!               |----(straight, another method)--> passed on to the host
 //!               '----(swarm)--> the host is asked what it has for this very URL
 //!                                 |--(no version to go by, or not to be shared)--> passed on
 //!                                 '--> task of that version --> what its readers have verified
 //! ```
-//! The host is asked each time, with the caller's own URL: what is held answers nobody whom the
-//! host would not. A file's key is made of its URL, size and validator (see
+//! The host is asked each time, with the caller's own URL and what else it shows: what is held answers
+//! nobody whom the host would not. What was read with credentials stays on this node, see [`own`]. A file's key is made of its URL, size and validator (see
 //! [`darner_proto::file`]), so that a version is read by nobody as another. Files that were put
 //! into the cluster, and those whose digest a caller gives, are known by their digest, as blobs are.
 
@@ -17,15 +17,17 @@ mod held;
 mod keep;
 pub mod local;
 mod metrics;
+mod own;
 mod passing;
+mod replicas;
+pub(crate) mod version;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use darner_proto::digest::Digest;
-use darner_proto::file::{Located, Supply, Validator};
+use darner_proto::file::Supply;
 use darner_service::metrics::Metrics;
 use darner_service::settings::RouteTo;
 use futures_util::StreamExt as _;
@@ -36,8 +38,9 @@ use crate::listen::Outlet;
 use crate::registry::range::{Wanted, wanted};
 use crate::store::Span;
 use crate::task::{Reading, ServedFrom, Tasks};
-use crate::upstream::files::{FileHead, Files, shows_credentials};
+use crate::upstream::files::{Files, shows_credentials};
 use metrics::{FileMetrics, Outcome};
+use version::Version;
 
 /// Where the first byte of an answer came from, as with blobs.
 const SOURCE: HeaderName = HeaderName::from_static("x-darner-source");
@@ -56,6 +59,8 @@ const DESCRIPTION: [HeaderName; 7] = [
 #[derive(Debug, Clone)]
 pub struct FileFront {
     tasks: Tasks,
+    /// Downloads of what is one caller's own; `None` where nothing of that is kept.
+    own: Option<Tasks>,
     metrics: FileMetrics,
 }
 
@@ -79,16 +84,6 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
-/// One version of a file, and how it is known in the cluster.
-struct Version {
-    key: Digest,
-    size: u64,
-    /// For `If-Range`.
-    tag: String,
-    sources: Vec<Supply>,
-    headers: HeaderMap,
-}
-
 impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
@@ -107,10 +102,11 @@ impl Refusal {
 }
 
 impl FileFront {
-    /// Answers from what `tasks` bring here.
-    pub fn new(tasks: &Tasks, metrics: &Metrics) -> Self {
+    /// Answers from what `tasks` bring here; what callers show credentials for, from `own`.
+    pub fn new(tasks: &Tasks, own: Option<Tasks>, metrics: &Metrics) -> Self {
         Self {
             tasks: tasks.clone(),
+            own,
             metrics: FileMetrics::new(metrics),
         }
     }
@@ -156,14 +152,17 @@ impl FileFront {
             let message = "its host is not one that may be asked; give it a [[route]]";
             return Err(Refusal::new(StatusCode::FORBIDDEN, message));
         }
-        if to == RouteTo::Swarm
-            && reads
-            && !one_callers
-            && let Some(version) = self.version(asked).await?
-        {
-            return self.shared(asked, version, outlet).await;
+        if to != RouteTo::Swarm || !reads {
+            return self.pass(asked, body).await;
         }
-        self.pass(asked, body).await
+        let found = match one_callers {
+            false => self.version(asked).await?.map(|found| (found, &self.tasks)),
+            true => self.own_version(asked).await,
+        };
+        match found {
+            Some((version, tasks)) => self.shared(asked, (version, tasks), outlet).await,
+            None => self.pass(asked, None).await,
+        }
     }
 
     /// The version that the host has for this caller; `None` when there is none to share.
@@ -177,44 +176,13 @@ impl FileFront {
                 return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, message));
             }
         };
-        Ok(self.keyed(asked, head))
-    }
-
-    fn keyed(&self, asked: &Asked<'_>, head: FileHead) -> Option<Version> {
-        let size = head.size.filter(|size| *size > 0)?;
-        if head.status != StatusCode::OK || !head.shared {
-            return None;
-        }
-        let canonical = self.hosts().canonical(asked.url);
-        // Whoever knows the digest may have what is known by it. What is at a URL that may be a
-        // secret is not known so.
-        let open = canonical.query().is_none() && canonical.as_str() == without_fragment(asked.url);
-        let key = match (asked.digest, &head.validator) {
-            (Some(digest), _) if open => digest,
-            (_, Some(validator)) => validator.key(canonical.as_str(), size),
-            (_, None) => return None,
-        };
-        let tag = match &head.validator {
-            Some(Validator::Tag(text) | Validator::Modified(text)) => text.clone(),
-            None => String::new(),
-        };
-        let located = Located {
-            url: without_fragment(asked.url).to_owned(),
-            validator: head.validator,
-        };
-        Some(Version {
-            key,
-            size,
-            tag,
-            sources: vec![Supply::File(Arc::new(located))],
-            headers: head.headers,
-        })
+        Ok(Version::of(head, self.hosts(), (asked.url, asked.digest)))
     }
 
     async fn shared(
         &self,
         asked: &Asked<'_>,
-        version: Version,
+        (version, tasks): (Version, &Tasks),
         outlet: &Outlet,
     ) -> Result<Response<Body>, Refusal> {
         let Version { key, size, .. } = version;
@@ -235,7 +203,7 @@ impl FileFront {
             Some((Body::empty(), None))
         } else {
             let sources = version.sources;
-            let opened = self.open(&key, size, sources, range.clone());
+            let opened = open(tasks, (&key, size), sources, range.clone());
             let opened = timeout_at(asked.deadline, opened).await;
             let late = "it does not come in time";
             let opened =
@@ -256,35 +224,6 @@ impl FileFront {
         Ok(response)
     }
 
-    /// Content of which the first byte can be sent; `None` when it cannot be had this way.
-    async fn open(
-        &self,
-        key: &Digest,
-        size: u64,
-        sources: Vec<Supply>,
-        range: Range<u64>,
-    ) -> Option<(ServedFrom, Spans)> {
-        match self.tasks.open_from(key, size, sources).await {
-            Ok(Reading::Stored(content)) if content.size() == size => {
-                Some((ServedFrom::Store, content.spans(range).boxed()))
-            }
-            Ok(Reading::Arriving(mut arriving)) if arriving.size() == size => {
-                match arriving.first_source(range.clone()).await {
-                    Ok(from) => Some((from, arriving.spans(range).boxed())),
-                    Err(error) => {
-                        tracing::warn!(task = %key, %error, "a file does not come");
-                        None
-                    }
-                }
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(task = %key, %error, "a file cannot be opened");
-                None
-            }
-        }
-    }
-
     fn body(&self, outlet: &Outlet, spans: Spans, from: ServedFrom) -> Body {
         let sent = self.metrics.bytes(from);
         Body::from_stream(outlet.clone().body(spans).inspect(move |chunk| {
@@ -295,13 +234,35 @@ impl FileFront {
     }
 }
 
-type Spans = futures_util::stream::BoxStream<'static, std::io::Result<Span>>;
-
-/// A fragment is the client's own business.
-fn without_fragment(url: &Url) -> &str {
-    let text = url.as_str();
-    text.split('#').next().unwrap_or(text)
+/// Content of which the first byte can be sent; `None` when it cannot be had this way.
+async fn open(
+    tasks: &Tasks,
+    (key, size): (&Digest, u64),
+    sources: Vec<Supply>,
+    range: Range<u64>,
+) -> Option<(ServedFrom, Spans)> {
+    match tasks.open_from(key, size, sources).await {
+        Ok(Reading::Stored(content)) if content.size() == size => {
+            Some((ServedFrom::Store, content.spans(range).boxed()))
+        }
+        Ok(Reading::Arriving(mut arriving)) if arriving.size() == size => {
+            match arriving.first_source(range.clone()).await {
+                Ok(from) => Some((from, arriving.spans(range).boxed())),
+                Err(error) => {
+                    tracing::warn!(task = %key, %error, "a file does not come");
+                    None
+                }
+            }
+        }
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(task = %key, %error, "a file cannot be opened");
+            None
+        }
+    }
 }
+
+type Spans = futures_util::stream::BoxStream<'static, std::io::Result<Span>>;
 
 /// All of content of this size, or a part.
 fn part_of(body: Body, size: u64, part: Option<Range<u64>>) -> Response<Body> {

@@ -196,6 +196,8 @@ impl Looking {
             if held.names.len() < MAX_NAMES {
                 held.names.push(name);
             }
+            // An index of this repository may have named the platform that no other did.
+            told.facts.insert(facts.digest, facts);
             return;
         }
         if told.images.len() >= MAX_IMAGES {

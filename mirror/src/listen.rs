@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use darner_service::identity::local::Local;
 use darner_service::identity::{Caller, Identity};
 use darner_service::shutdown::Shutdown;
 use http::{Request, Response};
@@ -47,6 +48,10 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// Clients that try TLS first read the five bytes `HTTP/` as "this is a plain port".
 const NOT_TLS: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+/// In the words of other servers, which people look for.
+const NOT_PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 49\r\n\r\n\
+    A plain HTTP request was sent to a port for TLS.\n";
 /// A client that was told so hangs up; who does not is hung up on.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -67,6 +72,16 @@ pub(crate) trait Front: Send + Sync + 'static {
     /// Where only members of the cluster may connect: this side's identity.
     fn members(&self) -> Option<&Identity> {
         None
+    }
+
+    /// What strangers are spoken to with under TLS, where they may speak it.
+    fn tls(&self) -> Option<&Local> {
+        None
+    }
+
+    /// Whether who speaks no TLS is answered.
+    fn takes_plain(&self) -> bool {
+        true
     }
 
     /// Answers one request, whose [`Caller`] is among its extensions; content from files goes to
@@ -159,8 +174,25 @@ async fn connection<F: Front>(
     };
     match begun {
         Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
-            metrics.trouble(F::NAME, Trouble::Tls);
-            return refuse_tls(stream).await;
+            let Some(tls) = front.tls() else {
+                metrics.trouble(F::NAME, Trouble::Tls);
+                return refuse(stream, NOT_TLS).await;
+            };
+            match tls.accept(stream).await {
+                Ok(stream) => {
+                    let caller = stream.caller();
+                    serve(stream, (Outlet::of_bytes(copies), caller), front, shutdown).await;
+                }
+                Err(error) => {
+                    metrics.trouble(F::NAME, Trouble::Tls);
+                    tracing::debug!(listener = F::NAME, %error, "a handshake failed");
+                }
+            }
+            return;
+        }
+        Ok(Ok(1)) if !front.takes_plain() => {
+            metrics.trouble(F::NAME, Trouble::Plain);
+            return refuse(stream, NOT_PLAIN).await;
         }
         Ok(Ok(1)) => {}
         // Nothing, an end, or too late.
@@ -239,13 +271,13 @@ fn tune(stream: &TcpStream) {
     }
 }
 
-/// Tells a client that speaks TLS to this port that it is a plain one. What the client has sent is
-/// read first, so that closing does not reset the connection before it has read the answer.
-async fn refuse_tls(mut stream: TcpStream) {
+/// Tells a client that it has to speak otherwise to this port. What the client has sent is read
+/// first, so that closing does not reset the connection before it has read the answer.
+async fn refuse(mut stream: TcpStream, answer: &[u8]) {
     let exchange = async {
         let mut hello = [0; 4096];
         let _ = stream.read(&mut hello).await?;
-        stream.write_all(NOT_TLS).await?;
+        stream.write_all(answer).await?;
         stream.shutdown().await?;
         while stream.read(&mut hello).await? > 0 {}
         Ok::<_, io::Error>(())

@@ -9,6 +9,7 @@
 mod availability;
 pub mod desk;
 mod gossip;
+pub mod hold;
 mod paced;
 pub mod private;
 pub mod uploads;
@@ -47,6 +48,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
@@ -92,6 +94,8 @@ pub struct Serving {
     pub role: Role,
     /// Where requests for pieces wait for their turn.
     pub desk: Desk,
+    /// Places for what other nodes want held here.
+    pub holds: Arc<Semaphore>,
     /// How fast pieces go out.
     pub bandwidth: Bandwidth,
     /// What is counted.
@@ -193,6 +197,10 @@ impl Pieces {
                 get(send_run),
             )
             .route(&format!("{PATH_PREFIX}/tasks/{{task}}/doubt"), post(doubt))
+            .route(
+                &format!("{PATH_PREFIX}/tasks/{{task}}/hold"),
+                post(hold::hold),
+            )
             .route(&format!("{PATH_PREFIX}/resolve"), post(resolve))
             .route(PATH, get(gossip::list).post(gossip::receive))
             .with_state(self.serving)
@@ -242,6 +250,8 @@ enum Refusal {
     Unreadable,
     /// What it shows is no right to this.
     NoRight,
+    /// It cannot be held here.
+    NoRoom,
 }
 
 impl From<Turned> for Refusal {
@@ -267,6 +277,7 @@ impl axum::response::IntoResponse for Refusal {
             }
             Self::NotHeld => StatusCode::NOT_FOUND.into_response(),
             Self::NoRight => StatusCode::FORBIDDEN.into_response(),
+            Self::NoRoom => StatusCode::INSUFFICIENT_STORAGE.into_response(),
             Self::Busy(again) => {
                 let again = [(BUSY_FOR, again.as_millis().to_string())];
                 (StatusCode::SERVICE_UNAVAILABLE, again).into_response()

@@ -1,8 +1,11 @@
-//! Carries out the manager's orders: brings images to this node before anybody asks for them, by the
-//! resolver and the tasks that serve clients, and tells how far it is.
+//! Carries out the manager's orders: brings images and files to this node before anybody asks for
+//! them, by the resolver and the tasks that serve clients, and tells how far it is.
 //!
 //! An order that is no longer given is dropped; what it has begun to download comes to its end. An
-//! image is done when the store holds its manifest and every blob, each of which matched its digest.
+//! image is done when the store holds its manifest and every blob, each of which matched its digest; a
+//! file, when the store holds the version that its host had when the order began.
+
+mod platform;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
@@ -10,21 +13,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use darner_proto::digest::Digest;
+use darner_proto::file::{FileUrl, Supply};
 use darner_proto::name::{Reference, Source};
 use darner_proto::peer::{ResolveReply, Resolved};
-use darner_proto::preheat::{Order, OrderId, Outcome, Platform, Progress, Report};
+use darner_proto::preheat::{Image, Order, OrderId, Outcome, Platform, Progress, Report, Target};
 use darner_service::directory::orders::Orders;
+use darner_service::settings::RouteTo;
 use darner_service::shutdown::Shutdown;
+use darner_service::telemetry::with_causes;
 use futures_util::{StreamExt as _, stream};
-use serde::Deserialize;
+use http::StatusCode;
+use platform::{chosen, own_platform};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::bandwidth::Limit;
+use crate::files::version::Version;
 use crate::resolve::{Resolver, links};
 use crate::store::Store;
 use crate::task::{Reading, Tasks};
-use crate::upstream::Upstreams;
+use crate::upstream::{UpstreamError, Upstreams};
 
 /// Blobs of one image that come at once: as many as containerd fetches, so that an order is no
 /// heavier than a pull.
@@ -47,10 +55,11 @@ pub struct Preheat {
     pub upstreams: Upstreams,
 }
 
-/// What there is to be held of an image.
+/// What there is to be held.
 #[derive(Debug)]
 struct Wanted {
-    source: Source,
+    /// Where the blobs are to be read.
+    sources: Vec<Supply>,
     manifests: Vec<Digest>,
     blobs: BTreeMap<Digest, u64>,
 }
@@ -70,6 +79,14 @@ enum Failure {
     Manifest,
     #[error("what the image is cannot be found out: {0}")]
     Unavailable(String),
+    #[error("a [[route]] of this node does not let it be shared")]
+    Route,
+    #[error("its host answers {0}, and only what anybody may read is preheated")]
+    Refused(StatusCode),
+    #[error("its host tells no version of it to go by, or that it is not to be shared")]
+    NotShared,
+    #[error("its host cannot be asked")]
+    Host(#[from] UpstreamError),
     #[error("the store has no room for {0}")]
     NoRoom(Digest),
     #[error("{digest} did not come: {why}")]
@@ -96,8 +113,20 @@ impl Failure {
                 | Self::NotPublic
                 | Self::Platform { .. }
                 | Self::Manifest
-        )
+                | Self::Route
+                | Self::NotShared
+        ) || matches!(self, Self::Refused(status) if !is_passing(*status))
     }
+}
+
+/// Whether another answer may come later.
+fn is_passing(status: StatusCode) -> bool {
+    let later = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    status.is_server_error() || later.contains(&status)
 }
 
 impl Preheat {
@@ -136,7 +165,7 @@ impl Preheat {
         shutdown: &Shutdown,
     ) -> AbortHandle {
         let (job, attempt) = (&order.id.job, order.id.attempt);
-        tracing::info!(job, image = %order.image, attempt, "bringing an image here");
+        tracing::info!(job, what = %order.target, attempt, "bringing something here");
         let preheat = self.clone();
         let carried_out = async move {
             let note = |progress, outcome| {
@@ -153,12 +182,12 @@ impl Preheat {
         let held = self.hold(order, limit, |progress| note(progress, Outcome::Running));
         match held.await {
             Ok(progress) => {
-                tracing::info!(image = %order.image, bytes = progress.bytes, "the image is here");
+                tracing::info!(what = %order.target, bytes = progress.bytes, "it is here");
                 note(progress, Outcome::Done);
             }
             Err(failure) => {
-                tracing::warn!(image = %order.image, %failure, "the image does not come");
-                let why = failure.to_string();
+                let why = with_causes(&failure);
+                tracing::warn!(what = %order.target, why, "it does not come");
                 let for_good = failure.is_for_good();
                 note(Progress::default(), Outcome::Failed { why, for_good });
             }
@@ -171,13 +200,16 @@ impl Preheat {
         limit: Option<Limit>,
         note: impl Fn(Progress),
     ) -> Result<Progress, Failure> {
-        let wanted = self.describe(order).await?;
+        let wanted = match &order.target {
+            Target::Image { image, platform } => self.image(image, platform.as_ref()).await?,
+            Target::File(url) => self.file(url).await?,
+        };
         let blobs: Vec<_> = wanted.blobs.clone().into_iter().collect();
         let blobs = blobs.into_iter().map(|(digest, size)| {
-            let (preheat, source) = (self.clone(), wanted.source.clone());
+            let (preheat, sources) = (self.clone(), wanted.sources.clone());
             let limit = limit.clone();
             async move {
-                let came = preheat.blob(&digest, size, &source, limit).await;
+                let came = preheat.blob(&digest, size, sources, limit).await;
                 came.map(|()| digest)
             }
         });
@@ -210,8 +242,7 @@ impl Preheat {
     }
 
     /// What the image consists of; its manifests are in the store then.
-    async fn describe(&self, order: &Order) -> Result<Wanted, Failure> {
-        let image = &order.image;
+    async fn image(&self, image: &Image, platform: Option<&Platform>) -> Result<Wanted, Failure> {
         let registry = &image.source.registry;
         if self.upstreams.get(registry).is_none() {
             return Err(Failure::Unknown(registry.to_string()));
@@ -219,7 +250,7 @@ impl Preheat {
         let mut found = self.manifest(&image.source, &image.reference).await?;
         let mut manifests = vec![found.digest];
         if links(&found.content).iter().any(|(_, link)| link.manifest) {
-            let wanted = order.platform.clone().unwrap_or_else(own_platform);
+            let wanted = platform.cloned().unwrap_or_else(own_platform);
             let chosen = chosen(&found.content, wanted)?;
             found = self
                 .manifest(&image.source, &Reference::Digest(chosen))
@@ -232,11 +263,28 @@ impl Preheat {
         if blobs.is_empty() {
             return Err(Failure::Manifest);
         }
-        let source = image.source.clone();
         Ok(Wanted {
-            source,
+            sources: vec![image.source.clone().into()],
             manifests,
             blobs,
+        })
+    }
+
+    /// The version of a file that its host has now.
+    async fn file(&self, url: &FileUrl) -> Result<Wanted, Failure> {
+        let (hosts, url) = (self.upstreams.files(), url.url());
+        if !matches!(hosts.route(url), None | Some(RouteTo::Swarm)) {
+            return Err(Failure::Route);
+        }
+        let head = hosts.head(url).await?;
+        if head.status != StatusCode::OK {
+            return Err(Failure::Refused(head.status));
+        }
+        let version = Version::of(head, hosts, (url, None)).ok_or(Failure::NotShared)?;
+        Ok(Wanted {
+            sources: version.sources,
+            manifests: Vec::new(),
+            blobs: BTreeMap::from([(version.key, version.size)]),
         })
     }
 
@@ -253,7 +301,7 @@ impl Preheat {
         &self,
         digest: &Digest,
         size: u64,
-        source: &Source,
+        sources: Vec<Supply>,
         limit: Option<Limit>,
     ) -> Result<(), Failure> {
         let failed = |error: crate::task::TaskError| Failure::Blob {
@@ -261,8 +309,8 @@ impl Preheat {
             why: error.to_string(),
         };
         let opened = match limit {
-            Some(limit) => self.tasks.open_slowly(digest, size, source, limit).await,
-            None => self.tasks.open(digest, size, source).await,
+            Some(limit) => self.tasks.open_slowly(digest, size, sources, limit).await,
+            None => self.tasks.open_from(digest, size, sources).await,
         };
         match opened.map_err(failed)? {
             Reading::Stored(_) => Ok(()),
@@ -339,72 +387,6 @@ impl Desk {
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    digest: String,
-    platform: Option<Described>,
-}
-
-#[derive(Deserialize)]
-struct Described {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: String,
-}
-
-impl Described {
-    fn is(&self, wanted: &Platform) -> bool {
-        let variant = wanted.variant.as_ref();
-        self.os == wanted.os
-            && self.architecture == wanted.architecture
-            && variant.is_none_or(|variant| *variant == self.variant)
-    }
-}
-
-/// The first manifest in an index that is for `wanted`.
-fn chosen(index: &[u8], wanted: Platform) -> Result<Digest, Failure> {
-    let index: Index = serde_json::from_slice(index).map_err(|_| Failure::Manifest)?;
-    let is_for = |entry: &&Entry| {
-        let platform = entry.platform.as_ref();
-        platform.is_some_and(|platform| platform.is(&wanted))
-    };
-    match index.manifests.iter().find(is_for) {
-        Some(entry) => entry.digest.parse().map_err(|_| Failure::Manifest),
-        None => {
-            let there = index.manifests.iter().filter_map(|entry| {
-                let platform = entry.platform.as_ref()?;
-                Some(format!("{}/{}", platform.os, platform.architecture))
-            });
-            let there = there.collect::<Vec<_>>().join(", ");
-            Err(Failure::Platform { wanted, there })
-        }
-    }
-}
-
-/// What a runtime on this node would choose, in the words of the image specification.
-fn own_platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    Platform {
-        os: "linux".to_owned(),
-        architecture: architecture.to_owned(),
-        variant: None,
-    }
-}
-
 fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
     desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -412,34 +394,7 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn entry(digest: &Digest, architecture: &str, variant: &str) -> serde_json::Value {
-        json!({ "digest": digest.to_string(), "size": 1,
-            "platform": { "os": "linux", "architecture": architecture, "variant": variant } })
-    }
-
-    #[test]
-    fn an_index_is_resolved_by_platform() {
-        let digests: Vec<_> = (0..3u8).map(|n| Digest::sha256(&[n])).collect();
-        let index = json!({ "schemaVersion": 2, "manifests": [
-            entry(&digests[0], "arm", "v6"),
-            entry(&digests[1], "arm", "v7"),
-            entry(&digests[2], "amd64", ""),
-        ]});
-        let index = index.to_string().into_bytes();
-        for (platform, expected) in [("linux/arm", 0), ("linux/arm/v7", 1), ("linux/amd64", 2)] {
-            let found = chosen(&index, platform.parse().unwrap()).unwrap();
-            assert_eq!(found, digests[expected], "{platform}");
-        }
-        let none = chosen(&index, "windows/amd64".parse().unwrap()).unwrap_err();
-        assert!(none.is_for_good());
-        assert!(
-            none.to_string()
-                .contains("linux/arm, linux/arm, linux/amd64"),
-            "{none}"
-        );
-    }
+    use darner_proto::preheat::Target;
 
     #[test]
     fn an_order_is_begun_once_and_dropped_when_it_is_not_given_any_more() {
@@ -449,8 +404,10 @@ mod tests {
                 image: 0,
                 attempt,
             },
-            image: "r.test/a:b".parse().unwrap(),
-            platform: None,
+            target: Target::Image {
+                image: "r.test/a:b".parse().unwrap(),
+                platform: None,
+            },
             bytes_per_second: None,
         };
         let mut desk = Desk::default();

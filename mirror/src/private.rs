@@ -74,6 +74,11 @@ impl Private {
         }))
     }
 
+    /// The downloads of what is not public.
+    pub(crate) fn tasks(&self) -> Tasks {
+        self.tasks.clone()
+    }
+
     /// What the registry front end serves it with.
     pub(crate) fn for_clients(&self) -> registry::Private {
         registry::Private {

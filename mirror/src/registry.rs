@@ -12,7 +12,9 @@
 
 mod admission;
 mod blobs;
+mod holders;
 mod link;
+mod logins;
 mod metrics;
 mod outgoing;
 mod private;
@@ -35,17 +37,20 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::request::Parts as Head;
+use darner_service::identity::local::Local;
 use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
+use crate::access::NoRandom;
 use crate::files::FileFront;
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
+use logins::Logins;
 use metrics::RegistryMetrics;
 pub use private::Private;
 use serve::Front;
@@ -68,6 +73,8 @@ pub struct Parts {
     pub private: Option<Private>,
     /// What is no image.
     pub files: FileFront,
+    /// Clients that speak TLS are answered by this.
+    pub tls: Option<Local>,
 }
 
 /// The front end, listening.
@@ -102,6 +109,9 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// Clients' accounts cannot be sealed.
+    #[error("credentials that clients keep for this mirror cannot be taken")]
+    Logins(#[source] NoRandom),
     /// Requests that name no registry would have none.
     #[error("the default upstream {0} is not configured; add an [[upstream]] of that name")]
     DefaultUpstream(darner_proto::name::RegistryName),
@@ -121,6 +131,7 @@ impl Registry {
             upstreams,
             private,
             files,
+            tls,
         } = parts;
         let listen = settings.listen;
         let failed = |source| RegistryError::Bind { listen, source };
@@ -130,7 +141,9 @@ impl Registry {
         }
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let logins = Logins::new(&settings.logins, &settings.default_upstream, &upstreams);
         let front = Front {
+            logins: logins.map_err(RegistryError::Logins)?,
             resolver,
             tasks,
             upstreams,
@@ -140,7 +153,8 @@ impl Registry {
             metrics: RegistryMetrics::new(metrics),
             private,
             files,
-            confined: address.ip().is_loopback(),
+            on_this_machine: address.ip().is_loopback(),
+            tls,
             not_public: moka::future::Cache::builder()
                 .max_capacity(NOT_PUBLIC)
                 .time_to_live(NOT_PUBLIC_FOR)

@@ -14,11 +14,13 @@ use darner_service::directory::{Directory, DirectoryError};
 use darner_service::gossip::{self, Gossip, GossipMetrics};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
+use darner_service::identity::local::{DIRECTORY, Local, LocalError};
 use darner_service::identity::signer::{SignerError, piece_signer};
 use darner_service::metrics::Metrics;
 use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::NoRandom;
@@ -28,6 +30,7 @@ use crate::files::FileFront;
 use crate::holdings::Shelf;
 use crate::listen::ListenMetrics;
 use crate::pieces::desk::Desk;
+use crate::pieces::hold::MAX_HOLDS;
 use crate::pieces::{Pieces, PiecesMetrics, Serving};
 use crate::preheat::Preheat;
 use crate::private::Private;
@@ -107,6 +110,9 @@ pub enum StartError {
     /// The registry front end cannot be bound.
     #[error("the registry front end cannot be bound; set [registry] listen to a free address")]
     Registry(#[source] RegistryError),
+    /// There is no certificate to speak TLS with.
+    #[error("clients cannot be spoken to under TLS")]
+    Tls(#[source] LocalError),
     /// There is to be a proxy, and cannot be.
     #[error("the forward proxy cannot be started")]
     Proxy(#[source] ProxyError),
@@ -162,11 +168,12 @@ impl Mirror {
         let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
         let preheat = preheat(&resolver, &tasks, &store, &upstreams);
         let parts = registry::Parts {
-            files: FileFront::new(&tasks, metrics),
+            files: FileFront::new(&tasks, private.as_ref().map(Private::tasks), metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,
             private: private.as_ref().map(Private::for_clients),
+            tls: local_tls(settings)?,
         };
         let registry = listen_for_clients(settings, metrics, shutdown, parts).await?;
         let serving = Serving {
@@ -290,6 +297,14 @@ fn upstreams(
     routed.map_err(StartError::Upstream)
 }
 
+/// What the programs of this machine are spoken to with, where that is TLS.
+fn local_tls(settings: &Settings) -> Result<Option<Local>, StartError> {
+    let registry = &settings.registry;
+    let open = || Local::open(&settings.data_dir.join(DIRECTORY), registry.listen.ip());
+    let local = registry.tls.then(open).transpose();
+    local.map_err(StartError::Tls)
+}
+
 fn signer(settings: &Settings) -> Result<Arc<PieceSigner>, StartError> {
     let signer = piece_signer(&settings.data_dir, settings.node.id.clone());
     signer.map(Arc::new).map_err(StartError::Identity)
@@ -342,6 +357,7 @@ fn serving(
         signer: parts.signer.clone(),
         role: settings.mirror.role,
         desk: Desk::open(settings.pieces.upload_slots, &parts.shutdown),
+        holds: Arc::new(Semaphore::new(MAX_HOLDS)),
         bandwidth: parts.bandwidth.clone(),
         metrics,
         gossip: None,
@@ -436,6 +452,7 @@ fn gossip(
             labels: me.labels.clone(),
         },
         join: settings.gossip.join.clone(),
+        service: gossip::KubernetesService::of(&settings.gossip),
     };
     let metrics = GossipMetrics::new(metrics);
     Some(Gossip::start(options, identity, metrics, shutdown))

@@ -5,7 +5,7 @@
 //! matched and it is durable; it becomes so in the order: verified, synced, renamed, directory
 //! synced, indexed, told. After a crash a file either is in the index or is hashed before it counts.
 //! When room is needed, what was not used for the longest time goes: [`ledger`] decides that, and
-//! knows what everything takes. Whoever has content open reads it to its end. Disks forget: see
+//! knows what everything takes; what is to stay for a time is in [`terms`]. Whoever has content open reads it to its end. Disks forget: see
 //! [`scrub`].
 //!
 //! The store fetches nothing and serves nobody: it is told what to keep. Disk is touched on threads
@@ -22,6 +22,7 @@ mod hot;
 mod index;
 mod inner;
 mod journal;
+mod keep;
 mod keeper;
 mod layout;
 mod ledger;
@@ -33,6 +34,7 @@ mod recover;
 mod removal;
 mod scrub;
 mod span;
+mod terms;
 mod write_back;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +59,7 @@ use publish::Durability;
 pub use removal::Forgotten;
 pub use scrub::Schedule;
 pub use span::{MAX_SPAN, Span};
+pub use terms::Term;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 //! done with pieces, parents and leases is the task's business; the store is not known here.
 
 mod apart;
-mod keepers;
+pub mod keepers;
 mod link;
 pub mod peers;
 pub mod sessions;
@@ -42,7 +42,7 @@ const BEGINNINGS: usize = 1024;
 /// Parts of what the node holds go out at this pace.
 const TURN: Duration = Duration::from_millis(100);
 /// A search that has no answer by then has none.
-const FIND_TIMEOUT: Duration = Duration::from_secs(1);
+const FIND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the node holds, as the swarm needs to know it.
 #[derive(Clone)]
@@ -130,7 +130,7 @@ impl Swarm {
         self.owners.borrow().clone()
     }
 
-    /// Who holds `key`, as its scheduler knows within a second; empty when nobody answers.
+    /// Who holds `key`, as its schedulers know within two seconds; empty when nobody answers.
     pub async fn find(&self, key: &Digest) -> Vec<Host> {
         let request = self.next_find.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();

@@ -180,15 +180,14 @@ impl Tasks {
         self.open_from(digest, size, sources).await
     }
 
-    /// As [`Tasks::open`], for who does not wait: no faster than `limit`, unless somebody else wants it.
+    /// As [`Tasks::open_from`], for who does not wait: no faster than `limit`, unless somebody else wants it.
     pub async fn open_slowly(
         &self,
         digest: &Digest,
         size: u64,
-        source: &Source,
+        sources: Vec<Supply>,
         limit: Limit,
     ) -> Result<Reading, TaskError> {
-        let sources = vec![source.clone().into()];
         self.open_at(digest, size, sources, Some(limit)).await
     }
 

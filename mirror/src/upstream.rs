@@ -33,6 +33,7 @@ mod metrics;
 mod origin;
 mod relay;
 mod routes;
+mod sign_in;
 mod token;
 mod version;
 mod wire;
@@ -63,6 +64,8 @@ use files::Files;
 use health::Turns;
 use metrics::UpstreamMetrics;
 pub use relay::{Relay, Relayed};
+use sign_in::Opens;
+pub use sign_in::{Account, SignedIn};
 
 /// The largest manifest or index. The specification lets registries refuse larger ones.
 pub const MAX_MANIFEST: usize = 4 << 20;
@@ -403,6 +406,22 @@ impl Upstream {
             range,
             stream: body.into_stream(&self.bandwidth, move |fault| inner.blame(fault)),
         }
+    }
+
+    /// What opens `repository` with a client's own account; without a repository, whether the registry
+    /// knows the account. `None` where it asks nobody for credentials.
+    pub async fn sign_in(
+        &self,
+        repository: Option<&RepositoryName>,
+        account: &Account,
+    ) -> Result<Option<SignedIn>, UpstreamError> {
+        let asker = &self.inner.registry.asker;
+        let repository = repository.map(|name| asker.wire.origin.repository(name));
+        let opens = repository
+            .as_deref()
+            .map_or(Opens::Nothing, Opens::Repository);
+        let signed_in = asker.sign_in(opens, account).await;
+        signed_in.map_err(|fault| self.inner.blame(fault))
     }
 
     /// Passes a client's own request on, in the client's name. Redirects are followed without its

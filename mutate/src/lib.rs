@@ -1,11 +1,20 @@
 //! Inputs for tests of parsers: a few that mean something, changed in the ways that break parsers.
 //!
-//! The run is the same every time: twenty thousand inputs for each parser, in a second or two. With
-//! `DARNER_FUZZ_SECONDS` it goes on for as long. It follows no coverage, so it finds what lies near the
-//! inputs it is given; each test therefore gives one of every form its parser knows, and those that
-//! have broken it before.
+//! The run is the same every time: what coverage-guided runs have found worth keeping (`fuzz/corpus`, in
+//! a directory of the test's name), then twenty thousand inputs that follow no coverage, in a second or
+//! two. With `DARNER_FUZZ_SECONDS` it goes on for as long. Each test gives one of every form its parser
+//! knows, and those that have broken it before.
+//!
+//! `fuzz/run` builds the same tests with libFuzzer in this crate's place: those that `fuzz/targets` lists.
+
+#![allow(unexpected_cfgs, reason = "only fuzz/run sets `fuzzing`")]
+
+mod corpus;
 
 use std::time::{Duration, Instant};
+
+/// Whether inputs follow coverage, so that none of them should be left out.
+pub const GUIDED: bool = cfg!(fuzzing);
 
 /// Inputs of a usual run.
 const INPUTS: u64 = 20_000;
@@ -42,9 +51,19 @@ const PIECES: [&[u8]; 24] = [
 ];
 
 /// Gives `parse` every input of `good`, and then changed ones. A panic of `parse` names its input.
-pub fn each(good: &[&[u8]], mut parse: impl FnMut(&[u8])) {
+///
+/// # Panics
+/// When `parse` does.
+pub fn each(good: &[&[u8]], parse: impl FnMut(&[u8])) {
+    #[cfg(fuzzing)]
+    let parse = corpus::guided(good, parse);
+    change_each(good, parse);
+}
+
+fn change_each(good: &[&[u8]], mut parse: impl FnMut(&[u8])) {
     assert!(!good.is_empty(), "there is nothing to change");
-    for input in good {
+    let kept = corpus::kept();
+    for input in good.iter().copied().chain(kept.iter().map(Vec::as_slice)) {
         watched(input, &mut parse);
     }
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -158,7 +177,7 @@ mod tests {
                 let _ = &rest[..usize::from(*length)];
             }
         };
-        let found = std::panic::catch_unwind(|| each(&[b"\x03abc"], careless));
+        let found = std::panic::catch_unwind(|| change_each(&[b"\x03abc"], careless));
         assert!(found.is_err());
     }
 
@@ -166,7 +185,7 @@ mod tests {
     fn inputs_are_many_and_not_the_same() {
         let mut seen = std::collections::HashSet::new();
         let mut count = 0;
-        each(&[b"one=1", b"two: 2"], |bytes| {
+        change_each(&[b"one=1", b"two: 2"], |bytes| {
             count += 1;
             seen.insert(bytes.to_vec());
             assert!(bytes.len() < 2 * MAX_INPUT);

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use sha2::Digest as _;
+use url::Url;
 
 use crate::digest::Digest;
 use crate::invalid::Invalid;
@@ -22,6 +23,8 @@ pub const FILE_VALIDATOR: &str = "darner-file-validator";
 
 /// A longer validator is no validator: those seen in the wild have some forty bytes.
 const MAX_VALIDATOR: usize = 512;
+/// A longer URL is none that is handed about.
+const MAX_URL: usize = 4096;
 /// Before the hashed text, so that it is never anything else's.
 const KEY_PREFIX: &[u8] = b"darner file\0";
 
@@ -43,6 +46,54 @@ pub struct Located {
     pub validator: Option<Validator>,
 }
 
+/// The URL of a file that is handed from the manager to nodes, without a user or a password in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileUrl(Url);
+
+impl FileUrl {
+    /// All of it. Its query may be a secret.
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl FromStr for FileUrl {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = |why| Invalid::new("file", why);
+        if text.len() > MAX_URL {
+            return Err(invalid("has a URL of more than 4096 bytes"));
+        }
+        let url = Url::parse(text).map_err(|_| invalid("has no URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(invalid("is at no http:// or https:// URL"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("has a URL with a user in it"));
+        }
+        Ok(Self(url))
+    }
+}
+
+/// Without what may be a secret.
+impl fmt::Display for FileUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(shown(self.0.as_str()))
+    }
+}
+
+impl fmt::Debug for FileUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileUrl({self})")
+    }
+}
+
+/// A URL without what may be a secret: to be shown.
+pub fn shown(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
 impl From<Source> for Supply {
     fn from(source: Source) -> Self {
         Self::Repository(source)
@@ -62,7 +113,7 @@ impl Supply {
 /// Without what may be a secret.
 impl fmt::Display for Located {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.url.split(['?', '#']).next().unwrap_or_default())
+        f.write_str(shown(&self.url))
     }
 }
 
@@ -173,6 +224,18 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), 9);
         assert!(keys.iter().all(|key| !key.is_of_content()));
+    }
+
+    #[test]
+    fn a_url_that_is_handed_about_names_nobody() {
+        let url: FileUrl = "https://a.example/b?sig=secret".parse().unwrap();
+        assert_eq!(url.to_string(), "https://a.example/b");
+        assert_eq!(format!("{url:?}"), "FileUrl(https://a.example/b)");
+        assert_eq!(url.url().as_str(), "https://a.example/b?sig=secret");
+        let long = format!("https://a.example/{}", "x".repeat(MAX_URL));
+        for text in ["", "a/b", "file:///a", "http://", "https://u:p@a/b", &long] {
+            assert!(text.parse::<FileUrl>().is_err(), "{text}");
+        }
     }
 
     proptest! {

@@ -15,6 +15,8 @@ use crate::wire;
 /// `GET /v1/tasks/<digest>/availability`: a stream of [`Availability`] frames for as long as the
 /// content arrives. With `?size=&registry=&repository=` a seed that has no such task starts one.
 /// `GET /v1/tasks/<digest>/pieces?want=0-3,7`: one run of the wanted pieces, chosen by the parent.
+/// `POST /v1/tasks/<digest>/hold?size=…[&seconds=…]`: the peer is to hold content, and says how much
+/// of it is there.
 /// `POST /v1/resolve`: [`ResolveRequest`] in, [`ResolveReply`] out.
 pub const PATH_PREFIX: &str = "/v1";
 /// Below it the same paths for what is not public, at a seed alone. `resolve` takes a
@@ -34,6 +36,10 @@ pub const CHILD: &str = "darner-child";
 pub const PATIENT: &str = "darner-patient";
 /// With a "busy" (503) answer: milliseconds after which to ask again.
 pub const BUSY_FOR: &str = "darner-busy-for-ms";
+/// Bytes of a content that a peer holds, in answer to the request that it hold it.
+pub const HELD_BYTES: &str = "darner-held-bytes";
+/// With an availability stream: milliseconds after which the content is to go.
+pub const ENDS_IN: &str = "darner-ends-in-ms";
 /// No frame of an availability stream is longer than this many bytes.
 pub const MAX_FRAME: usize = 1 << 20;
 

@@ -1,4 +1,4 @@
-//! Orders to bring an image to a node ahead of time, and what the node reports of them: they travel
+//! Orders to bring an image or a file to a node ahead of time, and what the node reports of them: they travel
 //! in keep-alives (`manager.proto`).
 //!
 //! Both are levels. A reply names every order of the host, a request tells of every order it was
@@ -8,6 +8,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use crate::file::FileUrl;
 use crate::invalid::Invalid;
 use crate::name::{Reference, RegistryName, Source};
 use crate::wire;
@@ -49,21 +50,33 @@ pub struct Platform {
 pub struct OrderId {
     /// The job.
     pub job: String,
-    /// Which of its images.
+    /// Which of its images, or of its files after these.
     pub image: u32,
     /// From 1.
     pub attempt: u32,
 }
 
-/// Hold every blob of an image.
+/// What is to be held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Every blob of an image.
+    Image {
+        /// Which.
+        image: Image,
+        /// Of an index, this; without it the host's own.
+        platform: Option<Platform>,
+    },
+    /// What is at a URL.
+    File(FileUrl),
+}
+
+/// Hold something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// Which.
     pub id: OrderId,
-    /// Of what.
-    pub image: Image,
-    /// Of an index, this; without it the host's own.
-    pub platform: Option<Platform>,
+    /// What.
+    pub target: Target,
     /// Bytes a second that may come to the host for all orders of the job together; without it as many
     /// as there are.
     pub bytes_per_second: Option<NonZeroU64>,
@@ -156,6 +169,15 @@ impl fmt::Display for Image {
     }
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image { image, .. } => image.fmt(f),
+            Self::File(url) => url.fmt(f),
+        }
+    }
+}
+
 impl FromStr for Platform {
     type Err = Invalid;
 
@@ -215,16 +237,20 @@ impl TryFrom<Option<wire::OrderId>> for OrderId {
 
 impl From<&Order> for wire::Order {
     fn from(order: &Order) -> Self {
-        Self {
+        let mut told = Self {
             id: Some((&order.id).into()),
-            image: order.image.to_string(),
-            platform: order
-                .platform
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
             bytes_per_second: order.bytes_per_second.map_or(0, NonZeroU64::get),
+            ..Self::default()
+        };
+        match &order.target {
+            Target::Image { image, platform } => {
+                told.image = image.to_string();
+                let platform = platform.as_ref().map(ToString::to_string);
+                told.platform = platform.unwrap_or_default();
+            }
+            Target::File(url) => url.url().as_str().clone_into(&mut told.url),
         }
+        told
     }
 }
 
@@ -233,10 +259,16 @@ impl TryFrom<wire::Order> for Order {
 
     fn try_from(order: wire::Order) -> Result<Self, Invalid> {
         let platform = Some(order.platform).filter(|platform| !platform.is_empty());
+        let target = match order.url.is_empty() {
+            true => Target::Image {
+                image: order.image.parse()?,
+                platform: platform.map(|platform| platform.parse()).transpose()?,
+            },
+            false => Target::File(order.url.parse()?),
+        };
         Ok(Self {
             id: order.id.try_into()?,
-            image: order.image.parse()?,
-            platform: platform.map(|platform| platform.parse()).transpose()?,
+            target,
             bytes_per_second: NonZeroU64::new(order.bytes_per_second),
         })
     }
@@ -356,13 +388,19 @@ mod tests {
             image: 3,
             attempt: 2,
         };
-        let order = Order {
-            id: id.clone(),
+        let image = Target::Image {
             image: "r.test/a:b".parse().unwrap(),
             platform: Some("linux/arm64".parse().unwrap()),
-            bytes_per_second: NonZeroU64::new(1 << 20),
         };
-        assert_eq!(Order::try_from(wire::Order::from(&order)), Ok(order));
+        let file = Target::File("https://f.test/a?b=c".parse().unwrap());
+        for target in [image, file] {
+            let order = Order {
+                id: id.clone(),
+                target,
+                bytes_per_second: NonZeroU64::new(1 << 20),
+            };
+            assert_eq!(Order::try_from(wire::Order::from(&order)), Ok(order));
+        }
         let why = "é".repeat(MAX_WHY);
         let mut report = Report {
             id,

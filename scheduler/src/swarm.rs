@@ -289,6 +289,7 @@ impl Swarm {
             return;
         };
         self.searches.forget(session);
+        self.searches.drop_finds(session);
         let tasks = &self.tasks;
         let held = self
             .inventory
@@ -296,14 +297,14 @@ impl Swarm {
         let part = self.numbers.of(attendant.tasks.iter().copied());
         let serves = attendant.serves().iter().map(|(task, _)| *task);
         let serves = self.numbers.of(serves);
+        for task in &serves {
+            self.parent_lost(task, attendant.number);
+        }
         for task in &part {
             self.drop_participant(task, session);
         }
         for task in &attendant.leases {
             self.orphan(task, session);
-        }
-        for task in &serves {
-            self.parent_lost(task, session);
         }
         let mut touched: BTreeSet<_> = part.into_iter().chain(serves).chain(held).collect();
         touched.extend(attendant.leases);

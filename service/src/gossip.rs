@@ -17,12 +17,14 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::identity::{Caller, Identity};
 use crate::shutdown::Shutdown;
 
+mod endpoint_slices;
 mod exchange;
 mod join;
 pub mod members;
 mod metrics;
 mod node;
 
+pub use endpoint_slices::KubernetesService;
 use exchange::{Answer, ExchangeError, Exchanges};
 use members::{Action, Event, Members};
 pub use metrics::GossipMetrics;
@@ -51,8 +53,8 @@ enum Heard {
     /// Somebody wants to know who lives.
     Listing(oneshot::Sender<Vec<Arc<Member>>>),
     /// What a member has answered.
-    Answered(Answer),
-    /// Nobody listens where this member should be.
+    Answered(Arc<Member>, Answer),
+    /// Nobody listens where this member should be, or takes connections there.
     Unreachable(Arc<Member>),
     /// Somebody has said whom it knows.
     Introduced(Vec<Arc<Member>>),
@@ -67,6 +69,8 @@ pub struct Options {
     pub place: Place,
     /// `host:port` of pieces listeners to begin with; a name may have many addresses.
     pub join: Vec<String>,
+    /// A Kubernetes service that all of them are behind.
+    pub service: Option<KubernetesService>,
 }
 
 impl Gossip {
@@ -100,6 +104,7 @@ impl Gossip {
         };
         let joining = join::Joining {
             addresses: options.join,
+            service: options.service,
             exchanges: driver.exchanges.clone(),
             gossip: gossip.clone(),
         };
@@ -193,7 +198,8 @@ impl Driver {
             Heard::Listing(answer) => {
                 let _ = answer.send(self.members.live().cloned().collect());
             }
-            Heard::Answered(Answer { from, packets }) => {
+            Heard::Answered(member, Answer { from, packets }) => {
+                self.apply(Event::Answered(member), None);
                 for packet in packets {
                     let from = from.clone();
                     self.apply(Event::Packet { from, packet }, None);
@@ -233,8 +239,11 @@ impl Driver {
         Some(self.shutdown.spawn(async move {
             let _place = place;
             let heard_back = match exchanges.exchange(&to, packet).await {
-                Ok(answer) => Heard::Answered(answer),
+                Ok(answer) => Heard::Answered(to, answer),
                 Err(ExchangeError::Unreachable) => Heard::Unreachable(to),
+                Err(ExchangeError::Silent) if !exchanges.is_taken(&to).await => {
+                    Heard::Unreachable(to)
+                }
                 Err(error) => {
                     tracing::trace!(member = %to.id, %error, "a packet was lost");
                     return;

@@ -34,6 +34,7 @@ mod gather;
 pub mod issued;
 mod join;
 mod live;
+pub mod local;
 mod material;
 mod metrics;
 pub mod peer;

@@ -1,8 +1,9 @@
 //! The machine: the ports that a process is to listen on, and the disk that its store is on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use darner_service::config::Command;
@@ -13,6 +14,8 @@ use super::finding::Finding;
 
 /// With less of the disk free, runtimes have trouble of their own before long.
 const LITTLE: f64 = 0.10;
+/// A refusal on the same machine takes no time.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// With less, a common image does not fit.
 const TOO_LITTLE: u64 = 1 << 30;
 
@@ -69,6 +72,43 @@ fn try_bind(address: SocketAddr) -> io::Result<()> {
     // As servers do: connections that have just ended are not in the way.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     Ok(bind(&socket, &address)?)
+}
+
+/// Whether who connects to the mirror's address is refused when nobody listens there, as runtimes have
+/// to be to go on to the registry without delay. A mirror that runs is not stopped for it: another
+/// port of the same address, which is free, stands for its own.
+pub(super) fn refusal(listen: SocketAddr, is_up: bool) -> Option<Finding> {
+    let free = match is_up {
+        true => {
+            let free = TcpListener::bind((listen.ip(), 0)).ok()?;
+            free.local_addr().ok()?
+        }
+        false => listen,
+    };
+    let began = Instant::now();
+    let refused = TcpStream::connect_timeout(&free, PATIENCE);
+    let took = began.elapsed();
+    let subject = listen.ip().to_string();
+    match refused.map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => {
+            let found = format!(
+                "a port where nobody listens refuses within {} ms, so runtimes go on to the registry \
+                 at once when the mirror is stopped",
+                took.as_millis() + 1
+            );
+            Some(Finding::ok("fall-back", subject, found))
+        }
+        Err(io::ErrorKind::TimedOut) => {
+            let found = "a port where nobody listens says nothing: while the mirror is stopped, \
+                         runtimes wait 15 to 150 s in each pull before they go on to the registry";
+            let finding = Finding::warning("fall-back", subject, found);
+            Some(
+                finding.fix("let the firewall reject what it keeps from this address, not drop it"),
+            )
+        }
+        // Somebody listens there, or nothing can be said.
+        _ => None,
+    }
 }
 
 /// The file system of the data directory, or of where it is to be made.

@@ -1,19 +1,17 @@
 //! The container runtimes: their versions, what they were told of the mirror, and the traps in their
 //! settings that keep pulls from going through it, or from going on without it.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use darner_service::telemetry::with_causes;
-use toml::{Table, Value};
 
 use super::finding::Finding;
+use super::{fallback, proxies};
 use crate::setup::{
-    Effect, Entry, Found, HOSTS_FILE, Host, JOURNAL, Journal, Records, Runtime, Standing, Terms,
-    configuration, digest,
+    Effect, Entry, Found, Host, JOURNAL, Journal, Records, Runtime, Standing, Terms, digest,
 };
-
-/// Where host files are when the configuration does not say.
-const PLACE: &str = "/etc/containerd/certs.d";
 
 pub(super) fn look(host: &Host, mirror: &str) -> Vec<Finding> {
     let records = Records::look(host, Path::new(JOURNAL));
@@ -52,6 +50,7 @@ fn one(standing: Standing<'_>, runtime: Runtime, mirror: &str) -> Vec<Finding> {
         mirror: mirror.to_owned(),
         registries: Vec::new(),
         adopt: false,
+        ca: None,
     };
     let had: Vec<_> = of(standing.journal, runtime).collect();
     let found = match runtime.find(standing, &terms) {
@@ -73,9 +72,15 @@ fn one(standing: Standing<'_>, runtime: Runtime, mirror: &str) -> Vec<Finding> {
     };
     let notes = found.notes.iter();
     findings.extend(notes.map(|note| Finding::note("runtime", runtime.to_string(), note)));
-    if runtime == Runtime::Containerd {
-        findings.extend(host_files(standing, &found, mirror));
-    }
+    let named = had.iter().map(|(_, entry)| entry.mirror.as_str());
+    let named: BTreeSet<_> = named.filter(|mirror| !mirror.is_empty()).collect();
+    findings.extend(far(&named, &runtime));
+    let mirrors: Vec<_> = match named.is_empty() {
+        true => vec![mirror],
+        false => named.into_iter().collect(),
+    };
+    findings.extend(proxies::look(standing.host, runtime, &mirrors));
+    findings.extend(fallback::look(standing, &found, mirror));
     findings
 }
 
@@ -127,7 +132,7 @@ fn told(
                 Finding::warning("runtime", subject, found)
                     .fix("`darner setup` again, or `darner teardown`"),
             );
-        } else if entry.mirror != mirror {
+        } else if address(&entry.mirror) != address(mirror) {
             let found = format!(
                 "{} names the mirror {}, not {mirror}",
                 path.display(),
@@ -151,6 +156,23 @@ fn told(
     findings
 }
 
+/// Mirrors that another machine has: one that is switched off refuses nobody.
+fn far(mirrors: &BTreeSet<&str>, runtime: &Runtime) -> Option<Finding> {
+    let near = |url: &&&str| {
+        let address = address(url).replace("localhost", "127.0.0.1");
+        let address = address.parse::<SocketAddr>();
+        address.is_ok_and(|address| address.ip().is_loopback())
+    };
+    let far = mirrors.iter().find(|url| !near(url))?;
+    let found = format!(
+        "its mirror {far} is not on loopback: when that machine is gone, each connection takes 15 \
+         (Docker) to 60 s (Podman) before the registry is asked"
+    );
+    let fix = "run a mirror on this host; or, for containerd 2.1 and later, set dial_timeout for it in \
+               hosts.toml";
+    Some(Finding::warning("fall-back", runtime.to_string(), found).fix(fix))
+}
+
 /// Whether a process has not read yet what was written.
 fn stale(host: &Host, path: &Path, entry: &Entry, subject: &str) -> Option<Finding> {
     let Effect::Restart(how) = Effect::of(path) else {
@@ -168,70 +190,9 @@ fn stale(host: &Host, path: &Path, entry: &Entry, subject: &str) -> Option<Findi
     })
 }
 
-/// Traps in containerd's host files that name the mirror, whoever wrote them.
-fn host_files(standing: Standing<'_>, found: &Found, mirror: &str) -> Vec<Finding> {
-    let version = found
-        .programs
-        .first()
-        .and_then(|(_, version)| version.as_ref());
-    let Ok(configuration) = configuration(standing, version) else {
-        return Vec::new();
-    };
-    let place = configuration.registries.config_path.unwrap_or_default();
-    let place = match place.split(':').next() {
-        Some(place) if !place.is_empty() => PathBuf::from(place),
-        _ => PathBuf::from(PLACE),
-    };
-    let names = standing.host.list(&place).into_iter();
-    names
-        .filter_map(|name| {
-            let path = place.join(name).join(HOSTS_FILE);
-            let table: Table = standing.host.text(&path)?.parse().ok()?;
-            trap(&table, mirror).map(|(found, fix)| {
-                Finding::failure("hosts.toml", path.display().to_string(), found).fix(fix)
-            })
-        })
-        .collect()
-}
-
-fn trap(table: &Table, mirror: &str) -> Option<(&'static str, &'static str)> {
-    let server = table
-        .get("server")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if server.trim_end_matches('/') == mirror {
-        return Some((
-            "has the mirror as its `server`: containerd 1.x ignores it there, and 2.x does not go \
-             on to the registry when the mirror is away",
-            "name it in a [host] table in place of `server`",
-        ));
-    }
-    let host = table.get("host")?.get(mirror)?;
-    (host.get("ca").is_some() || host.get("skip_verify").is_some()).then_some((
-        "has `ca` or `skip_verify` for a mirror on plain http: containerd 1.7 and later speak TLS to \
-         it first",
-        "remove both from the mirror's table",
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn traps_of_host_files_are_seen() {
-        let mirror = "http://127.0.0.1:7420";
-        let seen = |text: &str| trap(&text.parse().unwrap(), mirror).map(|(found, _)| found);
-        assert!(
-            seen("server = \"http://127.0.0.1:7420/\"")
-                .unwrap()
-                .contains("server")
-        );
-        let tls = seen("[host.\"http://127.0.0.1:7420\"]\nskip_verify = true");
-        assert!(tls.unwrap().contains("TLS"));
-        let fine =
-            "server = \"https://a\"\n[host.\"http://127.0.0.1:7420\"]\ncapabilities = [\"pull\"]";
-        assert_eq!(seen(fine), None);
-        assert_eq!(seen("[host.\"https://other\"]\nskip_verify = true"), None);
-    }
+/// `host:port` of a mirror's URL.
+pub(super) fn address(url: &str) -> &str {
+    let plain = url.strip_prefix("http://");
+    let rest = plain.or(url.strip_prefix("https://")).unwrap_or(url);
+    rest.trim_end_matches('/')
 }

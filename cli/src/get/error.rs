@@ -55,6 +55,32 @@ pub(crate) enum GetError {
         /// What came.
         found: Box<Digest>,
     },
+    /// What is to be got recursively is no directory.
+    #[error(
+        "it is no directory whose server lists what is in it; leave --recursive out for one file"
+    )]
+    NoListing,
+    /// Nothing is listed.
+    #[error("the server lists no files there")]
+    NoFiles,
+    /// More than the caller wants.
+    #[error("there are more than {most} files and directories; allow more with --max-files")]
+    TooMany {
+        /// As many are allowed.
+        most: usize,
+    },
+    /// An object cannot be asked for.
+    #[error(
+        "the storage cannot be asked; its credentials come from the environment, as for its own tools"
+    )]
+    Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This program was built without it.
+    #[cfg(not(feature = "object-storage"))]
+    #[error("{scheme}:// is not known to this build; build it with the feature object-storage")]
+    NoStorage {
+        /// Of the URL.
+        scheme: String,
+    },
     /// Two runs would write the same file.
     #[error("{} is being written by another process; wait for it, or give another file with -o", .0.display())]
     InUse(PathBuf),

@@ -7,6 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use darner_proto::digest::{Digest, Hasher};
 
@@ -36,7 +37,7 @@ impl Partial {
         expected: Option<Digest>,
     ) -> Result<Self, GetError> {
         let asked = match what {
-            What::Url(url) => Digest::sha256(url.as_str().as_bytes()),
+            What::Url(url) | What::Object(url) => Digest::sha256(url.as_str().as_bytes()),
             What::Digest(digest) => Digest::sha256(digest.to_string().as_bytes()),
         };
         let hasher = expected.unwrap_or(Digest::Sha256([0; 32])).hasher();
@@ -152,11 +153,38 @@ impl Partial {
     }
 
     /// Gives the file its name, if it has the digest it should have.
-    pub(super) async fn finish(self, expected: Option<Digest>) -> Result<Digest, GetError> {
-        blocking(move || self.finish_now(expected)).await
+    pub(super) async fn finish(
+        self,
+        expected: Option<Digest>,
+        modified: Option<SystemTime>,
+    ) -> Result<Digest, GetError> {
+        blocking(move || self.finish_now(expected, modified)).await
     }
 
-    fn finish_now(self, expected: Option<Digest>) -> Result<Digest, GetError> {
+    /// What is in the file's place stays. Says what digest that has.
+    pub(super) async fn leave(self) -> Result<Digest, GetError> {
+        blocking(move || {
+            let _ = std::fs::remove_file(&self.from);
+            let _ = std::fs::remove_file(&self.path);
+            let mut hasher = self.hasher;
+            let failed = || GetError::file(&self.output, "read");
+            let mut file = File::open(&self.output).map_err(failed())?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                match file.read(&mut buffer).map_err(failed())? {
+                    0 => return Ok(hasher.finish()),
+                    read => hasher.update(&buffer[..read]),
+                }
+            }
+        })
+        .await
+    }
+
+    fn finish_now(
+        self,
+        expected: Option<Digest>,
+        modified: Option<SystemTime>,
+    ) -> Result<Digest, GetError> {
         let found = self.hasher.finish();
         if let Some(expected) = expected
             && expected != found
@@ -165,6 +193,10 @@ impl Partial {
             let _ = std::fs::remove_file(&self.path);
             let (expected, found) = (Box::new(expected), Box::new(found));
             return Err(GetError::WrongBytes { expected, found });
+        }
+        if let Some(modified) = modified {
+            let dated = self.file.set_modified(modified);
+            dated.map_err(GetError::file(&self.path, "given its date"))?;
         }
         let synced = self.file.sync_all();
         synced.map_err(GetError::file(&self.path, "made durable"))?;

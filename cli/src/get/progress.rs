@@ -25,29 +25,58 @@ struct State {
     at: u64,
     came: u64,
     size: Option<u64>,
+    /// Of several files, how many there are and how many are here.
+    many: Option<(usize, usize)>,
 }
 
 impl Progress {
     pub(crate) fn new(terminal: bool) -> Self {
+        Self::of(terminal, style(FILE), None)
+    }
+
+    /// Of several files at once.
+    pub(crate) fn of_many(terminal: bool, files: usize) -> Self {
+        Self::of(terminal, style(FILES), Some((files, 0)))
+    }
+
+    fn of(terminal: bool, style: ProgressStyle, many: Option<(usize, usize)>) -> Self {
         let now = Instant::now();
         Self {
-            bar: terminal.then(|| ProgressBar::no_length().with_style(style())),
+            bar: terminal.then(|| ProgressBar::no_length().with_style(style)),
             state: Mutex::new(State {
                 began: now,
                 told: now,
                 at: 0,
                 came: 0,
                 size: None,
+                many,
             }),
+        }
+    }
+
+    /// One of several files is here.
+    pub(crate) fn one_done(&self) {
+        let text = self.change(|state| {
+            let (files, done) = state.many.get_or_insert_default();
+            *done += 1;
+            format!("{done} of {files} files")
+        });
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
         }
     }
 
     /// The file is coming, from where the mirror says it has its first byte.
     pub(crate) fn opened(&self, at: u64, size: Option<u64>, source: Option<&str>) {
-        self.change(|state| {
-            state.at = at;
-            state.size = size;
+        let alone = self.change(|state| {
+            if state.many.is_none() {
+                (state.at, state.size) = (at, size);
+            }
+            state.many.is_none()
         });
+        if !alone {
+            return;
+        }
         let from = source
             .map(|source| format!("from {source}"))
             .unwrap_or_default();
@@ -108,6 +137,9 @@ impl State {
         // Sums far below 2^53.
         let rate = BinaryBytes((self.came as f64 / seconds) as u64);
         let there = BinaryBytes(self.at);
+        if let Some((files, done)) = self.many {
+            return format!("{done} of {files} files, {there}, {rate}/s");
+        }
         match self.size {
             Some(size) => format!("{there} of {}, {rate}/s", BinaryBytes(size)),
             None => format!("{there}, {rate}/s"),
@@ -115,8 +147,11 @@ impl State {
     }
 }
 
-fn style() -> ProgressStyle {
-    let template = "[{bar:30}] {binary_bytes:>10} / {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {msg}";
+const FILE: &str =
+    "[{bar:30}] {binary_bytes:>10} / {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {msg}";
+const FILES: &str = "{spinner} {binary_bytes:>10} {binary_bytes_per_sec:>12}  {msg}";
+
+fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
     style
         .unwrap_or_else(|_| ProgressStyle::default_bar())

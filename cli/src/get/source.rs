@@ -1,16 +1,18 @@
 //! Requests for a file: to a mirror, or to the file's own server.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use darner_mirror::files::local;
 use darner_proto::digest::Digest;
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, IF_MODIFIED_SINCE, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use reqwest::{Response, StatusCode, Url, redirect};
 
+use super::objects::Objects;
 use super::{Args, GetError, What};
 
 /// A mirror is on this host; a file's server may be far.
@@ -39,6 +41,16 @@ pub(super) struct Client {
     headers: HeaderMap,
     expected: Option<Digest>,
     only_mirror: bool,
+    objects: Objects,
+}
+
+/// What of a file is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part<'a> {
+    /// From a byte on, if that is of the version with this tag.
+    pub(super) from: Option<(u64, &'a str)>,
+    /// Nothing, if it has not changed since.
+    pub(super) since: Option<SystemTime>,
 }
 
 /// The bytes of a file from `at` on, as they come.
@@ -52,6 +64,10 @@ pub(super) struct Body {
     pub(super) tag: Option<String>,
     /// Where the mirror says the first byte came from.
     pub(super) source: Option<String>,
+    /// When it was changed last, by its server's word.
+    pub(super) modified: Option<SystemTime>,
+    /// Whether it is a page for people.
+    pub(super) is_page: bool,
 }
 
 impl Client {
@@ -71,6 +87,7 @@ impl Client {
             headers: args.headers.iter().cloned().collect(),
             expected,
             only_mirror: args.only_mirror,
+            objects: Objects::new(&args.profile),
         })
     }
 
@@ -82,7 +99,7 @@ impl Client {
         error: &GetError,
         fruitless: u32,
     ) -> Option<Place> {
-        let has_server = matches!(what, What::Url(_)) && !self.only_mirror;
+        let has_server = !matches!(what, What::Digest(_)) && !self.only_mirror;
         let given_up = match error {
             GetError::Unreachable { .. } | GetError::Status { .. } => true,
             GetError::Cut { .. } => fruitless > 1,
@@ -91,18 +108,38 @@ impl Client {
         (place == Place::Mirror && has_server && given_up).then_some(Place::Server)
     }
 
-    /// The file, from a byte on if that is of the version with this tag.
+    /// The objects below one, and where each goes.
+    pub(super) async fn objects_below(
+        &self,
+        start: &Url,
+        most: usize,
+    ) -> Result<Vec<(Url, PathBuf)>, GetError> {
+        self.objects.below(start, most).await
+    }
+
+    /// The file, or a part of it.
     pub(super) async fn open(
         &self,
         place: Place,
         what: &What,
-        from: Option<(u64, &str)>,
+        part: Part<'_>,
     ) -> Result<Body, GetError> {
+        let signed;
+        let what = match what {
+            What::Object(url) => {
+                signed = What::Url(Box::new(self.objects.signed(url).await?));
+                &signed
+            }
+            what => what,
+        };
         let (request, whom) = self.request(place, what);
         let mut request = request
             .headers(self.headers.clone())
             .header(ACCEPT_ENCODING, "identity");
-        if let Some((at, tag)) = from {
+        if let Some(since) = part.since {
+            request = request.header(IF_MODIFIED_SINCE, httpdate::fmt_http_date(since));
+        }
+        if let Some((at, tag)) = part.from {
             request = request
                 .header(RANGE, format!("bytes={at}-"))
                 .header(IF_RANGE, tag);
@@ -112,7 +149,7 @@ impl Client {
             whom: whom.clone(),
             source: source.without_url(),
         })?;
-        opened(response, whom, from).await
+        opened(response, whom, part).await
     }
 
     fn request(&self, place: Place, what: &What) -> (reqwest::RequestBuilder, String) {
@@ -126,7 +163,7 @@ impl Client {
                 let url = path(&self.via, &format!("file/{digest}"));
                 (self.near.get(url), mirror)
             }
-            (Place::Mirror, What::Url(url)) => {
+            (_, What::Url(url) | What::Object(url)) => {
                 let mut request = self.near.get(path(&self.via, "file"));
                 // A URL is ASCII once it is parsed.
                 if let Ok(mut value) = HeaderValue::from_str(url.as_str()) {
@@ -155,16 +192,13 @@ pub(crate) fn shown(via: &Url) -> &str {
     via.as_str().trim_end_matches('/')
 }
 
-async fn opened(
-    response: Response,
-    whom: String,
-    from: Option<(u64, &str)>,
-) -> Result<Body, GetError> {
+async fn opened(response: Response, whom: String, part: Part<'_>) -> Result<Body, GetError> {
     let status = response.status();
     let headers = response.headers().clone();
     let length = text(&headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    let (at, size) = match (status, from) {
+    let (at, size) = match (status, part.from) {
         (StatusCode::OK, _) => (0, length),
+        (StatusCode::NOT_MODIFIED, _) if part.since.is_some() => (0, None),
         (StatusCode::PARTIAL_CONTENT, Some((at, _))) => {
             let range = text(&headers, &CONTENT_RANGE).and_then(content_range);
             match range {
@@ -185,12 +219,20 @@ async fn opened(
         at,
         size,
         tag: tag(&headers),
+        modified: text(&headers, &LAST_MODIFIED)
+            .and_then(|date| httpdate::parse_http_date(date).ok()),
+        is_page: text(&headers, &CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")),
         source: text(&headers, &HeaderName::from_static("x-darner-source")).map(str::to_owned),
         response,
     })
 }
 
 impl Body {
+    /// Nothing of it comes: it has not changed since it was asked for.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.response.status() == StatusCode::NOT_MODIFIED
+    }
+
     /// The next bytes; `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, GetError> {
         if self.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {

@@ -57,7 +57,7 @@ async fn what_an_earlier_run_left_is_gone_on_with() {
     let mut partial = Partial::open(&output, &what, None).await.unwrap();
     assert_eq!((partial.len(), partial.tag()), (3, Some("\"v1\"")));
     partial.write(&"lo".into()).await.unwrap();
-    let found = partial.finish(None).await.unwrap();
+    let found = partial.finish(None, None).await.unwrap();
     assert_eq!(found, Digest::sha256(b"hello"));
     assert_eq!(std::fs::read(&output).unwrap(), b"hello");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -87,7 +87,7 @@ async fn wrong_bytes_are_not_kept() {
     let mut partial = Partial::open(&output, &what, expected).await.unwrap();
     partial.begin_anew(None).await.unwrap();
     partial.write(&"wrong".into()).await.unwrap();
-    let error = partial.finish(expected).await.unwrap_err();
+    let error = partial.finish(expected, None).await.unwrap_err();
     assert!(matches!(error, GetError::WrongBytes { .. }));
     assert_eq!(std::fs::read(&output).unwrap(), b"before");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);

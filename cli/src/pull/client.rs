@@ -76,9 +76,14 @@ pub(crate) fn parse_mirror(text: &str) -> Result<Box<Url>, String> {
 }
 
 impl Client {
-    /// To ask the mirror at `via` about `source`.
-    pub(super) fn new(via: &Url, source: &Source) -> Result<Self, PullError> {
-        let http = reqwest::Client::builder()
+    /// To ask the mirror at `via` about `source`. `ca`: the only authority to trust, PEM.
+    pub(super) fn new(via: &Url, ca: Option<&str>, source: &Source) -> Result<Self, PullError> {
+        let mut builder = reqwest::Client::builder();
+        if let Some(ca) = ca {
+            let ca = reqwest::Certificate::from_pem_bundle(ca.as_bytes());
+            builder = builder.tls_certs_only(ca.map_err(PullError::Client)?);
+        }
+        let http = builder
             .user_agent(concat!("darner/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE)
@@ -292,7 +297,7 @@ mod tests {
                 "https://m.example/pre/v2/a/b/blobs/x?ns=localhost%3A5000",
             ),
         ] {
-            let client = Client::new(&parse_mirror(via).unwrap(), &source).unwrap();
+            let client = Client::new(&parse_mirror(via).unwrap(), None, &source).unwrap();
             assert_eq!(client.url("blobs", &"x").as_str(), expected);
         }
     }

@@ -124,7 +124,7 @@ impl HostsFile {
 
     fn run(&self) -> Result<Done, NodeError> {
         let path = self.path();
-        let table = table(&self.mirror);
+        let table = table(&self.mirror, None);
         let wanted = format!(
             "{OURS} hosts-file`, which overwrites changes.\n# To undo it, remove this file.\n{table}"
         );

@@ -16,15 +16,15 @@ pub(crate) const OURS: &str = "# Written by `darner setup";
 pub(crate) enum Edit {
     /// This, and nothing else.
     Own(String),
-    /// The mirror before the hosts of others.
-    Hosts,
+    /// The mirror before the hosts of others; under TLS with the authority in this file.
+    Hosts(Option<PathBuf>),
     /// The mirror before those of others.
     DaemonJson,
     /// The key that makes containerd read host files; a file that is not there becomes one of
     /// this form.
     ContainerdConfig(i64),
-    /// The mirror for these registries.
-    RegistriesYaml(Vec<String>),
+    /// The mirror for these registries; under TLS with the authority in this file.
+    RegistriesYaml(Vec<String>, Option<PathBuf>),
 }
 
 /// A file that is to have something of ours.
@@ -79,7 +79,6 @@ pub(crate) enum PlanError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        #[source]
         why: EditError,
     },
 }
@@ -88,10 +87,10 @@ impl Edit {
     fn kind(&self) -> Kind {
         match self {
             Self::Own(_) => Kind::Own,
-            Self::Hosts => Kind::Hosts,
+            Self::Hosts(_) => Kind::Hosts,
             Self::DaemonJson => Kind::DaemonJson,
             Self::ContainerdConfig(_) => Kind::ContainerdConfig,
-            Self::RegistriesYaml(_) => Kind::RegistriesYaml,
+            Self::RegistriesYaml(..) => Kind::RegistriesYaml,
         }
     }
 
@@ -103,12 +102,15 @@ impl Edit {
                  hosts.toml run this with --adopt:\n{}",
                 without_comments(text)
             ))),
-            (Self::Hosts, base) => hosts::adopt(base.unwrap_or_default(), mirror),
+            (Self::Hosts(ca), base) => {
+                hosts::adopt(base.unwrap_or_default(), mirror, ca.as_deref())
+            }
             (Self::DaemonJson, base) => json::add(base, mirror),
             (Self::ContainerdConfig(version), None) => toml::new_file(*version),
             (Self::ContainerdConfig(_), Some(base)) => toml::set_config_path(base),
-            (Self::RegistriesYaml(registries), base) => {
-                yaml::add(base.unwrap_or_default(), registries, mirror)
+            (Self::RegistriesYaml(registries, ca), base) => {
+                let base = base.unwrap_or_default();
+                yaml::add(base, registries, (mirror, ca.as_deref()))
             }
         }
     }

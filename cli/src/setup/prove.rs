@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use darner_proto::name::RegistryName;
 use darner_service::telemetry::with_causes;
-use reqwest::header::{ACCEPT, HeaderMap};
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::header::{ACCEPT, HeaderMap, WWW_AUTHENTICATE};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 
 use super::runtimes::Runtime;
 use crate::pull::{self, Choice, Image, MANIFEST_TYPES, PullError, progress};
@@ -16,7 +16,26 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Small, public, and for every platform.
 const IMAGE: &str = "docker.io/library/hello-world:latest";
 const HUB: &str = "docker.io";
+const PING: &str = "/v2/";
+/// In the challenge of a mirror of this kind.
+const OF_A_MIRROR: &str = "service=\"darner\"";
 const DIGEST: &str = "docker-content-digest";
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mirror<'a> {
+    /// Its URL.
+    pub(crate) url: &'a str,
+    /// The only authority to trust, PEM, where it speaks TLS.
+    pub(crate) ca: Option<&'a str>,
+}
+
+impl<'a> Mirror<'a> {
+    /// One that speaks no TLS, or one that the system trusts.
+    pub(crate) fn plain(url: &'a str) -> Self {
+        Self { url, ca: None }
+    }
+}
 
 /// What the proof consists of.
 #[derive(Debug)]
@@ -112,7 +131,7 @@ pub(crate) fn image() -> Option<Image> {
 
 /// Asks for all of it; what was shown, for the user.
 pub(crate) async fn prove(
-    mirror: &str,
+    mirror: Mirror<'_>,
     probe: Option<&Probe>,
     runtimes: &[Runtime],
 ) -> Result<Vec<String>, ProofError> {
@@ -120,7 +139,7 @@ pub(crate) async fn prove(
         return Ok(Vec::new());
     };
     ping(mirror).await?;
-    let mut shown = vec![format!("the mirror at {mirror} answers")];
+    let mut shown = vec![format!("the mirror at {} answers", mirror.url)];
     if let Probe::Image(image) = probe {
         shown.extend(ask(mirror, image, runtimes).await?);
         shown.push(pull(mirror, image).await?);
@@ -129,14 +148,33 @@ pub(crate) async fn prove(
 }
 
 /// Whether a mirror answers at all.
-pub(crate) async fn ping(mirror: &str) -> Result<(), ProofError> {
+pub(crate) async fn ping(mirror: Mirror<'_>) -> Result<(), ProofError> {
     let asker = Asker::new(mirror)?;
-    asker.ask("a runtime", Method::GET, "/v2/").await.map(drop)
+    let answer = asker.send(Method::GET, PING).await?;
+    // Where clients may log in to it, it asks each for a token of its own.
+    let challenge = answer.headers().get(WWW_AUTHENTICATE);
+    let challenge = challenge.and_then(|value| value.to_str().ok());
+    let is_ours = challenge.is_some_and(|text| text.contains(OF_A_MIRROR));
+    match answer.status() {
+        StatusCode::UNAUTHORIZED if is_ours => Ok(()),
+        status => checked(status, "a runtime", format!("{} {PING}", Method::GET)),
+    }
+}
+
+fn checked(status: StatusCode, who: &str, request: String) -> Result<(), ProofError> {
+    match status {
+        StatusCode::OK => Ok(()),
+        status => Err(ProofError::Status {
+            who: who.to_owned(),
+            request,
+            status,
+        }),
+    }
 }
 
 /// Asks for an image as each of the runtimes does, and whether they all get the same.
 pub(crate) async fn ask(
-    mirror: &str,
+    mirror: Mirror<'_>,
     image: &Image,
     runtimes: &[Runtime],
 ) -> Result<Vec<String>, ProofError> {
@@ -183,20 +221,24 @@ fn request(runtime: Runtime, image: &Image) -> Option<(Method, String)> {
     }
 }
 
-async fn pull(mirror: &str, image: &Image) -> Result<String, ProofError> {
+async fn pull(mirror: Mirror<'_>, image: &Image) -> Result<String, ProofError> {
     let here = |why: String| ProofError::Here(why);
     let directory = tempfile::tempdir().map_err(|error| here(error.to_string()))?;
-    let via: Url = mirror.parse().map_err(|_| here(mirror.to_owned()))?;
+    let via: Url = mirror
+        .url
+        .parse()
+        .map_err(|_| here(mirror.url.to_owned()))?;
     let request = pull::Request {
         image,
         via: &via,
+        ca: mirror.ca,
         output: directory.path(),
         choice: Choice::Host,
     };
     match pull::pull(&request, &progress::Nobody).await {
         Ok(pulled) => Ok(format!("{image} was pulled, {} bytes", pulled.bytes)),
         Err(PullError::Unreachable { source, .. }) => Err(ProofError::Unreachable {
-            mirror: mirror.to_owned(),
+            mirror: mirror.url.to_owned(),
             why: with_causes(&source),
         }),
         Err(error) => Err(ProofError::Pull {
@@ -213,14 +255,26 @@ struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    fn new(mirror: &'a str) -> Result<Self, ProofError> {
-        let http = Client::builder().no_proxy().timeout(PATIENCE).build();
-        let http = http.map_err(|error| ProofError::Here(with_causes(&error)))?;
+    fn new(mirror: Mirror<'a>) -> Result<Self, ProofError> {
+        let here = |error: &dyn std::error::Error| ProofError::Here(with_causes(error));
+        let mut builder = Client::builder().no_proxy().timeout(PATIENCE);
+        if let Some(ca) = mirror.ca {
+            let ca = Certificate::from_pem_bundle(ca.as_bytes()).map_err(|error| here(&error))?;
+            builder = builder.tls_certs_only(ca);
+        }
+        let http = builder.build().map_err(|error| here(&error))?;
+        let mirror = mirror.url;
         Ok(Self { http, mirror })
     }
 
     async fn ask(&self, who: &str, method: Method, path: &str) -> Result<HeaderMap, ProofError> {
         let request = format!("{method} {path}");
+        let answer = self.send(method, path).await?;
+        checked(answer.status(), who, request)?;
+        Ok(answer.headers().clone())
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<Response, ProofError> {
         let url = format!("{}{path}", self.mirror);
         let sent = self
             .http
@@ -228,17 +282,9 @@ impl<'a> Asker<'a> {
             .header(ACCEPT, MANIFEST_TYPES)
             .send()
             .await;
-        let answer = sent.map_err(|error| ProofError::Unreachable {
+        sent.map_err(|error| ProofError::Unreachable {
             mirror: self.mirror.to_owned(),
             why: with_causes(&error.without_url()),
-        })?;
-        match answer.status() {
-            StatusCode::OK => Ok(answer.headers().clone()),
-            status => Err(ProofError::Status {
-                who: who.to_owned(),
-                request,
-                status,
-            }),
-        }
+        })
     }
 }

@@ -8,12 +8,12 @@ use clap::ValueEnum;
 use darner_proto::name::RegistryName;
 
 use super::host::Version;
-use super::plan::{PlanError, Standing, Wish};
+use super::plan::{Edit, OURS, PlanError, Standing, Wish};
 
 pub(crate) mod containerd;
-mod containers;
-mod docker;
-mod k3s;
+pub(crate) mod containers;
+pub(crate) mod docker;
+pub(crate) mod k3s;
 
 /// Which runtimes a command is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,8 +40,10 @@ pub(crate) enum Runtime {
 /// What is to be told, and about which registries.
 #[derive(Debug, Clone)]
 pub(crate) struct Terms {
-    /// `http://host:port`.
+    /// `http://host:port`, or `https://` where [`Terms::ca`] is to be trusted.
     pub(crate) mirror: String,
+    /// The authority of a mirror that speaks TLS, PEM.
+    pub(crate) ca: Option<String>,
     /// None: all of them, as far as the runtime can be told so.
     pub(crate) registries: Vec<RegistryName>,
     /// Whether host files of others may get something of ours.
@@ -57,6 +59,31 @@ pub(crate) struct Found {
     pub(crate) wishes: Vec<Wish>,
     /// What whoever sets it up has to know.
     pub(crate) notes: Vec<String>,
+}
+
+/// The authority that a runtime is to trust for the mirror, in a directory of the runtime's.
+pub(crate) const CA_FILE: &str = "darner-ca.crt";
+
+impl Terms {
+    /// The mirror's `host:port`.
+    fn address(&self) -> &str {
+        let url = &self.mirror;
+        let plain = url.strip_prefix("http://");
+        plain.or(url.strip_prefix("https://")).unwrap_or(url)
+    }
+
+    /// The authority as a file in `directory`, if the mirror speaks TLS. Readers of PEM skip what
+    /// stands before a certificate.
+    fn ca_in(&self, directory: &Path) -> Option<Wish> {
+        let text = format!(
+            "{OURS} --tls`, which overwrites changes; `darner teardown` removes it.\n{}",
+            self.ca.as_ref()?
+        );
+        Some(Wish {
+            path: directory.join(CA_FILE),
+            edit: Edit::Own(text),
+        })
+    }
 }
 
 /// What makes a runtime read a file that has changed.
@@ -155,7 +182,9 @@ impl fmt::Display for Runtime {
 impl Effect {
     /// By the file that changed, so that a run that was cut off can be undone in full.
     pub(crate) fn of(path: &Path) -> Self {
-        if path == Path::new(docker::FILE) {
+        if path.ends_with(CA_FILE) {
+            Self::AtOnce
+        } else if path == Path::new(docker::FILE) {
             Self::Reload("dockerd")
         } else if path.starts_with(containers::DIRECTORY) {
             Self::Reload("crio")

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::apply::{ApplyError, Desk};
+use super::authority::{self, AuthorityError};
 use super::host::Host;
 use super::journal::{JournalError, Records};
 use super::plan::{Plan, PlanError, Standing};
@@ -43,6 +44,9 @@ pub(crate) enum SetupError {
     /// The process could be ended in the middle.
     #[error("nothing was changed: signals cannot be listened for")]
     Signals(#[source] io::Error),
+    /// There is no authority for the runtimes to trust.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The mirror does not answer as it should.
     #[error("the changes were taken back: {0}")]
     Proof(ProofError),
@@ -69,6 +73,11 @@ impl Session {
     pub(crate) fn new(root: PathBuf, dry_run: bool) -> Self {
         let host = Host::new(root);
         Self { host, dry_run }
+    }
+
+    /// The authority that runtimes are to trust for the mirror.
+    pub(crate) fn authority(&self, named: Option<&Path>) -> Result<String, SetupError> {
+        Ok(authority::read(named, &self.host)?)
     }
 
     pub(crate) fn is_of_running_host(&self) -> bool {
@@ -99,9 +108,13 @@ impl Session {
         let mut desk = begin(desk, &plan)?;
         reload(&desk.host, paths(&plan), &mut report);
         let runtimes = report.runtimes();
+        let mirror = prove::Mirror {
+            url: &terms.mirror,
+            ca: terms.ca.as_deref(),
+        };
         let proved = match check(&desk.host, &plan) {
             Ok(()) => tokio::select! {
-                proved = prove::prove(&terms.mirror, probe, &runtimes) => proved,
+                proved = prove::prove(mirror, probe, &runtimes) => proved,
                 () = interrupt => Err(ProofError::Interrupted),
             },
             Err(error) => Err(error),

@@ -19,6 +19,8 @@ mod cut_off;
 mod fixtures;
 
 const MIRROR: &str = "http://127.0.0.1:7420";
+const SECURED: &str = "https://127.0.0.1:7420";
+const CA: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 
 /// A host in a directory.
 struct Sandbox(TempDir);
@@ -96,15 +98,31 @@ fn terms(registries: &[&str]) -> Terms {
             .map(|name| name.parse().unwrap())
             .collect(),
         adopt: false,
+        ca: None,
     }
 }
 
-fn every_terms() -> [Terms; 3] {
+/// The same, of a mirror that speaks TLS.
+fn secured(terms: Terms) -> Terms {
+    Terms {
+        mirror: terms.mirror.replace("http://", "https://"),
+        ca: Some(CA.to_owned()),
+        ..terms
+    }
+}
+
+fn every_terms() -> [Terms; 5] {
     let adopt = Terms {
         adopt: true,
         ..terms(&["docker.io", "quay.io"])
     };
-    [terms(&[]), terms(&["docker.io", "reg.example:5000"]), adopt]
+    [
+        terms(&[]),
+        terms(&["docker.io", "reg.example:5000"]),
+        secured(terms(&[])),
+        secured(adopt.clone()),
+        adopt,
+    ]
 }
 
 fn json(report: &Report) -> serde_json::Value {
@@ -130,7 +148,10 @@ async fn torn_down_every_host_is_byte_for_byte_what_it_was() {
             let report = match sandbox.set_up(&terms).await {
                 Ok(report) => report,
                 // Such as a foreign host file of a registry that is to be adopted only if asked to.
-                Err(SetupError::Refused(_)) if name.contains("foreign") => {
+                Err(SetupError::Refused(_))
+                    if name.contains("foreign")
+                        || (terms.ca.is_some() && name.contains("without entries")) =>
+                {
                     assert!(dry.is_err(), "{name}");
                     assert_eq!(sandbox.snapshot(), before, "{name}");
                     continue;
@@ -201,6 +222,57 @@ async fn each_runtime_is_told_in_its_own_form() {
     assert!(!theirs, "quay.io has a table of somebody else's");
     let k3s = sandbox.read("/etc/rancher/k3s/registries.yaml");
     assert!(k3s.contains("\"*\":") && k3s.contains(MIRROR), "{k3s}");
+}
+
+#[tokio::test]
+async fn under_tls_each_runtime_is_told_whom_to_trust() {
+    let sandbox = Sandbox::new(fixtures::EVERYTHING);
+    let before = sandbox.snapshot();
+    sandbox.set_up(&terms(&[])).await.unwrap();
+    sandbox.set_up(&secured(terms(&[]))).await.unwrap();
+    let place = "/etc/containerd/certs.d";
+    let hosts: toml::Table = sandbox
+        .read(&format!("{place}/_default/hosts.toml"))
+        .parse()
+        .unwrap();
+    assert_eq!(hosts["host"].as_table().unwrap().len(), 1, "{hosts}");
+    let ca = format!("{place}/darner-ca.crt");
+    assert_eq!(hosts["host"][SECURED]["ca"].as_str(), Some(ca.as_str()));
+    for place in [
+        place.to_owned(),
+        "/etc/docker/certs.d/127.0.0.1:7420".to_owned(),
+        "/etc/containers/certs.d/127.0.0.1:7420".to_owned(),
+        "/etc/rancher/k3s".to_owned(),
+    ] {
+        let text = sandbox.read(&format!("{place}/darner-ca.crt"));
+        assert!(text.ends_with(CA), "{place}: {text}");
+    }
+    let daemon = sandbox.read("/etc/docker/daemon.json");
+    assert!(
+        daemon.contains(SECURED) && !daemon.contains(MIRROR),
+        "{daemon}"
+    );
+    let drop_in = sandbox.read("/etc/containers/registries.conf.d/50-darner.conf");
+    assert!(!drop_in.contains("insecure"), "{drop_in}");
+    let k3s = sandbox.read("/etc/rancher/k3s/registries.yaml");
+    assert!(
+        k3s.contains("ca_file: \"/etc/rancher/k3s/darner-ca.crt\""),
+        "{k3s}"
+    );
+
+    // Another authority is another file, and nothing else.
+    let renewed = Terms {
+        ca: Some(CA.replace("MIIB", "MIIC")),
+        ..secured(terms(&[]))
+    };
+    let report = json(&sandbox.set_up(&renewed).await.unwrap());
+    let changes = report["changes"].as_array().unwrap();
+    assert_eq!(changes.len(), 4, "{report}");
+    assert!(report["restart_needed"].as_array().unwrap().is_empty());
+    sandbox.set_up(&terms(&[])).await.unwrap();
+    assert!(!sandbox.path(&ca).exists());
+    sandbox.tear_down().unwrap();
+    assert_eq!(sandbox.snapshot(), before);
 }
 
 #[tokio::test]

@@ -140,9 +140,13 @@ impl Cluster {
 
     /// Bytes that have left the registry's link.
     fn sent_by_registry(&self) -> Result<u64> {
-        let device = host_device(self.registry.address);
-        let path = format!("/sys/class/net/{device}/statistics/rx_bytes");
-        Ok(std::fs::read_to_string(path)?.trim().parse()?)
+        let device = format!("{}:", host_device(self.registry.address));
+        // Of this namespace, as `/sys` may not be.
+        let devices = std::fs::read_to_string("/proc/self/net/dev")?;
+        let mut lines = devices.lines().map(str::split_whitespace);
+        let line = lines.find_map(|mut words| (words.next()? == device).then_some(words));
+        let received = line.and_then(|mut words| words.next());
+        Ok(received.context("no such device")?.parse()?)
     }
 
     /// How long it takes until every node has had all of them, one after the other: from its own mirror

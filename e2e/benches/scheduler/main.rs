@@ -153,6 +153,10 @@ async fn measure(scheduler: &Scheduler, shape: Shape) -> Result<[f64; 5]> {
     let downloads = (DOWNLOADS - 1) * shape.hosts;
     let per_download =
         (scheduler.memory()? - one) / downloads as f64 - f64::from(PIECES).div_euclid(8.0);
+    say(
+        "an active download without its piece set, bytes",
+        per_download,
+    );
     for round in 1..DOWNLOADS {
         fleet.leave_all(round, scheduler).await?;
     }

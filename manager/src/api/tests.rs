@@ -17,6 +17,7 @@ use crate::users::accounts::{self, Change};
 use crate::users::credentials::{self, By, Caller};
 use crate::users::{Name, Role};
 
+mod begun;
 mod cluster;
 mod images;
 mod people;
@@ -32,8 +33,10 @@ pub(crate) struct Scene {
 }
 
 fn api(members: Members, database: Database, passwords: Passwords) -> Api {
+    let jobs = Jobs::new(database.clone(), members.clone());
     let parts = Parts {
-        jobs: Jobs::new(database.clone(), members.clone()),
+        hooks: Hooks::new(database.clone(), jobs.clone(), None),
+        jobs,
         tallies: Tallies::default(),
         images: Images::default(),
         removals: Removals::new(database.clone(), members.clone()),
@@ -42,6 +45,7 @@ fn api(members: Members, database: Database, passwords: Passwords) -> Api {
         authority: None,
         database,
         passwords,
+        oidc: None,
     };
     Api::new(parts, Shutdown::default())
 }

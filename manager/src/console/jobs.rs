@@ -14,10 +14,11 @@ use super::picture::{self, Square};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
-use crate::api::jobs::{self as api_jobs, IDEMPOTENCY_KEY, NewJob, ShownJob};
+use crate::api::jobs::{self as api_jobs, IDEMPOTENCY_KEY, ShownJob};
 use crate::api::page::{List, Page as Which};
 use crate::api::problem::Problem;
 use crate::jobs::job::{Item, Phase, State as Stage, Summary};
+use crate::jobs::plan::Plan;
 use crate::random;
 use crate::users::Role;
 use crate::users::credentials::Caller;
@@ -55,7 +56,7 @@ pub(super) async fn list(
 
 fn summaries(jobs: &List<Summary>) -> Markup {
     html! {
-        (table("Jobs, the latest first", &["Job", "State", "Done", "Bytes", "To", "Images", "By", "Begun"], &html! {
+        (table("Jobs, the latest first", &["Job", "State", "Done", "Bytes", "To", "Images and files", "By", "Begun"], &html! {
             @for job in &jobs.items {
                 tr {
                     th scope="row" { a href={ "/jobs/" (job.id) } { (job.id) } }
@@ -63,7 +64,7 @@ fn summaries(jobs: &List<Summary>) -> Markup {
                     td.number { (job.done) "/" (job.items) }
                     td { (progress(job)) }
                     td { (job.to) }
-                    td { @for image in &job.images { (image) br; } }
+                    td { @for name in job.images.iter().chain(&job.files) { (name) br; } }
                     td { (job.by) }
                     td { (text::time(job.created_ms)) }
                 }
@@ -78,28 +79,39 @@ fn summaries(jobs: &List<Summary>) -> Markup {
 fn beginning(visit: &Visit) -> Markup {
     html! {
         @if visit.may(Role::Operator) {
-            h2 { "Have nodes hold images ahead of time" }
+            h2 { "Have nodes hold images and files ahead of time" }
             form.fields method="post" action="/jobs" {
                 (visit.csrf())
                 input type="hidden" name="key" value=(random::hexadecimal::<16>());
-                label for="images" { "Images, one a line" }
+                label for="images" { "Images and files, one a line" }
                 textarea #images name="images" rows="3" required aria-describedby="images-form" {}
-                p #images-form .hint { "registry/repository:tag or registry/repository@digest" }
-                label for="to" { "To" }
-                input #to name="to" value="nodes" required aria-describedby="to-form";
-                p #to-form .hint { "seeds, nodes (seeds and mirrors), or a label of mirrors such as label=zone=a" }
-                label for="platform" { "Platform" }
-                input #platform name="platform" aria-describedby="platform-form";
-                p #platform-form .hint { "os/architecture; empty for each node's own" }
-                label for="at_once" { "Mirrors at once" }
-                input #at_once name="at_once" inputmode="numeric" aria-describedby="at_once-form";
-                p #at_once-form .hint { "empty for 64" }
-                label for="mib_per_second" { "MiB a second, each node" }
-                input #mib_per_second name="mib_per_second" inputmode="numeric" aria-describedby="rate-form";
-                p #rate-form .hint { "empty for as many as there are" }
+                p #images-form .hint { (NAMED) }
+                (where_to())
                 button { "Begin" }
             }
         }
+    }
+}
+
+/// The fields of a form that say where to and how.
+/// How images and files are named in a form.
+pub(super) const NAMED: &str =
+    "registry/repository:tag, registry/repository@digest, or the https:// URL of a file";
+
+pub(super) fn where_to() -> Markup {
+    html! {
+        label for="to" { "To" }
+        input #to name="to" value="nodes" required aria-describedby="to-form";
+        p #to-form .hint { "seeds, nodes (seeds and mirrors), or a label of mirrors such as label=zone=a" }
+        label for="platform" { "Platform" }
+        input #platform name="platform" aria-describedby="platform-form";
+        p #platform-form .hint { "os/architecture; empty for each node's own" }
+        label for="at_once" { "Mirrors at once" }
+        input #at_once name="at_once" inputmode="numeric" aria-describedby="at_once-form";
+        p #at_once-form .hint { "empty for 64" }
+        label for="mib_per_second" { "MiB a second, each node" }
+        input #mib_per_second name="mib_per_second" inputmode="numeric" aria-describedby="rate-form";
+        p #rate-form .hint { "empty for as many as there are" }
     }
 }
 
@@ -115,21 +127,31 @@ pub(super) async fn create(
     }
 }
 
-async fn begin(api: Api, visit: &Visit, filled: &Filled) -> Result<String, Problem> {
+/// What a form says of a job.
+pub(super) fn plan(filled: &Filled) -> Result<Plan, Problem> {
     let platform = filled.get("platform");
-    let new = NewJob {
-        images: filled
-            .get("images")
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect(),
+    let named = filled.get("images").split_whitespace();
+    let (files, images) = named
+        .map(str::to_owned)
+        .partition(|name| name.contains("://"));
+    Ok(Plan {
+        images,
+        files,
         platform: (!platform.is_empty()).then(|| platform.to_owned()),
         to: filled.get("to").to_owned(),
         at_once: filled.optional("at_once")?,
-        bytes_per_second: filled
-            .optional::<u64>("mib_per_second")?
-            .map(|mib| mib.saturating_mul(1 << 20)),
-    };
+        bytes_per_second: rate(filled)?,
+    })
+}
+
+/// Bytes a second, of a form that asks for MiB.
+pub(super) fn rate(filled: &Filled) -> Result<Option<u64>, Problem> {
+    let mib = filled.optional::<u64>("mib_per_second")?;
+    Ok(mib.map(|mib| mib.saturating_mul(1 << 20)))
+}
+
+async fn begin(api: Api, visit: &Visit, filled: &Filled) -> Result<String, Problem> {
+    let new = plan(filled)?;
     let mut headers = HeaderMap::new();
     if let (Ok(key), false) = (
         HeaderValue::try_from(filled.get("key")),
@@ -185,7 +207,7 @@ fn one(visit: &Visit, shown: &ShownJob) -> Markup {
             div { dt { "Begun" } dd { (text::time(job.created_ms)) } }
         }
         (changing(visit, shown))
-        (picture::grid("Images on nodes", &squares(shown)))
+        (picture::grid("Images and files on nodes", &squares(shown)))
         (items(shown))
     }
 }
@@ -234,9 +256,17 @@ fn items(shown: &ShownJob) -> Markup {
         Stage::Cancelled | Stage::Done => 3,
     });
     let left = items.len().saturating_sub(ITEMS);
-    let heads = ["Node", "State", "Bytes", "Blobs", "Attempt", "Image", "Why"];
+    let heads = [
+        "Node",
+        "State",
+        "Bytes",
+        "Blobs",
+        "Attempt",
+        "Image or file",
+        "Why",
+    ];
     html! {
-        (table("Every image on every node", &heads, &html! {
+        (table("Every image and file on every node", &heads, &html! {
             @for item in items.iter().take(ITEMS) {
                 tr {
                     th scope="row" { a href={ "/nodes/" (item.node) } { (item.node) } @if item.seed { " (seed)" } }
@@ -254,9 +284,7 @@ fn items(shown: &ShownJob) -> Markup {
 }
 
 fn image_of(shown: &ShownJob, image: u32) -> String {
-    let at = usize::try_from(image).ok();
-    let image = at.and_then(|at| shown.job.images.get(at));
-    image.cloned().unwrap_or_default()
+    shown.job.name(image).to_owned()
 }
 
 fn stage(item: &Item) -> &'static str {

@@ -29,6 +29,7 @@ const PAGES: &[(&str, &str, Role)] = &[
     ("/images", "Images", Role::Viewer),
     ("/tasks", "Tasks", Role::Viewer),
     ("/jobs", "Jobs", Role::Viewer),
+    ("/schedules", "Schedules", Role::Viewer),
     ("/upstreams", "Upstreams", Role::Viewer),
     ("/tokens", "Tokens", Role::Viewer),
     ("/join-tokens", "Join tokens", Role::Admin),

@@ -1,11 +1,13 @@
-//! A job: images that are to be on nodes, and how far each is on each.
+//! A job: images and files that are to be on nodes, and how far each is on each.
 //!
 //! A job is a document that every manager over one database may change at once. Each of its items
 //! only grows: a later attempt counts more than an earlier one, within an attempt what has ended
 //! counts more than what has not, and more bytes count more than fewer. So two copies of a job are
 //! [merged](Job::merge) item by item, in any order, and nobody has to lead.
 
-use darner_proto::preheat::{Image, Platform, Progress};
+use darner_proto::file::shown;
+use darner_proto::invalid::Invalid;
+use darner_proto::preheat::{Progress, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -28,6 +30,9 @@ pub struct Job {
     pub by: String,
     /// The images, by their full names.
     pub images: Vec<String>,
+    /// The URLs of files, without queries where they are shown.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// Of an index, this platform; without it each node's own.
     pub platform: Option<String>,
     /// `seeds`, `nodes` or a label.
@@ -35,7 +40,7 @@ pub struct Job {
     /// How much of the cluster it may take up.
     #[serde(flatten)]
     pub limits: Limits,
-    /// Every image on every node it is to be on.
+    /// Every image and file on every node it is to be on.
     pub items: Vec<Item>,
 }
 
@@ -51,10 +56,10 @@ pub struct Limits {
     pub bytes_per_second: Option<u64>,
 }
 
-/// An image on a node.
+/// An image or a file on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Item {
-    /// Which of the job's images, from 0.
+    /// Which of the job's images, from 0; its files come after these.
     pub image: u32,
     /// The node.
     pub node: String,
@@ -138,6 +143,9 @@ pub struct Summary {
     pub by: String,
     /// The images, by their full names.
     pub images: Vec<String>,
+    /// The URLs of files, without queries.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// `seeds`, `nodes` or a label.
     pub to: String,
     /// How far it is.
@@ -164,6 +172,25 @@ impl From<Progress> for Held {
             blobs: progress.blobs,
             total_blobs: progress.total_blobs,
         }
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// No job can be so limited.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let fits = |at_once| (1..=MAX_AT_ONCE).contains(&at_once);
+        if !self.at_once.is_none_or(fits) {
+            return Err(Invalid::new(
+                "at_once",
+                format!("is not 1 to {MAX_AT_ONCE}"),
+            ));
+        }
+        if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
+            let why = format!("is less than {MIN_RATE}");
+            return Err(Invalid::new("bytes_per_second", why));
+        }
+        Ok(())
     }
 }
 
@@ -223,12 +250,43 @@ impl Job {
         self.items.iter().all(|item| item.state.is_ended())
     }
 
-    /// The image of an item, and the platform wanted of it. `None` for what another version wrote and
-    /// this one does not understand.
-    pub fn wanted(&self, image: u32) -> Option<(Image, Option<Platform>)> {
-        let named = self.images.get(usize::try_from(image).ok()?)?;
+    /// What is to be held for an item. `None` for what another version wrote and this one does not
+    /// understand.
+    pub fn wanted(&self, image: u32) -> Option<Target> {
+        let at = usize::try_from(image).ok()?;
+        let Some(named) = self.images.get(at) else {
+            let url = self.files.get(at - self.images.len())?;
+            return Some(Target::File(url.parse().ok()?));
+        };
         let platform = self.platform.as_ref().map(|platform| platform.parse());
-        Some((named.parse().ok()?, platform.transpose().ok()?))
+        Some(Target::Image {
+            image: named.parse().ok()?,
+            platform: platform.transpose().ok()?,
+        })
+    }
+
+    /// What the image or file of an item is called, as it may be shown.
+    pub fn name(&self, image: u32) -> &str {
+        let at = usize::try_from(image).unwrap_or(usize::MAX);
+        match self.images.get(at) {
+            Some(image) => image,
+            None => self
+                .files
+                .get(at.saturating_sub(self.images.len()))
+                .map_or("", |url| shown(url)),
+        }
+    }
+
+    /// The job as it may be shown: what is signed in a file's URL is in its query.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.files = self.shown_files();
+        self
+    }
+
+    fn shown_files(&self) -> Vec<String> {
+        let files = self.files.iter();
+        files.map(|url| shown(url).to_owned()).collect()
     }
 
     /// Takes over what `other`, a copy of the same job, knows better. Says whether anything changed.
@@ -288,6 +346,7 @@ impl Job {
             created_ms: self.created_ms,
             by: self.by.clone(),
             images: self.images.clone(),
+            files: self.shown_files(),
             to: self.to.clone(),
             phase: self.phase(),
             items: self.items.len(),

@@ -47,7 +47,9 @@ pub(super) async fn create(
             .bind(request.map(str::to_owned))
             .execute(&mut *step)
             .await?;
-        let what = format!("{} to {}", job.images.join(" "), job.to);
+        let summary = job.summary();
+        let named = [summary.images, summary.files].concat();
+        let what = format!("{} to {}", named.join(" "), job.to);
         let Audited { actor, action } = audited;
         audit::add(&mut step, actor, action, &job.id, &what).await
     };

@@ -54,7 +54,17 @@ impl Tickets {
 
     /// A ticket for `digest`, as part of `source`, for `life` from now and [`TICKET_FOR`] at most.
     pub fn issue(&self, node: &HostId, digest: &Digest, source: &Source, life: Duration) -> String {
-        self.issue_until(node, digest, source, now() + life.min(TICKET_FOR))
+        self.issue_at(now(), (node, digest, source), life)
+    }
+
+    /// As [`Tickets::issue`], at any time.
+    pub(super) fn issue_at(
+        &self,
+        now: Duration,
+        (node, digest, source): (&HostId, &Digest, &Source),
+        life: Duration,
+    ) -> String {
+        self.issue_until(node, digest, source, now + life.min(TICKET_FOR))
     }
 
     fn issue_until(
@@ -82,6 +92,16 @@ impl Tickets {
         node: &HostId,
         digest: &Digest,
     ) -> Result<Source, TicketError> {
+        self.check_at(now(), ticket, (node, digest))
+    }
+
+    /// As [`Tickets::check`], at any time.
+    pub(super) fn check_at(
+        &self,
+        now: Duration,
+        ticket: &[u8],
+        (node, digest): (&HostId, &Digest),
+    ) -> Result<Source, TicketError> {
         let text = URL_SAFE_NO_PAD.decode(ticket);
         let text = text.map_err(|_| TicketError::NotOurs)?;
         let (body, signature) = text
@@ -92,7 +112,7 @@ impl Tickets {
         let (ends, source) = body
             .split_first_chunk::<ENDS>()
             .ok_or(TicketError::NotOurs)?;
-        if now() >= Duration::from_millis(u64::from_be_bytes(*ends)) {
+        if now >= Duration::from_millis(u64::from_be_bytes(*ends)) {
             return Err(TicketError::Over);
         }
         parse(source).ok_or(TicketError::NotOurs)

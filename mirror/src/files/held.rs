@@ -11,10 +11,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::keep::Writing;
 use super::metrics::Outcome;
-use super::{FileFront, Refusal, SOURCE, insert, outside, part_of};
+use super::{FileFront, Refusal, SOURCE, insert, open, outside, part_of};
 use crate::listen::Outlet;
 use crate::registry::range::{Wanted, wanted};
-use crate::store::StoreError;
+use crate::store::{StoreError, Term};
 
 /// Holders asked for the size of a file: more than one only when the first does not answer.
 const HOLDERS_ASKED: usize = 3;
@@ -28,6 +28,15 @@ pub(super) struct ByDigest<'a> {
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
     pub(super) deadline: Instant,
+}
+
+/// How what is put is to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Keeping {
+    /// For so long it is not evicted, and then it goes.
+    pub(super) term: Option<Duration>,
+    /// So many other nodes hold it, too.
+    pub(super) replicas: usize,
 }
 
 impl FileFront {
@@ -58,7 +67,10 @@ impl FileFront {
         let body = if *asked.method == Method::HEAD || size == 0 {
             Body::empty()
         } else {
-            let opened = timeout_at(asked.deadline, self.open(digest, size, Vec::new(), range));
+            let opened = timeout_at(
+                asked.deadline,
+                open(&self.tasks, (digest, size), Vec::new(), range),
+            );
             let opened = opened.await.map_err(|_| late())?;
             let (source, spans) = opened.ok_or_else(|| {
                 let message = format!("{digest} does not come from those who hold it");
@@ -89,7 +101,10 @@ impl FileFront {
         let others = holders.iter().filter(|host| host.id != *me);
         for host in others.take(HOLDERS_ASKED) {
             match self.tasks.parts().peers.size(host, digest).await {
-                Ok(size) => return Some(size),
+                Ok((size, ends_in)) => {
+                    self.ends_in(digest, size, ends_in);
+                    return Some(size);
+                }
                 Err(error) => {
                     tracing::debug!(%digest, host = %host.id, %error, "a holder does not tell the size");
                 }
@@ -98,11 +113,20 @@ impl FileFront {
         None
     }
 
+    /// What goes elsewhere after a time goes here then, too.
+    fn ends_in(&self, digest: &Digest, size: u64, time: Option<Duration>) {
+        let Some(time) = time else { return };
+        let term = Term::lasting(time, false);
+        if let Err(error) = self.tasks.parts().store.set_term(digest, size, term) {
+            tracing::debug!(%digest, %error, "content stays here for as long as there is room");
+        }
+    }
+
     /// Takes a file into the store, from where the cluster can have it.
     pub(super) async fn put(
         &self,
-        digest: Digest,
-        size: u64,
+        (digest, size): (Digest, u64),
+        keeping: Keeping,
         body: Body,
     ) -> Result<Response<Body>, Refusal> {
         if size > MAX_SIZE {
@@ -111,6 +135,15 @@ impl FileFront {
         }
         if self.tasks.parts().store.size_of(&digest) != Some(size) {
             self.take_in(digest, size, body).await?;
+        }
+        if let Some(time) = keeping.term {
+            let term = Term::lasting(time, true);
+            let set = self.tasks.parts().store.set_term(&digest, size, term);
+            set.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()))?;
+        }
+        if keeping.replicas > 0 {
+            let wanted = (keeping.replicas, keeping.term);
+            self.replicate(&digest, size, wanted).await?;
         }
         let mut response = Response::new(Body::from(format!("{digest}\n")));
         *response.status_mut() = StatusCode::CREATED;

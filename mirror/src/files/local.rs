@@ -3,10 +3,13 @@
 //! ```text
 //! GET|HEAD /file            what is at the URL in Darner-Url, whose digest Darner-Digest may tell
 //! GET|HEAD /file/<digest>   what is known by the digest
-//! PUT      /file/<digest>   keeps what is sent, which must have it
+//! PUT      /file/<digest>   keeps what is sent, which must have it; for the seconds in Darner-Ttl, and
+//!                           on as many other nodes as Darner-Replicas says
 //! ```
 //! The URL stands in a header: no page in a browser can set one for another site, and no log of
 //! paths gets to see a signed URL.
+
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -16,9 +19,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use url::Url;
 
-use super::held::ByDigest;
+use super::held::{ByDigest, Keeping};
+use super::replicas::MAX_REPLICAS;
 use super::{Asked, FileFront, Refusal};
 use crate::listen::Outlet;
+use crate::pieces::hold::MAX_SECONDS;
 
 /// Where the paths of this begin.
 const PATH: &str = "/file";
@@ -26,6 +31,11 @@ const PATH: &str = "/file";
 pub const URL: &str = "darner-url";
 /// The digest that it must have.
 pub const DIGEST: &str = "darner-digest";
+
+/// Seconds for which what is put is kept.
+pub const TTL: &str = "darner-ttl";
+/// Other nodes that are to hold what is put.
+pub const REPLICAS: &str = "darner-replicas";
 
 /// Whether a path is one of these.
 pub(crate) fn is_ours(path: &str) -> bool {
@@ -76,8 +86,9 @@ impl FileFront {
                 self.held(&asked, outlet).await
             }
             (Some(named), &Method::PUT) => {
-                let size = length(&parts.headers)?;
-                self.put(digest(named)?, size, Body::new(body)).await
+                let file = (digest(named)?, length(&parts.headers)?);
+                let keeping = keeping(&parts.headers)?;
+                self.put(file, keeping, Body::new(body)).await
             }
             _ => {
                 let message = "files are read with GET and HEAD, and put by their digest";
@@ -111,6 +122,23 @@ fn digest_in(headers: &HeaderMap) -> Result<Option<Digest>, Refusal> {
     digest(text).map(Some)
 }
 
+fn keeping(headers: &HeaderMap) -> Result<Keeping, Refusal> {
+    let number = |name: &str, most: u64| match headers.get(name) {
+        None => Ok(None),
+        Some(value) => {
+            let number = value.to_str().ok().and_then(|text| text.parse().ok());
+            let number = number.filter(|number| (1..=most).contains(number));
+            let message = format!("the header {name} is not a number from 1 to {most}");
+            number.map(Some).ok_or_else(|| bad(message))
+        }
+    };
+    let replicas = number(REPLICAS, MAX_REPLICAS as u64)?.unwrap_or(0);
+    Ok(Keeping {
+        term: number(TTL, MAX_SECONDS)?.map(Duration::from_secs),
+        replicas: usize::try_from(replicas).unwrap_or(MAX_REPLICAS),
+    })
+}
+
 fn length(headers: &HeaderMap) -> Result<u64, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -139,6 +167,11 @@ mod tests {
         headers.insert(header::CONTENT_LENGTH, "-1".parse().unwrap());
         assert!(url(&headers).is_err() && length(&headers).is_err());
         assert!(digest_in(&headers).is_err());
+        assert_eq!(keeping(&headers).ok(), Some(Keeping::default()));
+        for (name, text) in [(TTL, "0"), (TTL, "1d"), (REPLICAS, "65"), (REPLICAS, "-1")] {
+            let wrong = HeaderMap::from_iter([(name.parse().unwrap(), text.parse().unwrap())]);
+            assert!(keeping(&wrong).is_err(), "{name}: {text}");
+        }
         let key = format!("file:{}", "0".repeat(64));
         assert!(digest(&key).is_err());
     }

@@ -63,7 +63,7 @@ impl FileFront {
 }
 
 /// Headers that go on beyond this node.
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let named: Vec<_> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -20,8 +20,10 @@ pub(super) enum Trouble {
     Accept,
     /// There are more than are allowed.
     TooMany,
-    /// It speaks TLS to a plain port.
+    /// It speaks TLS to a plain port, or not as it should.
     Tls,
+    /// It does not speak TLS.
+    Plain,
 }
 
 impl Trouble {
@@ -30,6 +32,7 @@ impl Trouble {
             Self::Accept => "accept",
             Self::TooMany => "too_many",
             Self::Tls => "tls",
+            Self::Plain => "plain",
         }
     }
 }

@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::{Content, Options, Store};
 
+mod tls;
+
 const SIZE: u64 = (6 << 20) + 77;
 
 /// Serves `/START-END` of one content; `?short` promises a byte less than it sends, `/text` bytes

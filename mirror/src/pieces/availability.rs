@@ -14,7 +14,7 @@ use darner_proto::geometry::{Geometry, MAX_SIZE};
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::name::Source;
-use darner_proto::peer::{Availability, ResolveReply};
+use darner_proto::peer::{Availability, ENDS_IN, ResolveReply};
 use darner_proto::piece_map::{self, PieceRun};
 use darner_proto::piece_set::PieceSet;
 use tokio::sync::watch;
@@ -41,9 +41,15 @@ pub(super) async fn follow(
     let task = Digest::parse_key(&task)?;
     let query = query.unwrap_or_default();
     let child = child(&headers);
+    let ends_in = serving.store.term(&task).map(|term| term.left());
     let Some(file) = located(&headers)?.map(Arc::new) else {
         let found = public(&serving, &task, &query);
-        return follow_or_begin(&serving, &task, child, found).await;
+        let mut response = follow_or_begin(&serving, &task, child, found).await?;
+        if let Some(left) = ends_in {
+            let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            response.headers_mut().insert(ENDS_IN, left.into());
+        }
+        return Ok(response);
     };
     if let Some(running) = serving.tasks.running(&task)
         && serving.files.vet(&task, running.geometry.size(), &file)
@@ -150,14 +156,14 @@ fn located(headers: &HeaderMap) -> Result<Option<Located>, Invalid> {
     }))
 }
 
-fn value(query: &str, name: &'static str) -> Result<String, Invalid> {
+pub(super) fn value(query: &str, name: &'static str) -> Result<String, Invalid> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let found = pairs.find(|(key, _)| key == name);
     let found = found.map(|(_, value)| value.into_owned());
     found.ok_or_else(|| Invalid::new(name, "is missing"))
 }
 
-fn parse_size(query: &str) -> Result<u64, Invalid> {
+pub(super) fn parse_size(query: &str) -> Result<u64, Invalid> {
     let size = value(query, "size")?.parse().ok();
     size.filter(|size| *size <= MAX_SIZE)
         .ok_or_else(|| Invalid::new("size", "is not one that content has"))

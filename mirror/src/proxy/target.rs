@@ -128,4 +128,36 @@ mod tests {
             assert!(!is_of_image(&url), "{path}");
         }
     }
+
+    #[test]
+    fn targets_as_nobody_sends_them_are_refused_or_stay_at_their_host() {
+        let base = Url::parse("https://files.example:8443/").unwrap();
+        let good = [
+            "http://a.example/x?y",
+            "a.example:8443",
+            "/v2/a/b/manifests/latest?x=1",
+            "http://0x7f.1:80/%2e%2e/",
+            "[::1]:443",
+            "//a.example/x",
+            "http://a.example@b.example/",
+        ];
+        darner_mutate::each_text(&good, |text| {
+            let Ok(uri) = text.parse::<Uri>() else { return };
+            if let Ok(url) = within(&base, &uri) {
+                assert_eq!(url.origin(), base.origin(), "{text}");
+            }
+            if let Ok(url) = absolute(&uri) {
+                assert!(url.scheme() == "http" && url.has_host(), "{text}");
+                let front = at_front(&url, &"r.example".parse().unwrap());
+                assert!(front.is_err() || front.is_ok_and(|uri| uri.host().is_none()));
+            }
+            if let Ok(url) = authority(&uri) {
+                assert!(
+                    url.scheme() == "https" && url.username().is_empty(),
+                    "{text}"
+                );
+                assert_eq!(url.path(), "/", "{text}");
+            }
+        });
+    }
 }

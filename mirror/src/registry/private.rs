@@ -18,7 +18,6 @@ use super::blobs::{Behind, described, etag};
 use super::metrics::Trouble;
 use super::range::{Wanted, wanted};
 use super::refusal::Refusal;
-use super::relay::carried;
 use super::request::Object;
 use super::serve::{Call, Front, Manifest, Reply};
 use crate::access::grants::Step;
@@ -54,12 +53,12 @@ impl Front {
         let Some(private) = &self.private else {
             return self.relay(call).await;
         };
-        let headers = carried(call.headers);
+        let headers = self.shown(call).await;
         let asked = Asked {
             source: &call.question.source,
             target: &target,
             headers: &headers,
-            confined: self.confined,
+            confined: self.confined(),
             deadline: call.deadline,
         };
         let Decision { step, known, .. } = private.prover.decide(&asked).await;

@@ -77,7 +77,17 @@ impl Front {
         if status.is_success() {
             return Ok(call.reply(status, relayed));
         }
-        Ok(call.refusal(status, relayed, self.confined).await)
+        Ok(call.refusal(status, relayed, self.confined()).await)
+    }
+
+    /// What upstream is shown of the caller.
+    pub(super) async fn shown(&self, call: &Call<'_>) -> HeaderMap {
+        let mut headers = carried(call.headers);
+        if let Some(logins) = &self.logins {
+            let source = &call.question.source;
+            logins.exchange(source, &mut headers, call.deadline).await;
+        }
+        headers
     }
 
     pub(super) async fn ask_upstream(
@@ -90,7 +100,7 @@ impl Front {
             .upstreams
             .get(&source.registry)
             .ok_or_else(|| call.unavailable("its registry is not configured"))?;
-        let mut headers = carried(call.headers);
+        let mut headers = self.shown(call).await;
         if !call.is_blob() {
             headers.remove(header::RANGE);
         }
@@ -120,7 +130,7 @@ impl Front {
 
 /// What upstream learns of the client's own headers. All `Accept` lines become one: registries
 /// that look at the first only would answer with the wrong kind of manifest.
-pub(super) fn carried(client: &HeaderMap) -> HeaderMap {
+fn carried(client: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let accepted: Vec<_> = client
         .get_all(header::ACCEPT)

@@ -102,7 +102,7 @@ where
             message,
         ));
     }
-    if matches!(uri.path(), "/v2" | "/v2/") {
+    if is_ping(uri.path()) {
         return Ok(Asked::Ping);
     }
     let Some(rest) = uri.path().strip_prefix("/v2/") else {
@@ -123,6 +123,11 @@ where
         namespace,
         query,
     }))
+}
+
+/// Whether a path asks if this is a registry at all.
+pub(super) fn is_ping(path: &str) -> bool {
+    matches!(path, "/v2" | "/v2/")
 }
 
 /// Undoes the one escape that clients put into these paths: the colon of a digest or a port.

@@ -11,10 +11,13 @@ use axum::http::{
 use darner_proto::digest::Digest;
 use darner_proto::name::{Reference, RegistryName, Source};
 use darner_proto::peer::Target;
+use darner_service::identity::local::Local;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
+use super::holders;
+use super::logins::{self, Logins};
 use super::metrics::{Kind, RegistryMetrics, Trouble};
 use super::outgoing::Outgoing;
 use super::private::Private;
@@ -47,8 +50,11 @@ pub(super) struct Front {
     /// Without it, what is not public passes through and is not kept.
     pub(super) private: Option<Private>,
     pub(super) files: FileFront,
-    /// What is sent between clients and this process stays on this machine.
-    pub(super) confined: bool,
+    /// No other machine reaches the listener.
+    pub(super) on_this_machine: bool,
+    pub(super) tls: Option<Local>,
+    /// Where clients may show what they keep under this mirror's address.
+    pub(super) logins: Option<Logins>,
     /// Repositories that an anonymous reader was refused a moment ago.
     pub(super) not_public: moka::future::Cache<Source, ()>,
 }
@@ -98,27 +104,50 @@ impl listen::Front for Arc<Front> {
     type Body = Outgoing;
 
     const NAME: &'static str = "registry";
-    /// More than any node's runtimes open.
-    const MAX_CONNECTIONS: usize = 8192;
+    /// More than any node's runtimes open: beside 8,192 that idle there is room for all others. Each
+    /// takes about 32 KB.
+    const MAX_CONNECTIONS: usize = 10_240;
     const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+    fn tls(&self) -> Option<&Local> {
+        self.tls.as_ref()
+    }
+
+    fn takes_plain(&self) -> bool {
+        self.tls.is_none() || self.on_this_machine
+    }
 
     async fn answer(&self, request: Request<Incoming>, outlet: Outlet) -> Response<Outgoing> {
         if local::is_ours(request.uri().path()) {
             return self.file(request, &outlet).await;
         }
         // No other request that is answered here has a body.
-        let (parts, _body) = request.into_parts();
+        let (mut parts, _body) = request.into_parts();
+        let deadline = Instant::now() + self.first_byte_timeout;
+        if let Some(digest) = holders::asked(parts.uri.path()) {
+            return self.met(self.holders(&parts.method, digest, deadline).await);
+        }
+        if let Some(logins) = &self.logins
+            && let Some(response) = logins.meet(&mut parts, deadline).await
+        {
+            return self.met(response);
+        }
         self.respond(parts, &outlet).await
     }
 }
 
 impl Front {
+    /// Whether nobody else reads what a client and this process send each other.
+    pub(super) fn confined(&self) -> bool {
+        self.on_this_machine || self.tls.is_some()
+    }
+
     /// Files are for programs of this machine: what is asked here is asked from here.
     async fn file(&self, request: Request<Incoming>, outlet: &Outlet) -> Response<Outgoing> {
         let deadline = Instant::now() + self.first_byte_timeout;
         let place = self.admission.enter(deadline).await;
         let response = match &place {
-            _ if !self.confined => {
+            _ if !self.on_this_machine => {
                 let message = "files are served where no other machine reaches [registry] listen";
                 FileRefusal::new(StatusCode::FORBIDDEN, message).into_response()
             }
@@ -132,7 +161,15 @@ impl Front {
         response.map(|body| Outgoing::new(body, None, metrics, place))
     }
 
-    pub(super) async fn respond(&self, parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
+    /// An answer to what is no request of the distribution API.
+    fn met(&self, mut response: Response<Body>) -> Response<Outgoing> {
+        dress(response.headers_mut(), None, None, Duration::ZERO);
+        self.metrics.answered(Kind::Other, response.status(), None);
+        let metrics = self.metrics.clone();
+        response.map(|body| Outgoing::new(body, None, metrics, None))
+    }
+
+    pub(super) async fn respond(&self, mut parts: Parts, outlet: &Outlet) -> Response<Outgoing> {
         let started = Instant::now();
         let deadline = started + self.first_byte_timeout;
         let asked = request::check_method(&parts.method, &parts.headers)
@@ -150,6 +187,7 @@ impl Front {
             Ok(Asked::Of(question)) => {
                 kind = question.kind();
                 namespace = question.namespace.as_deref();
+                logins::confine(&mut parts, &question.source.registry);
                 let call = Call {
                     question,
                     method: &parts.method,

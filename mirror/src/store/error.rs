@@ -90,6 +90,11 @@ pub enum StoreError {
     /// Somebody else could change what is in it.
     #[error("{0} belongs to another user; change its owner to the user that runs this process")]
     Foreign(PathBuf),
+    /// Too much is to stay already.
+    #[error(
+        "{0} cannot be kept for a time: half of the store is pinned, or 4096 contents are; make the store larger or let some end"
+    )]
+    Pinned(Digest),
     /// The process is stopping.
     #[error("the process is stopping")]
     Stopping,
@@ -122,7 +127,7 @@ impl StoreError {
     /// The value of the `kind` label.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Full { .. } => "full",
+            Self::Full { .. } | Self::Pinned(_) => "full",
             Self::Mismatch(_) | Self::Changed(_) => "mismatch",
             Self::Io { .. } => "io",
             Self::Failing => "failing",

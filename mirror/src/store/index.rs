@@ -37,6 +37,8 @@ pub(super) enum Table {
     PieceMaps,
     /// Key of a file to the digest of its content.
     Contents,
+    /// Digest to how long it is to stay.
+    Terms,
     /// Repository to verdict and last use.
     Repositories,
     /// Repository and tag to what upstream said.
@@ -50,10 +52,11 @@ pub(super) enum Table {
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 impl Table {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Blobs,
         Self::PieceMaps,
         Self::Contents,
+        Self::Terms,
         Self::Repositories,
         Self::Tags,
         Self::Links,
@@ -65,6 +68,7 @@ impl Table {
             Self::Blobs => "blobs",
             Self::PieceMaps => "piece_maps",
             Self::Contents => "contents",
+            Self::Terms => "terms",
             Self::Repositories => "repositories",
             Self::Tags => "tags",
             Self::Links => "links",
@@ -110,6 +114,7 @@ pub(super) struct Loaded {
     pub(super) repositories: Rows,
     pub(super) tags: Rows,
     pub(super) links: Rows,
+    pub(super) terms: Rows,
 }
 
 impl Index {
@@ -222,6 +227,7 @@ fn load(database: &Database) -> Result<Loaded, redb::Error> {
         repositories: rows(database, Table::Repositories)?,
         tags: rows(database, Table::Tags)?,
         links: rows(database, Table::Links)?,
+        terms: rows(database, Table::Terms)?,
     })
 }
 

@@ -133,7 +133,7 @@ impl Inner {
     }
 
     /// The index is behind; what it does not know is verified after a restart.
-    fn submit_or_lag(&self, changes: Vec<Change>) {
+    pub(super) fn submit_or_lag(&self, changes: Vec<Change>) {
         if let Err(error) = self.submit(changes) {
             tracing::debug!(%error, "the index is behind");
         }
@@ -326,8 +326,13 @@ impl Inner {
     /// Keeps the disk's reserve and removes downloads nobody goes on with.
     pub(super) fn tidy(&self) {
         let Ok(free) = self.free() else { return };
+        let ended = self.ended_terms();
         let mut ledger = lock(&self.ledger);
         let mut victims = recover::drop_stale(&mut ledger);
+        victims.extend(ended.iter().filter_map(|digest| {
+            let size = ledger.remove(digest)?;
+            Some(Victim::Blob(*digest, size))
+        }));
         victims.extend(ledger.relieve(free));
         if victims.is_empty() {
             return;

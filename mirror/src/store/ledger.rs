@@ -3,7 +3,7 @@
 //!
 //! Room is counted as files take it, in whole blocks. Complete blobs, files that wait to be verified
 //! and partials all count. What goes first: partials nobody works on, then files not verified yet,
-//! then blobs, each the longest unused first.
+//! then blobs, each the longest unused first; what is pinned stays.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -14,6 +14,7 @@ use darner_proto::digest::Digest;
 use super::disk::Space;
 use super::encoding::BlobRecord;
 use super::partial;
+use super::terms::Terms;
 
 /// Files take whole blocks of this size on the file systems in use.
 const BLOCK: u64 = 4096;
@@ -121,6 +122,7 @@ pub(super) struct Ledger {
     by_use: BTreeSet<(u64, Digest)>,
     unverified: HashMap<Digest, u64>,
     partials: HashMap<Digest, Unfinished>,
+    terms: Terms,
     used: u64,
     /// Of `used`, what is reserved but not yet taken from the disk.
     unallocated: u64,
@@ -143,6 +145,7 @@ impl Ledger {
             by_use: BTreeSet::new(),
             unverified: HashMap::new(),
             partials: HashMap::new(),
+            terms: Terms::default(),
             used: 0,
             unallocated: 0,
             last_stamp: 0,
@@ -459,7 +462,7 @@ impl Ledger {
             .values()
             .filter(|partial| !matches!(partial.phase, Phase::Idle));
         let busy: u64 = busy.map(|partial| footprint(partial.size)).sum();
-        self.used.saturating_sub(busy)
+        self.used.saturating_sub(busy + self.pinned_bytes())
     }
 
     /// Removes what takes at least `bytes`, or the most that may go at once.
@@ -484,11 +487,12 @@ impl Ledger {
             self.settle(&digest, false);
             return Some(Victim::Unverified(digest, size));
         }
-        let (_, digest) = *self.by_use.first()?;
+        let digest = self.longest_unused()?;
         let size = self.remove(&digest)?;
         Some(Victim::Blob(digest, size))
     }
 }
 
+mod pins;
 #[cfg(test)]
 mod tests;

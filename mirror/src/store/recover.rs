@@ -13,6 +13,7 @@ use super::error::StoreError;
 use super::index::{Change, Loaded, Table};
 use super::layout::{self, Layout};
 use super::ledger::{Ledger, Limits, Victim};
+use super::terms::Terms;
 use super::{Options, disk, now_ms};
 
 /// Partials that wait to be gone on with.
@@ -60,6 +61,7 @@ pub(super) fn recover(
     }
     known.for_each(|(digest, _)| gone(digest));
     ledger.load(held);
+    *ledger.terms() = Terms::load(loaded);
     for (digest, size, last_use) in layout.scan_partials()? {
         if ledger.size_of(&digest).is_some() {
             discard(layout, &digest);

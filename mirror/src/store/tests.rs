@@ -5,6 +5,7 @@ mod files;
 mod partials;
 mod scrub;
 mod size;
+mod terms;
 
 use std::convert::Infallible;
 

@@ -8,15 +8,21 @@
 //! before these are left, so no download is without a scheduler in between. Where nobody is named
 //! the members keep the table from the beginning.
 //!
+//! Membership takes a slow member for dead now and then, on one node sooner than on another. A keeper with
+//! which a session is open stays one for a while all the same, so that nodes do not differ for so little:
+//! a session with one that is dead ends by itself.
+//!
 //! When the keepers take over, all nodes connect to all of them at once. Until a node is connected to
 //! each, or a while has passed, it counts none as connected: otherwise a download would be moved from
 //! one to the next as they come, and two nodes would have it at different ones.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use darner_proto::gossip::Member;
 use darner_proto::id::HostId;
+use darner_service::gossip::members::{KEEPERS, rank};
 
 use super::sessions::Input;
 
@@ -27,15 +33,23 @@ const PATIENCE: u32 = 3;
 const FIRST_PATIENCE: u32 = 20;
 /// Turns that keepers are waited for when they take over.
 const GATHERING: u32 = 8;
+/// Turns that a keeper which membership has dropped stays one while the session with it is open. Who was
+/// wrongly taken for dead is back among the members sooner.
+const LINGERING: u32 = 150;
 /// What a keeper goes by: never the name of a scheduler of the same node.
 const SUFFIX: &str = ".mirror";
 
 /// Who counts as a scheduler.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Table {
     scheme: &'static str,
     named: BTreeMap<HostId, String>,
+    /// By membership.
+    members: BTreeMap<HostId, Keeper>,
+    /// And those that count: some that membership has just dropped are among them.
     keepers: BTreeMap<HostId, Keeper>,
+    /// Keepers with which a session is open.
+    attended: BTreeSet<HostId>,
     /// Of those named.
     connected: BTreeSet<HostId>,
     /// Turns left before the keepers are attended.
@@ -50,19 +64,23 @@ pub(super) struct Table {
     gathering: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Keeper {
     member: HostId,
     url: String,
+    /// Turns left once membership has dropped it.
+    lingering: u32,
 }
 
 impl Table {
     /// Nobody counts yet. Keepers are dialled with `scheme`.
-    pub(super) fn new(scheme: &'static str) -> Self {
+    pub fn new(scheme: &'static str) -> Self {
         Self {
             scheme,
             named: BTreeMap::new(),
+            members: BTreeMap::new(),
             keepers: BTreeMap::new(),
+            attended: BTreeSet::new(),
             connected: BTreeSet::new(),
             patience: FIRST_PATIENCE,
             kept: false,
@@ -73,7 +91,7 @@ impl Table {
     }
 
     /// The schedulers that are named are now these: id and URL.
-    pub(super) fn name(&mut self, schedulers: Vec<(HostId, String)>) {
+    pub fn name(&mut self, schedulers: Vec<(HostId, String)>) {
         self.named = schedulers.into_iter().collect();
         let named = &self.named;
         self.connected.retain(|id| named.contains_key(id));
@@ -81,22 +99,43 @@ impl Table {
     }
 
     /// The members that keep the table are now these.
-    pub(super) fn keep(&mut self, members: &[Arc<Member>]) {
+    pub fn keep(&mut self, members: &[Arc<Member>]) {
         let keeper = |member: &Arc<Member>| {
             let scheduler = member.place.as_ref()?.scheduler();
             let keeper = Keeper {
                 member: member.id.clone(),
                 url: format!("{}://{scheduler}", self.scheme),
+                lingering: LINGERING,
             };
             let id = format!("{}{SUFFIX}", member.id).parse();
             Some((id.unwrap_or_else(|_| member.id.clone()), keeper))
         };
-        self.keepers = members.iter().filter_map(keeper).collect();
-        self.stale |= self.kept;
+        self.members = members.iter().filter_map(keeper).collect();
+        self.choose();
+    }
+
+    /// Of the members, and of those that only membership takes for dead, the first ones keep the table.
+    fn choose(&mut self) {
+        let Self {
+            members, attended, ..
+        } = self;
+        let dropped = self.keepers.iter().filter(|(id, keeper)| {
+            !members.contains_key(*id) && attended.contains(*id) && keeper.lingering > 0
+        });
+        let mut chosen: Vec<_> = members.iter().chain(dropped).collect();
+        chosen.sort_by_key(|(_, keeper)| Reverse(rank(&keeper.member)));
+        let chosen = chosen.into_iter().take(KEEPERS);
+        let chosen: BTreeMap<_, _> = chosen
+            .map(|(id, keeper)| (id.clone(), keeper.clone()))
+            .collect();
+        let url = |(id, keeper): (&HostId, &Keeper)| (id.clone(), keeper.url.clone());
+        let is_new = !chosen.iter().map(url).eq(self.keepers.iter().map(url));
+        self.stale |= self.kept && is_new;
+        self.keepers = chosen;
     }
 
     /// Whose certificate a keeper has to show; `None` for a scheduler that is named.
-    pub(super) fn member(&self, scheduler: &HostId) -> Option<&HostId> {
+    pub fn member(&self, scheduler: &HostId) -> Option<&HostId> {
         if self.named.contains_key(scheduler) {
             return None;
         }
@@ -104,12 +143,13 @@ impl Table {
     }
 
     /// Takes in what has happened, and says what of it the sessions are to be told, and what else.
-    pub(super) fn apply(&mut self, input: Input) -> Vec<Input> {
+    pub fn apply(&mut self, input: Input) -> Vec<Input> {
         match &input {
             Input::Up { scheduler, .. } if self.named.contains_key(scheduler) => {
                 self.connected.insert(scheduler.clone());
             }
             Input::Up { scheduler, .. } => {
+                self.attended.insert(scheduler.clone());
                 if let Some(gathered) = &mut self.gathered {
                     gathered.insert(scheduler.clone());
                     return self.count_in();
@@ -121,6 +161,9 @@ impl Table {
                 }
                 if let Some(gathered) = &mut self.gathered {
                     gathered.remove(scheduler);
+                }
+                if self.attended.remove(scheduler) {
+                    self.choose();
                 }
             }
             Input::Turn => self.turn(),
@@ -138,6 +181,16 @@ impl Table {
         }
         if self.kept {
             self.gathering = self.gathering.saturating_sub(1);
+        }
+        let mut is_over = false;
+        for (id, keeper) in &mut self.keepers {
+            if !self.members.contains_key(id) {
+                keeper.lingering = keeper.lingering.saturating_sub(1);
+                is_over |= keeper.lingering == 0;
+            }
+        }
+        if is_over {
+            self.choose();
         }
     }
 
@@ -300,6 +353,50 @@ mod tests {
             }
             assert_eq!(counted(table.apply(up("a.mirror"))), ["a.mirror"]);
         }
+    }
+
+    #[test]
+    fn a_keeper_that_membership_drops_stays_one_while_its_session_is_open() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let mut order = names;
+        order.sort_by_key(|name| Reverse(rank(&id(name))));
+        let slow = order[0];
+        let mut first: Vec<_> = order[..5].to_vec();
+        first.sort_unstable();
+        let mut without: Vec<_> = order[1..].to_vec();
+        without.sort_unstable();
+        let with_suffix = |names: &[&str]| -> Option<Vec<String>> {
+            Some(names.iter().map(|name| format!("{name}.mirror")).collect())
+        };
+        for ends in [true, false] {
+            let mut table = Table::new("https");
+            table.keep(&keepers(&first));
+            assert_eq!(told(table.apply(Input::Turn)), with_suffix(&first));
+            for name in &first {
+                table.apply(up(&format!("{name}.mirror")));
+            }
+            table.keep(&keepers(&without));
+            assert_eq!(told(table.apply(Input::Turn)), None, "it is only slow");
+            table.keep(&keepers(&first));
+            assert_eq!(told(table.apply(Input::Turn)), None);
+            // It is dead for good, or membership says so for long.
+            table.keep(&keepers(&without));
+            let after = if ends {
+                told(table.apply(Input::Down(id(&format!("{slow}.mirror")))))
+            } else {
+                (0..LINGERING).find_map(|_| told(table.apply(Input::Turn)))
+            };
+            assert_eq!(after, with_suffix(&without));
+        }
+        // One that comes before the others takes the place of the last of them at once.
+        let mut table = Table::new("https");
+        table.keep(&keepers(&without));
+        table.apply(Input::Turn);
+        for name in &without {
+            table.apply(up(&format!("{name}.mirror")));
+        }
+        table.keep(&keepers(&first));
+        assert_eq!(told(table.apply(Input::Turn)), with_suffix(&first));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Requests to other nodes' pieces listeners: availability streams, runs of pieces, look-ups in a
 //! repository's records. What comes back is parsed here and judged by the caller.
 
+mod holds;
 mod permits;
 
 use std::ops::Range;
@@ -12,12 +13,12 @@ use darner_proto::file::{FILE_URL, FILE_VALIDATOR, Supply};
 use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
-    Availability, BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, MAX_FRAME, PATH_PREFIX, PATIENT,
-    PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest,
+    Availability, BUSY_FOR, CHILD, CONTENT_SIZE, ENDS_IN, FIRST_PIECE, MAX_FRAME, PATH_PREFIX,
+    PATIENT, PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -211,11 +212,19 @@ impl Peers {
         ))
     }
 
-    /// The size of what `host` holds or is getting as `task`.
-    pub async fn size(&self, host: &Host, task: &TaskId) -> Result<u64, PeerError> {
-        let frames = self.availability(host, task, 0, &[]).await?;
-        let first = std::pin::pin!(frames).next().await;
-        Ok(first.ok_or(PeerError::NotHeld)??.size)
+    /// The size of what `host` holds or is getting as `task`, and in what time it is to go, if it is.
+    pub async fn size(
+        &self,
+        host: &Host,
+        task: &TaskId,
+    ) -> Result<(u64, Option<Duration>), PeerError> {
+        let path = format!("/tasks/{task}/availability?size=0");
+        let asked = Request::new(Method::GET, path);
+        let mut response = self.about(host, task, None, asked).await?;
+        let ends_in = header(&response, ENDS_IN).ok();
+        let frame = next_frame(&mut response, &mut BytesMut::new()).await?;
+        let size = frame.ok_or(PeerError::NotHeld)?.size;
+        Ok((size, ends_in.map(Duration::from_millis)))
     }
 
     /// A run of the wanted pieces; which one, the peer chooses.

@@ -16,6 +16,7 @@
 //! the word of the one that this node attends for the task counts: under the lease of another nobody
 //! reads a second time, it is told of what comes anyway (*also*), which its nodes can fetch.
 
+mod finds;
 mod holdings;
 mod leases;
 mod rates;
@@ -32,7 +33,8 @@ use darner_proto::scheduler::{
     SchedulerMessage,
 };
 
-use holdings::Holdings;
+use finds::Finds;
+use holdings::{Holdings, KEEPERS};
 use rates::Rates;
 
 /// Nodes tell a scheduler that comes back what they hold spread over so many turns, two seconds: as
@@ -148,7 +150,7 @@ pub struct Sessions {
     /// Whose lease begins a task, until that has joined.
     beginning: BTreeMap<TaskId, (HostId, LeaseClaim)>,
     holdings: Holdings,
-    finds: BTreeMap<u64, HostId>,
+    finds: Finds,
     owners: Vec<Host>,
 }
 
@@ -207,8 +209,13 @@ impl Sessions {
             }
             Input::Held(keys) => self.holdings.held(&self.connected, keys, &mut out),
             Input::Withdrawn(keys) => self.holdings.withdrawn(&self.connected, keys, &mut out),
-            Input::Turn => self.holdings.turn(&mut out),
-            Input::Find { request, key } => self.find(request, key, &mut out),
+            Input::Turn => {
+                self.holdings.turn(&mut out);
+                self.finds.turn(&self.connected, &mut out);
+            }
+            Input::Find { request, key } => {
+                self.finds.begin(&self.connected, request, key, &mut out);
+            }
         }
         out
     }
@@ -247,12 +254,7 @@ impl Sessions {
         if !self.connected.remove(scheduler) {
             return;
         }
-        self.finds.retain(|request, asked| {
-            if asked == scheduler {
-                out.push(Output::Found(*request, Vec::new()));
-            }
-            asked != scheduler
-        });
+        self.finds.down(&self.connected, scheduler, out);
         self.holdings.down(&self.connected, scheduler);
         self.beginning.retain(|_, (from, _)| from != scheduler);
         for registration in self.tasks.values_mut() {
@@ -326,9 +328,9 @@ impl Sessions {
                 None => out.push(Output::Check(scheduler, key)),
             },
             SchedulerMessage::Found { request, holders } => {
-                if self.finds.remove(&request).is_some() {
-                    out.push(Output::Found(request, holders));
-                }
+                let connected = &self.connected;
+                self.finds
+                    .answered(connected, &scheduler, request, holders, out);
             }
             SchedulerMessage::NoSource { task, reason } => {
                 if self.keeps(&scheduler, &task) {
@@ -399,17 +401,6 @@ impl Sessions {
         for scheduler in registration.scheduler.into_iter().chain(also) {
             let message = NodeMessage::Leave { task, outcome };
             out.push(Output::Send(scheduler, message));
-        }
-    }
-
-    fn find(&mut self, request: u64, key: Digest, out: &mut Vec<Output>) {
-        match rendezvous::order(&key, &self.connected, |id| id).first() {
-            Some(first) => {
-                let first = (*first).clone();
-                self.finds.insert(request, first.clone());
-                out.push(Output::Send(first, NodeMessage::Find { request, key }));
-            }
-            None => out.push(Output::Found(request, Vec::new())),
         }
     }
 

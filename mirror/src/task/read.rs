@@ -166,7 +166,14 @@ impl Reader {
         } = &self.context;
         let (range, size) = (self.offset..self.end, shared.geometry.size());
         let opened = match source {
-            Supply::File(located) => upstreams.files().read(located, range, size).await,
+            Supply::File(located) => match wallet {
+                None => upstreams.files().read(located, range, size).await,
+                Some(wallet) => {
+                    let shown = wallet.file(&shared.task).ok_or(ReadError::NoCredential)?;
+                    let part = (range, size);
+                    upstreams.files().read_as(located, part, &shown).await
+                }
+            },
             Supply::Repository(source) => {
                 let upstream = upstreams.get(&source.registry);
                 let upstream = upstream

@@ -211,8 +211,9 @@ impl Task {
                 runs,
                 received_bytes,
             } => {
-                self.moved(now, &parent, received_bytes);
-                self.offered(&parent, available, runs);
+                if self.offered(&parent, available, runs, received_bytes) {
+                    self.last_progress = now;
+                }
             }
             Event::LinkClosed { parent, failure } => {
                 self.link_closed(now, &parent, failure, &mut out)

@@ -28,7 +28,7 @@ const MAX_DELAY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Asker {
     pub(super) wire: Wire,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     slots: Slots,
     stop: CancellationToken,
     patience: Patience,

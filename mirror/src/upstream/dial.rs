@@ -21,7 +21,7 @@ use super::origin::Origin;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Zone {
     Public,
-    /// RFC 1918, RFC 4193, RFC 6598.
+    /// RFC 1918, RFC 2544, RFC 4193, RFC 6598.
     Private,
     Loopback,
     /// Link-local (cloud metadata services among them), multicast, reserved.
@@ -163,7 +163,8 @@ fn zone_v4(address: Ipv4Addr) -> Zone {
     // Linux connects to itself at 0.0.0.0.
     if address.is_loopback() || address.is_unspecified() {
         Zone::Loopback
-    } else if address.is_private() || (a == 100 && (b & 0xc0) == 64) {
+    } else if address.is_private() || (a == 100 && (b & 0xc0) == 64) || (a == 198 && b & 0xfe == 18)
+    {
         Zone::Private
     } else if a == 0 || a >= 224 || address.is_link_local() || (a, b, c) == (192, 0, 0) {
         Zone::Special
@@ -177,12 +178,14 @@ fn zone_v6(address: Ipv6Addr) -> Zone {
         return Zone::Loopback;
     }
     match address.segments() {
-        // NAT64 (RFC 6052): what is behind it decides.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+        // NAT64 (RFC 6052) and 6to4 (RFC 3056): what is behind it decides.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             let [a, b] = high.to_be_bytes();
             let [c, d] = low.to_be_bytes();
             zone_v4(Ipv4Addr::new(a, b, c, d))
         }
+        // Teredo (RFC 4380), which leads to whom it likes.
+        [0x2001, 0, ..] => Zone::Special,
         [first, ..] if first & 0xfe00 == 0xfc00 => Zone::Private,
         [first, ..] if first & 0xe000 == 0x2000 => Zone::Public,
         _ => Zone::Special,
@@ -221,6 +224,13 @@ mod tests {
             ("::ffff:127.0.0.1", Zone::Loopback),
             ("::ffff:169.254.169.254", Zone::Special),
             ("64:ff9b::a00:1", Zone::Private),
+            ("2002:a00:1::1", Zone::Private),
+            ("2002:7f00:1::", Zone::Loopback),
+            ("2002:101:101::1", Zone::Public),
+            ("2001:0:7f00:1::1", Zone::Special),
+            ("2001:4860::8888", Zone::Public),
+            ("198.18.0.1", Zone::Private),
+            ("198.20.0.1", Zone::Public),
             ("fd00::1", Zone::Private),
             ("fe80::1", Zone::Special),
             ("ff02::1", Zone::Special),

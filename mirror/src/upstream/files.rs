@@ -5,9 +5,12 @@
 //! as guarded as the first. A version of a file is read with the precondition that it is still that
 //! version, and the answer is checked for it all the same, since not every server heeds it.
 
+mod callers;
+mod client;
+
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,19 +30,15 @@ use url::Url;
 
 use super::answer::blob_range;
 use super::body::{Body, ByteStream};
-use super::dial::{Guard, Zone, zone};
+use super::dial::{Zone, zone};
 use super::error::{Fault, UpstreamError};
 use super::limit::Slots;
 use super::metrics::{Counts, Kind};
-use super::routes::{Routes, reach};
-use super::wire::roots;
+use super::routes::Routes;
 use super::{BlobBody, version};
 use crate::bandwidth::Bandwidth;
+use client::Client;
 
-/// TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Servers close idle connections after a minute or so.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// To the headers of the last answer, redirects included: a client is to have headers or an error
 /// within ten seconds.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(8);
@@ -50,7 +49,6 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_EXCHANGES: usize = 64;
 /// The longest URL that can go on to another node in a header.
 const MAX_URL: usize = 8 << 10;
-const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
 
 /// The client. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -67,14 +65,6 @@ struct Inner {
     counts: Counts,
     slots: Slots,
     stop: CancellationToken,
-}
-
-/// Made when it is first needed: it has its own copy of the system's certificates.
-#[derive(Debug)]
-struct Client {
-    route: Option<Route>,
-    guard: Guard,
-    made: OnceLock<reqwest::Client>,
 }
 
 /// What the host of a file says of it.
@@ -117,15 +107,10 @@ impl Files {
         counts: Counts,
         shutdown: &Shutdown,
     ) -> Result<Self, UpstreamError> {
-        let of = |route: Option<&Route>| Client {
-            route: route.cloned(),
-            guard: Guard::within(reach(route)),
-            made: OnceLock::new(),
-        };
         let clients: Vec<_> = routes
             .iter()
-            .map(|route| of(Some(route)))
-            .chain([of(None)])
+            .map(|route| Client::new(Some(route)))
+            .chain([Client::new(None)])
             .collect();
         let with_ca = clients
             .iter()
@@ -202,10 +187,19 @@ impl Files {
         range: Range<u64>,
         size: u64,
     ) -> Result<BlobBody, UpstreamError> {
+        self.read_by(located, (range, size), None).await
+    }
+
+    async fn read_by(
+        &self,
+        located: &Located,
+        part: (Range<u64>, u64),
+        shown: Option<&HeaderMap>,
+    ) -> Result<BlobBody, UpstreamError> {
         let url = Url::parse(&located.url);
         let url = url.map_err(|_| UpstreamError::of_host("?", Fault::NotAllowed("its URL")))?;
         let validator = located.validator.as_ref();
-        let opened = self.inner.read(&url, validator, &range, size).await;
+        let opened = self.inner.read(&url, validator, &part, shown).await;
         let (ranged, range, body) = opened.map_err(|fault| self.blamed(&url, fault))?;
         let body = body.with_length(range.end - range.start);
         Ok(BlobBody {
@@ -299,26 +293,17 @@ impl Inner {
             let one = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
             answer = timely(self.follow(&Method::GET, url, &one)).await?;
         }
-        let status = answer.status();
-        let headers = std::mem::take(answer.headers_mut());
-        let readable = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-        Ok(FileHead {
-            size: version::size(status, &headers),
-            validator: version::validator(&headers),
-            shared: version::may_be_shared(&headers),
-            status: if readable { StatusCode::OK } else { status },
-            headers,
-        })
+        Ok(described(&mut answer))
     }
 
     async fn read(
         &self,
         url: &Url,
         validator: Option<&Validator>,
-        range: &Range<u64>,
-        size: u64,
+        (range, size): &(Range<u64>, u64),
+        shown: Option<&HeaderMap>,
     ) -> Result<(bool, Range<u64>, Body), Fault> {
-        let mut headers = HeaderMap::new();
+        let mut headers = shown.cloned().unwrap_or_default();
         let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Fault::Changed);
         match validator {
             Some(Validator::Tag(tag)) => drop(headers.insert(IF_MATCH, value(tag)?)),
@@ -327,13 +312,16 @@ impl Inner {
             }
             None => {}
         }
-        if *range != (0..size) {
+        if *range != (0..*size) {
             let range = format!("bytes={}-{}", range.start, range.end - 1);
             headers.insert(RANGE, value(&range)?);
         }
         let permit = timeout(TURN_TIMEOUT, self.slots.take(true)).await;
         let permit = permit.unwrap_or(Err(Fault::Full))?;
-        let mut answer = timely(self.follow(&Method::GET, url, &headers)).await?;
+        let mut answer = match shown {
+            Some(_) => timely(self.ask(&Method::GET, url, &headers)).await?,
+            None => timely(self.follow(&Method::GET, url, &headers)).await?,
+        };
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
         // A range outside of the file is one of another version.
         let gone = [
@@ -347,7 +335,7 @@ impl Inner {
         if !version::may_be_shared(&headers) && status.is_success() {
             return Err(Fault::Nonsense("content that is not to be shared"));
         }
-        let (ranged, range) = blob_range(status, &headers, range, size)?;
+        let (ranged, range) = blob_range(status, &headers, range, *size)?;
         Ok((ranged, range, self.body(answer, Some(permit))))
     }
 
@@ -388,12 +376,7 @@ impl Inner {
     ) -> Result<Response, Fault> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = Request::new(method.clone(), url.clone());
-            *request.headers_mut() = headers.clone();
-            // Versions are told apart by the bytes themselves, not by some encoding of them.
-            let identity = HeaderValue::from_static("identity");
-            request.headers_mut().insert(ACCEPT_ENCODING, identity);
-            let response = self.exchange(request).await?;
+            let response = self.ask(method, &url, headers).await?;
             let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             let location = response.headers().get(LOCATION).filter(|_| redirects);
             let Some(location) = location else {
@@ -409,6 +392,21 @@ impl Inner {
         Err(Fault::Redirects(MAX_REDIRECTS))
     }
 
+    /// Asks once.
+    async fn ask(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response, Fault> {
+        let mut request = Request::new(method.clone(), url.clone());
+        *request.headers_mut() = headers.clone();
+        // Versions are told apart by the bytes themselves, not by some encoding of them.
+        let identity = HeaderValue::from_static("identity");
+        request.headers_mut().insert(ACCEPT_ENCODING, identity);
+        self.exchange(request).await
+    }
+
     async fn exchange(&self, request: Request) -> Result<Response, Fault> {
         self.check(request.url())?;
         let method = request.method().clone();
@@ -419,49 +417,23 @@ impl Inner {
     }
 }
 
+/// What an answer says of a file.
+fn described(answer: &mut Response) -> FileHead {
+    let status = answer.status();
+    let headers = std::mem::take(answer.headers_mut());
+    let readable = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    FileHead {
+        size: version::size(status, &headers),
+        validator: version::validator(&headers),
+        shared: version::may_be_shared(&headers),
+        status: if readable { StatusCode::OK } else { status },
+        headers,
+    }
+}
+
 async fn timely<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let done = timeout(HEADERS_TIMEOUT, work).await;
     done.unwrap_or(Err(Fault::Silent(HEADERS_TIMEOUT)))
-}
-
-impl Client {
-    fn get(&self) -> Result<&reqwest::Client, Fault> {
-        if let Some(client) = self.made.get() {
-            return Ok(client);
-        }
-        let new = self.make()?;
-        Ok(self.made.get_or_init(|| new))
-    }
-
-    fn make(&self) -> Result<reqwest::Client, Fault> {
-        let inside = reach(self.route.as_ref()) != Zone::Public;
-        let builder = || {
-            let builder = reqwest::Client::builder()
-                .user_agent(USER_AGENT)
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(IDLE_TIMEOUT)
-                .tcp_nodelay(true)
-                .dns_resolver(self.guard.clone());
-            // No proxy leads into this network.
-            if inside { builder.no_proxy() } else { builder }
-        };
-        let ca_file = self
-            .route
-            .as_ref()
-            .and_then(|route| route.ca_file.as_deref());
-        if let Some(path) = ca_file {
-            let roots = roots(&std::fs::read(path).map_err(Fault::CaFile)?)?;
-            let client = builder().tls_certs_only(roots).build();
-            return client.map_err(Fault::Client);
-        }
-        // A machine without certificates still reads what is at http://.
-        builder()
-            .build()
-            .or_else(|_| builder().tls_certs_only([]).build())
-            .map_err(Fault::Client)
-    }
 }
 
 /// Whether a request shows who asks: what it gets is that caller's alone.

@@ -62,6 +62,14 @@ impl Origin {
         url
     }
 
+    /// `<base>/v2/`, which says what a registry wants to see.
+    pub(super) fn ping(&self) -> Url {
+        let mut url = self.base.clone();
+        let prefix = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{prefix}/v2/"));
+        url
+    }
+
     /// The host as it stands in URLs.
     pub(super) fn host(&self) -> Option<Host<&str>> {
         self.base.host()

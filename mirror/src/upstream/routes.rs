@@ -8,6 +8,25 @@ use super::dial::{Zone, zone};
 /// Without a route, hosts are asked at the ports of the web only.
 const WEB_PORTS: [u16; 2] = [80, 443];
 
+/// What signs a URL at the storage of clouds, where no route says what does.
+const SIGNATURES: [(&str, &[&str]); 3] = [
+    (
+        "amazonaws.com",
+        &["X-Amz-*", "AWSAccessKeyId", "Signature", "Expires"],
+    ),
+    (
+        "storage.googleapis.com",
+        &["X-Goog-*", "GoogleAccessId", "Signature", "Expires"],
+    ),
+    (
+        "blob.core.windows.net",
+        &[
+            "sv", "ss", "srt", "sp", "st", "se", "sr", "sig", "sip", "spr", "skoid", "sktid",
+            "skt", "ske", "sks", "skv",
+        ],
+    ),
+];
+
 /// The routes, in the order they count.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -64,10 +83,13 @@ impl Routes {
     pub(super) fn canonical(&self, url: &Url) -> Url {
         let mut canonical = url.clone();
         canonical.set_fragment(None);
-        let ignored = self.way(url).route.map(|(_, route)| &route.ignore_query);
-        let (Some(ignored), Some(query)) = (ignored, url.query()) else {
+        let Some(query) = url.query() else {
             return canonical;
         };
+        let route = self.way(url).route.map(|(_, route)| route);
+        let listed = route.map(|route| route.ignore_query.iter().map(String::as_str).collect());
+        let listed: Option<Vec<_>> = listed.filter(|listed: &Vec<_>| !listed.is_empty());
+        let ignored = listed.unwrap_or_else(|| signature(url).to_vec());
         let kept: Vec<_> = query
             .split('&')
             .filter(|pair| {
@@ -80,6 +102,16 @@ impl Routes {
         canonical.set_query((!kept.is_empty()).then_some(&kept));
         canonical
     }
+}
+
+/// What signs a URL of a storage that is known.
+fn signature(url: &Url) -> &'static [&'static str] {
+    let host = url.host_str().unwrap_or_default();
+    let known = SIGNATURES.iter().find(|(name, _)| {
+        let above = host.strip_suffix(name);
+        above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+    });
+    known.map_or(&[], |(_, names)| names)
 }
 
 /// How far the addresses of a route's hosts may be from the internet.
@@ -220,6 +252,22 @@ mod tests {
             (
                 "https://other.example/x?Expires=4",
                 "https://other.example/x?Expires=4",
+            ),
+            (
+                "https://b.s3.eu-west-1.amazonaws.com/k?X-Amz-Signature=1&versionId=2",
+                "https://b.s3.eu-west-1.amazonaws.com/k?versionId=2",
+            ),
+            (
+                "https://storage.googleapis.com/b/k?X-Goog-Date=1&X-Goog-Signature=2",
+                "https://storage.googleapis.com/b/k",
+            ),
+            (
+                "https://a.blob.core.windows.net/c/k?sv=1&sr=b&sig=2&se=3&snapshot=4",
+                "https://a.blob.core.windows.net/c/k?snapshot=4",
+            ),
+            (
+                "https://evilamazonaws.com/k?X-Amz-Signature=1",
+                "https://evilamazonaws.com/k?X-Amz-Signature=1",
             ),
         ] {
             let found = routes().canonical(&Url::parse(url).unwrap());

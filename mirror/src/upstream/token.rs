@@ -14,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::Access;
+use super::ask::Asker;
 use super::body::Body;
 use super::credentials::{Keyring, Login};
 use super::error::Fault;
 use super::metrics::Kind;
 use super::origin::Origin;
+use super::sign_in::SignedIn;
 use super::wire::Wire;
 
 /// Repositories of one registry whose tokens are kept.
@@ -30,7 +32,7 @@ const MAX_LIFE: Duration = Duration::from_secs(3600);
 /// A token is not used in its last moments, which may be over when it arrives.
 const MAX_MARGIN: Duration = Duration::from_secs(30);
 /// A user name and password stay good until refused.
-const BASIC_LIFE: Duration = MAX_LIFE;
+pub(super) const BASIC_LIFE: Duration = MAX_LIFE;
 const MAX_REPLY: usize = 64 << 10;
 
 /// What a token is good for.
@@ -209,17 +211,19 @@ impl Tokens {
                 life: BASIC_LIFE,
             }),
             (Challenge::Basic, _) => Err(Fault::NoCredentials),
-            (Challenge::Bearer { .. }, login) => self.fetch(wire, key, challenge, login).await,
+            (Challenge::Bearer { .. }, login) => {
+                self.fetch(wire, Some(&key.repository), (challenge, login))
+                    .await
+            }
         }
     }
 
-    /// Asks the token service.
+    /// Asks the token service, for a repository or for nothing in particular.
     async fn fetch(
         &self,
         wire: &Wire,
-        key: &Key,
-        challenge: &Challenge,
-        login: Option<Login>,
+        repository: Option<&str>,
+        (challenge, login): (&Challenge, Option<Login>),
     ) -> Result<Grant, Fault> {
         let Challenge::Bearer {
             service_url,
@@ -229,9 +233,9 @@ impl Tokens {
         else {
             return Err(Fault::NoToken("it does not ask for one"));
         };
-        let pull = || format!("repository:{}:pull", key.repository);
-        let scope = scope.clone().unwrap_or_else(pull);
-        let mut asked = vec![("scope", scope)];
+        let pull = || Some(format!("repository:{}:pull", repository?));
+        let scope = scope.clone().or_else(pull);
+        let mut asked: Vec<_> = scope.map(|scope| ("scope", scope)).into_iter().collect();
         if let Some(service) = service {
             asked.push(("service", service.clone()));
         }
@@ -252,6 +256,23 @@ impl Tokens {
         let received = wire.counts.bytes(Kind::Token);
         let body = Body::new(response, received, self.stop.clone(), None);
         Grant::from_reply(&body.collect(MAX_REPLY).await?)
+    }
+}
+
+impl Asker {
+    /// The token that the token service gives for a client's login.
+    pub(super) async fn token(
+        &self,
+        repository: Option<&str>,
+        challenge: &Challenge,
+        login: Login,
+    ) -> Result<SignedIn, Fault> {
+        let asked = (challenge, Some(login));
+        let grant = self.tokens.fetch(&self.wire, repository, asked).await?;
+        Ok(SignedIn {
+            header: grant.header,
+            life: grant.life,
+        })
     }
 }
 

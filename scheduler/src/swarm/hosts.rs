@@ -146,6 +146,8 @@ pub(super) struct Hosts {
     slots: Vec<Option<Attendant>>,
     free: Vec<u32>,
     by_id: HashMap<HostId, SessionId>,
+    /// Where each live host is in `slots`.
+    by_number: NumberMap<HostNumber, u32>,
     names: HashMap<HostId, HostNumber>,
     last_number: u32,
     seeds: BTreeSet<Ranked>,
@@ -169,6 +171,17 @@ impl Hosts {
 
     pub(super) fn get_mut(&mut self, session: SessionId) -> Option<&mut Attendant> {
         of_session(&self.index, &mut self.slots, session)
+    }
+
+    /// The live host of this number.
+    pub(super) fn numbered(&self, number: HostNumber) -> Option<&Attendant> {
+        let slot = self.by_number.get(&number)?;
+        self.slots.get(*slot as usize)?.as_ref()
+    }
+
+    pub(super) fn numbered_mut(&mut self, number: HostNumber) -> Option<&mut Attendant> {
+        let slot = self.by_number.get(&number)?;
+        self.slots.get_mut(*slot as usize)?.as_mut()
     }
 
     pub(super) fn session_of(&self, id: &HostId) -> Option<SessionId> {
@@ -243,6 +256,7 @@ impl Hosts {
             }
         };
         self.index.insert(session, slot);
+        self.by_number.insert(attendant.number, slot);
         self.slots[slot as usize] = Some(attendant);
     }
 
@@ -251,6 +265,7 @@ impl Hosts {
         let attendant = self.slots[slot as usize].take()?;
         self.free.push(slot);
         self.by_id.remove(&attendant.host.id);
+        self.by_number.remove(&attendant.number);
         self.of_role(attendant.host.role)
             .remove(&ranked(session, &attendant.host));
         self.unlisted.remove(&session);

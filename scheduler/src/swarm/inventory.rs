@@ -259,11 +259,14 @@ impl Swarm {
 
     /// The host of `session` does not hold these: not any more, or, when it was asked, not at all.
     pub(super) fn withdrawn(&mut self, session: SessionId, keys: &[Digest]) {
+        let Some(number) = self.hosts.get(session).map(|node| node.number) else {
+            return;
+        };
         for key in keys {
             self.searches.answered(session, key);
             if self.inventory.remove(session, key) && self.tasks.contains_key(key) {
                 if !self.takes_part(session, key) {
-                    self.parent_lost(key, session);
+                    self.parent_lost(key, number);
                 }
                 self.look_after(key);
             }

@@ -13,6 +13,7 @@ use darner_proto::scheduler::{FailureKind, Parent, SchedulerMessage};
 
 use super::hosts::Attendant;
 use super::inventory::Holders;
+use super::numbers::HostNumber;
 use super::selection::{Candidate, MAX_PARENTS, choose};
 use super::tasks::{Participant, Task};
 use super::turns::{EARLY, ENOUGH_PARENTS, RETELL, YOUNG};
@@ -67,7 +68,7 @@ impl Swarm {
         {
             me.seen = task.news;
         }
-        let new = self.assign(id, child, parents);
+        let new = self.assign(id, child, &parents);
         self.offer_back(id, child, &new);
         self.tell(id, child);
     }
@@ -81,14 +82,16 @@ impl Swarm {
         let Some(me) = task.participants.get(&child) else {
             return;
         };
-        let signers = self.signers(id, task, &me.parents);
-        let told = fingerprint(&me.parents, &signers);
+        let sessions: Vec<_> = self.parents_of(me).collect();
+        let signers = self.signers(id, task, &sessions);
+        let told = fingerprint(&sessions, &signers);
         let message = (told != me.told).then(|| {
             let holders = self.inventory.holders(id);
-            let parents = me.parents.iter().filter_map(|parent| {
+            let parents = me.parents().iter().filter_map(|parent| {
+                let parent = self.hosts.numbered(*parent)?;
                 Some(Parent {
-                    host: self.hosts.get(*parent)?.host.clone(),
-                    complete: is_complete(task, holders, *parent),
+                    host: parent.host.clone(),
+                    complete: is_complete(task, holders, parent.session()),
                 })
             });
             SchedulerMessage::Parents {
@@ -117,7 +120,7 @@ impl Swarm {
         }
     }
 
-    fn best_parents(&self, id: &TaskId, child: SessionId) -> Option<Vec<SessionId>> {
+    fn best_parents(&self, id: &TaskId, child: SessionId) -> Option<Vec<HostNumber>> {
         let task = self.tasks.get(id)?;
         let me = task.participants.get(&child)?;
         let node = self.hosts.get(child)?;
@@ -134,23 +137,30 @@ impl Swarm {
         let lacking = me.held.pieces() - me.held.len();
         let crowd = task.participants.len() > CROWD && me.held.is_empty();
         let most = if crowd { CHOSEN_AT_FIRST } else { MAX_PARENTS };
-        let most = most.max(self.mirrors_among(&me.parents).min(MAX_PARENTS));
+        let most = most.max(self.mirrors_among(me.parents()).min(MAX_PARENTS));
         let turn = mix(child.0, u64::from(me.evaluations / STEADY));
-        Some(choose(&node.host, turn, lacking, most, candidates))
+        let chosen = choose(&node.host, turn, lacking, most, candidates);
+        let numbers = chosen.into_iter();
+        let numbers = numbers.filter_map(|parent| Some(self.hosts.get(parent)?.number));
+        Some(numbers.collect())
     }
 
     /// Whether it has few parents.
     pub(super) fn is_poor(&self, me: &Participant) -> bool {
-        self.mirrors_among(&me.parents) < POOR
+        self.mirrors_among(me.parents()) < POOR
     }
 
     /// How many of these are not seeds.
-    fn mirrors_among(&self, sessions: &[SessionId]) -> usize {
-        let role = |session: &SessionId| self.hosts.get(*session).map(|node| node.host.role);
-        let mirrors = sessions
-            .iter()
-            .filter(|one| role(one) == Some(Role::Mirror));
+    fn mirrors_among(&self, parents: &[HostNumber]) -> usize {
+        let role = |parent: &HostNumber| self.hosts.numbered(*parent).map(|node| node.host.role);
+        let mirrors = parents.iter().filter(|one| role(one) == Some(Role::Mirror));
         mirrors.count()
+    }
+
+    /// The sessions of its parents, best first.
+    pub(super) fn parents_of(&self, me: &Participant) -> impl Iterator<Item = SessionId> {
+        let parents = me.parents().iter();
+        parents.filter_map(|parent| Some(self.hosts.numbered(*parent)?.session()))
     }
 
     /// Who is weighed: present parents, readers, and a window of holders and participants that is
@@ -163,7 +173,7 @@ impl Swarm {
         child: SessionId,
     ) -> Vec<SessionId> {
         let chance = mix(child.0, u64::from(me.evaluations));
-        let mut pool = me.parents.clone();
+        let mut pool: Vec<_> = self.parents_of(me).collect();
         pool.extend(task.leases.iter().map(|lease| lease.holder));
         pool.extend(holders.window(start(chance, holders.len()), WINDOW));
         let first = start(chance, task.order.len());
@@ -193,7 +203,7 @@ impl Swarm {
         }
         let failure = me.failure_of(number);
         let slow = failure == Some(FailureKind::Slow);
-        let current = me.parents.contains(&session);
+        let current = me.parents().contains(&number);
         let poor = me.evaluations >= YOUNG && self.is_poor(me);
         let most = room_for(host, complete, poor);
         let full = attendant.children_in(task.number) >= most;
@@ -206,7 +216,7 @@ impl Swarm {
             Some(participant) => participant.held.len_beyond(&me.held),
             None => 0,
         };
-        let mutual = participant.is_some_and(|one| one.parents.contains(&child.session()));
+        let mutual = participant.is_some_and(|one| one.parents().contains(&child.number));
         let busy = attendant.rates.busy;
         Some(Candidate {
             session,
@@ -225,14 +235,7 @@ impl Swarm {
 
     /// These are the child's parents now: the load of everyone concerned follows. Returns those that
     /// were not before.
-    fn assign(
-        &mut self,
-        id: &TaskId,
-        child: SessionId,
-        mut parents: Vec<SessionId>,
-    ) -> Vec<SessionId> {
-        // Kept for as long as the download lasts, and there are very many.
-        parents.shrink_to_fit();
+    fn assign(&mut self, id: &TaskId, child: SessionId, parents: &[HostNumber]) -> Vec<HostNumber> {
         let Some(task) = self.tasks.get_mut(id) else {
             return Vec::new();
         };
@@ -240,23 +243,25 @@ impl Swarm {
         let Some(me) = task.participants.get_mut(&child) else {
             return Vec::new();
         };
-        for parent in me.parents.iter().filter(|one| !parents.contains(one)) {
-            if let Some(attendant) = self.hosts.get_mut(*parent) {
+        for parent in me.parents().iter().filter(|one| !parents.contains(one)) {
+            if let Some(attendant) = self.hosts.numbered_mut(*parent) {
                 attendant.child_lost(number);
             }
         }
+        let before = me.parents();
         let new: Vec<_> = parents
             .iter()
             .copied()
-            .filter(|one| !me.parents.contains(one))
+            .filter(|one| !before.contains(one))
             .collect();
         for parent in &new {
-            if let Some(attendant) = self.hosts.get_mut(*parent) {
+            if let Some(attendant) = self.hosts.numbered_mut(*parent) {
                 attendant.child_gained(number);
-                me.give(attendant.number);
             }
         }
-        me.parents = parents;
+        if me.parents() != parents {
+            me.set_parents(parents);
+        }
         if !new.is_empty() {
             let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
             self.count(Counted::ParentsAssigned(count));
@@ -265,22 +270,22 @@ impl Swarm {
     }
 
     pub(super) fn unassign(&mut self, id: &TaskId, child: SessionId) {
-        self.assign(id, child, Vec::new());
+        self.assign(id, child, &[]);
     }
 
     /// Takes one parent from the child.
-    pub(super) fn part(&mut self, id: &TaskId, child: SessionId, parent: SessionId) {
+    pub(super) fn part(&mut self, id: &TaskId, child: SessionId, parent: HostNumber) {
         let me = self.tasks.get(id);
         if let Some(me) = me.and_then(|task| task.participants.get(&child)) {
-            let left = me.parents.iter().copied().filter(|one| *one != parent);
-            let left = left.collect();
-            self.assign(id, child, left);
+            let left = me.parents().iter().copied().filter(|one| *one != parent);
+            let left: Vec<_> = left.collect();
+            self.assign(id, child, &left);
         }
     }
 
     /// The child becomes a parent of those that have become its own, where they have room. They are
     /// told at their turn.
-    fn offer_back(&mut self, id: &TaskId, child: SessionId, parents: &[SessionId]) {
+    fn offer_back(&mut self, id: &TaskId, child: SessionId, parents: &[HostNumber]) {
         let (Some(task), Some(node)) = (self.tasks.get(id), self.hosts.get(child)) else {
             return;
         };
@@ -290,14 +295,15 @@ impl Swarm {
             return;
         }
         let number = node.number;
-        let taking: Vec<_> = parents
+        let sessions = parents
             .iter()
-            .copied()
+            .filter_map(|one| Some(self.hosts.numbered(*one)?.session()));
+        let taking: Vec<_> = sessions
             .filter(|parent| {
                 task.participants.get(parent).is_some_and(|them| {
                     !them.held.is_full()
-                        && self.mirrors_among(&them.parents) < MAX_PARENTS
-                        && !them.parents.contains(&child)
+                        && self.mirrors_among(them.parents()) < MAX_PARENTS
+                        && !them.parents().contains(&number)
                         && them.failure_of(number).is_none()
                 })
             })
@@ -309,12 +315,10 @@ impl Swarm {
                 continue;
             };
             them.offered = true;
-            let mut theirs = Vec::with_capacity(them.parents.len() + 1);
-            theirs.extend_from_slice(&them.parents);
-            theirs.push(child);
-            let few = theirs.len() <= ENOUGH_PARENTS;
-            self.assign(id, parent, theirs);
-            if few {
+            let mut theirs = them.parents().to_vec();
+            theirs.push(number);
+            self.assign(id, parent, &theirs);
+            if theirs.len() <= ENOUGH_PARENTS {
                 // The first of a crowd come to an empty place: they are not left waiting for their turn.
                 self.hurry(id, parent);
             }

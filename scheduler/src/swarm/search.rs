@@ -19,7 +19,7 @@ use super::{SessionId, Swarm, mix};
 
 /// Answers are waited for this long.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// A node gives up on a search after a second; it is answered before.
+/// A node asks the next scheduler too where this one has not answered; it is answered within this.
 const FIND_TIME: Duration = Duration::from_millis(800);
 /// A node that has not finished its listing by then counts as if it had.
 const LISTING_TIME: Duration = Duration::from_secs(10);
@@ -27,6 +27,8 @@ const LISTING_TIME: Duration = Duration::from_secs(10);
 const MAX_ASKED: usize = 256;
 /// Searches of nodes that wait; further ones are answered at once with nobody.
 const MAX_FINDS: usize = 4096;
+/// And of one node: it is not for one to leave others without an answer.
+const MAX_FINDS_OF_ONE: usize = 64;
 /// Holders named in one answer.
 const MAX_FOUND: usize = 8;
 /// Holders considered for one answer.
@@ -59,6 +61,16 @@ impl Searches {
         for search in self.open.values_mut() {
             search.waiting.remove(&session);
         }
+    }
+
+    /// Nobody is there to be answered any more.
+    pub(super) fn drop_finds(&mut self, session: SessionId) {
+        self.finds.retain(|find| find.session != session);
+    }
+
+    fn is_full(&self, session: SessionId) -> bool {
+        let of_one = || self.finds.iter().filter(|find| find.session == session);
+        self.finds.len() >= MAX_FINDS || of_one().nth(MAX_FINDS_OF_ONE - 1).is_some()
     }
 
     /// The session has answered for this key.
@@ -129,8 +141,8 @@ impl Swarm {
 
     pub(super) fn find(&mut self, session: SessionId, request: u64, key: Digest) {
         let holders = self.found(&key, session);
-        let full = self.searches.finds.len() >= MAX_FINDS;
-        if !holders.is_empty() || full || self.all_asked(&key) {
+        let is_full = self.searches.is_full(session);
+        if !holders.is_empty() || is_full || self.all_asked(&key) {
             return self.send(session, SchedulerMessage::Found { request, holders });
         }
         self.searches.finds.push(Find {

@@ -25,6 +25,10 @@ const FAR_LINKS: usize = 2;
 /// It has everything the child lacks; less in proportion. The most by far: a parent without pieces
 /// is none.
 const USEFUL: i64 = 40;
+/// It has anything that the child lacks, for a child whose parents have nothing. While a crowd gathers
+/// nobody has much, and those who came first have chosen each other: in proportion, the first pieces
+/// would weigh less than an old link between two that have none.
+const FEEDS: i64 = 20;
 /// It reads upstream, so it has what nobody else has yet.
 const READING: i64 = 20;
 /// It has no children; less in proportion to its slots. As much as reading: a reader with all its
@@ -100,9 +104,13 @@ pub(super) fn choose(
     if candidates.iter().any(|one| !one.slow && one.useful > 0) {
         candidates.retain(|one| !one.slow);
     }
+    let starves = !candidates.iter().any(|one| one.current && one.useful > 0);
     candidates.sort_by_cached_key(|one| {
         let chance = mix(turn, one.session.0);
-        let score = score(child, one, lacking) + i64::try_from(chance % SPREAD).unwrap_or(0);
+        let mut score = score(child, one, lacking) + i64::try_from(chance % SPREAD).unwrap_or(0);
+        if starves && one.useful > 0 {
+            score += FEEDS;
+        }
         (Reverse(score), chance)
     });
     let most = most.clamp(FAR_LINKS, MAX_PARENTS);
@@ -215,6 +223,22 @@ mod tests {
         let has_not = candidate(2, &other, 0);
         let order = choose(&child, CHILD, 10, MAX_PARENTS, vec![has_not, has]);
         assert_eq!(order, [SessionId(1), SessionId(2)]);
+    }
+
+    #[test]
+    fn the_first_piece_outweighs_an_old_link_to_one_without_any() {
+        let (child, other) = (host("c", Role::Mirror, "a"), host("o", Role::Mirror, "a"));
+        let fed = |turn: u64| {
+            let old = (0..6).map(|n| Candidate {
+                current: true,
+                mutual: true,
+                ..candidate(n, &other, 0)
+            });
+            let new = (6..12).map(|n| candidate(n, &other, 1));
+            let order = choose(&child, turn, 1000, 6, old.chain(new).collect());
+            order.iter().filter(|one| one.0 >= 6).count()
+        };
+        assert!((0..100).all(|turn| fed(turn) >= 2));
     }
 
     #[test]

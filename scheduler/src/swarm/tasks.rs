@@ -254,11 +254,14 @@ impl Swarm {
         if !task.shunned.contains(&session) {
             task.availability.remove(&participant.held);
         }
-        if let Some(attendant) = self.hosts.get_mut(session) {
-            attendant.left(task.number);
-        }
+        // Of one that is gone, the children have been told already.
+        let Some(attendant) = self.hosts.get_mut(session) else {
+            return;
+        };
+        attendant.left(task.number);
+        let number = attendant.number;
         if !self.inventory.holds(session, id) {
-            self.parent_lost(id, session);
+            self.parent_lost(id, number);
         }
     }
 
@@ -290,7 +293,9 @@ impl Swarm {
         };
         task.discount(session);
         self.revoke(id, session);
-        self.parent_lost(id, session);
+        if let Some(number) = self.hosts.get(session).map(|node| node.number) {
+            self.parent_lost(id, number);
+        }
     }
 
     /// Sees to it that what nobody has is read, and that a task nobody needs is forgotten.

@@ -4,6 +4,8 @@
 //! ```text
 //! joins, reports a parent ---------------------------------> weighed at once
 //! loses a parent, starves when a source appears --(hurry)--> queued: some after every event
+//! starves -------------------------------------------------> seen by a round of its own
+//! has been given a parent that chose it -------------------> told by a round of its own
 //! anything else -------------------------------------------> seen by the round that goes on and
 //!                                                             on over all children
 //! ```
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use darner_proto::id::TaskId;
 
+use super::numbers::HostNumber;
 use super::parents::most_children;
 use super::tasks::{Participant, Task};
 use super::{SessionId, Swarm, mix};
@@ -42,6 +45,14 @@ const TICK_PORTION: Portion = Portion {
     looks: 1000,
     weighed: 40,
 };
+/// Of those weighed in a portion, so many in four may be children that starve: they come before those
+/// that could only do better, and do not keep them waiting for good.
+const STARVING: usize = 3;
+/// Those that have been given a parent which chose them are told so; that costs a fifth of weighing.
+const TOLD: Portion = Portion {
+    looks: 64,
+    weighed: 6,
+};
 /// Portions follow each other no sooner: ten thousand children are weighed in a second at most.
 const PAUSE: Duration = Duration::from_micros(400);
 /// Rounds begin no sooner after each other, however few children there are.
@@ -49,6 +60,9 @@ const ROUND: Duration = EARLY;
 
 /// The first holders of a content are news for everybody who waits.
 const FEW_HOLDERS: usize = 4;
+
+/// Who downloads a content.
+type Child = (TaskId, SessionId);
 
 /// How much is done at once.
 #[derive(Debug, Clone, Copy)]
@@ -60,11 +74,38 @@ struct Portion {
 /// Whose turn it is.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    urgent: VecDeque<(TaskId, SessionId)>,
-    /// Who was looked at last in the present round; `None` before its beginning.
-    cursor: Option<(TaskId, SessionId)>,
-    next_round: Duration,
+    urgent: VecDeque<Child>,
+    starving: Round,
+    offered: Round,
+    all: Round,
     next_portion: Duration,
+}
+
+/// A walk over all children.
+#[derive(Debug, Default)]
+struct Round {
+    /// Who was looked at last; `None` before its beginning.
+    cursor: Option<Child>,
+    /// When the next one may begin.
+    next: Duration,
+}
+
+/// Whom a round is for.
+#[derive(Debug, Clone, Copy)]
+enum Whom {
+    Starving,
+    Offered,
+    All,
+}
+
+impl Turns {
+    fn round(&mut self, whom: Whom) -> &mut Round {
+        match whom {
+            Whom::Starving => &mut self.starving,
+            Whom::Offered => &mut self.offered,
+            Whom::All => &mut self.all,
+        }
+    }
 }
 
 impl Swarm {
@@ -96,7 +137,7 @@ impl Swarm {
             .filter(|child| {
                 task.participants.get(child).is_some_and(|me| {
                     !me.held.is_full()
-                        && (me.parents.is_empty() || (few && self.starves(id, task, me)))
+                        && (me.parents().is_empty() || (few && self.starves(id, task, me)))
                 })
             })
             .take(room as usize)
@@ -119,11 +160,11 @@ impl Swarm {
     /// Whether none of its parents has anything for it.
     pub(super) fn starves(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
         let holders = self.inventory.holders(id);
-        me.parents.iter().all(|parent| {
-            !holders.contains(*parent)
+        self.parents_of(me).all(|parent| {
+            !holders.contains(parent)
                 && task
                     .participants
-                    .get(parent)
+                    .get(&parent)
                     .is_none_or(|one| one.held.len_beyond(&me.held) == 0)
         })
     }
@@ -140,13 +181,13 @@ impl Swarm {
     }
 
     /// Somebody can no longer be a parent: its children lose it at once and are told soon.
-    pub(super) fn parent_lost(&mut self, id: &TaskId, parent: SessionId) {
+    pub(super) fn parent_lost(&mut self, id: &TaskId, parent: HostNumber) {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
         let children = task.participants.iter();
         let children: Vec<_> = children
-            .filter(|(_, me)| me.parents.contains(&parent))
+            .filter(|(_, me)| me.parents().contains(&parent))
             .map(|(child, _)| *child)
             .collect();
         for child in children {
@@ -176,33 +217,63 @@ impl Swarm {
         }
     }
 
-    /// Goes on with the round, or begins one when it is time.
+    /// Goes on with the rounds, or begins them when it is time.
     fn go_round(&mut self, portion: Portion) {
-        if self.turns.cursor.is_none() {
-            if self.now < self.turns.next_round {
-                return;
-            }
-            self.turns.next_round = self.now + ROUND;
-        }
-        let due = self.look(portion);
-        for (id, child) in due {
-            let me = self.tasks.get(&id);
-            let me = me.and_then(|task| Some((task, task.participants.get(&child)?)));
-            let Some((task, me)) = me else { continue };
-            // Only given a parent that has chosen it: it is told, and nothing else is weighed.
-            if me.offered && !self.needs_weighing(&id, task, me) {
-                self.tell(&id, child);
-            } else {
-                self.refresh(&id, child);
-            }
-        }
+        let few = Portion {
+            weighed: portion.weighed * STARVING / 4,
+            ..portion
+        };
+        let weighed = self.go_on(Whom::Starving, few);
+        self.go_on(Whom::Offered, TOLD);
+        let rest = Portion {
+            weighed: portion.weighed - weighed,
+            ..portion
+        };
+        self.go_on(Whom::All, rest);
     }
 
-    /// Moves the cursor over some children, and returns those whose turn it is.
-    fn look(&mut self, portion: Portion) -> Vec<(TaskId, SessionId)> {
+    /// Goes on with a round, and says how many had their turn.
+    fn go_on(&mut self, whom: Whom, portion: Portion) -> usize {
+        let now = self.now;
+        let round = self.turns.round(whom);
+        if round.cursor.is_none() {
+            if now < round.next {
+                return 0;
+            }
+            round.next = now + ROUND;
+        }
+        let start = round.cursor.take();
+        let (due, cursor) = self.look(whom, portion, start);
+        self.turns.round(whom).cursor = cursor;
+        for (id, child) in &due {
+            let me = self.tasks.get(id);
+            let me = me.and_then(|task| Some((task, task.participants.get(child)?)));
+            let Some((task, me)) = me else { continue };
+            let only_told = match whom {
+                Whom::Starving => false,
+                Whom::Offered => true,
+                Whom::All => me.offered && !self.needs_weighing(id, task, me),
+            };
+            if only_told {
+                self.tell(id, *child);
+            } else {
+                self.refresh(id, *child);
+            }
+        }
+        due.len()
+    }
+
+    /// Looks at some children, from the one after `start` on: those whose turn it is, and who was
+    /// looked at last, if any are left.
+    fn look(
+        &self,
+        whom: Whom,
+        portion: Portion,
+        start: Option<Child>,
+    ) -> (Vec<Child>, Option<Child>) {
         let mut due = Vec::new();
         let mut looks = portion.looks;
-        let start = self.turns.cursor.take();
+        let mut cursor = start;
         let first = match &start {
             Some((id, _)) => Bound::Included(*id),
             None => Bound::Unbounded,
@@ -216,33 +287,37 @@ impl Swarm {
             };
             for (child, me) in task.participants.range((after, Bound::Unbounded)) {
                 if looks == 0 || due.len() >= portion.weighed {
-                    return due;
+                    return (due, cursor);
                 }
                 looks -= 1;
-                self.turns.cursor = Some((*id, *child));
-                if self.is_due(id, task, me) {
+                cursor = Some((*id, *child));
+                if self.is_due(whom, id, task, me) {
                     due.push((*id, *child));
                 }
             }
-            self.turns.cursor = Some((*id, SessionId(u64::MAX)));
+            cursor = Some((*id, SessionId(u64::MAX)));
             if looks == 0 {
-                return due;
+                return (due, cursor);
             }
         }
-        self.turns.cursor = None;
-        due
+        (due, None)
     }
 
-    fn is_due(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
+    fn is_due(&self, whom: Whom, id: &TaskId, task: &Task, me: &Participant) -> bool {
         self.now >= me.not_before()
             && !me.held.is_full()
-            && (me.offered || self.needs_weighing(id, task, me))
+            && match whom {
+                Whom::Starving => self.starves(id, task, me),
+                // The round over all comes in time where it is short, and weighs them too.
+                Whom::Offered => me.offered && self.now >= me.not_before() + ROUND,
+                Whom::All => me.offered || self.needs_weighing(id, task, me),
+            }
     }
 
     fn needs_weighing(&self, id: &TaskId, task: &Task, me: &Participant) -> bool {
         me.seen != task.news
-            || me.parents.len() < ENOUGH_PARENTS
-            || (me.parents.len() + 1 < task.participants.len() && self.is_poor(me))
+            || me.parents().len() < ENOUGH_PARENTS
+            || (me.parents().len() + 1 < task.participants.len() && self.is_poor(me))
             || self.now >= me.not_before() + REVIEW
             || self.starves(id, task, me)
     }

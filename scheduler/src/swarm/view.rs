@@ -84,12 +84,13 @@ impl Swarm {
         for lease in task.leases.iter().filter(|lease| lease.holder == session) {
             reading.union(&lease.missing);
         }
-        let parents = participant.parents.iter();
+        let parents = participant.parents().iter();
+        let parents = parents.filter_map(|parent| self.hosts.numbered(*parent));
         Some(PartView {
             host: host.id.clone(),
             role: host.role,
             held: participant.held.clone(),
-            parents: parents.filter_map(|parent| self.name_of(*parent)).collect(),
+            parents: parents.map(|parent| parent.host.id.clone()).collect(),
             reading,
         })
     }
@@ -105,8 +106,9 @@ impl Swarm {
             if participant.held.is_full() {
                 continue;
             }
-            for parent in &participant.parents {
-                *links.entry((*parent, *child)).or_default() += 1;
+            let parents = participant.parents().iter();
+            for parent in parents.filter_map(|parent| self.hosts.numbered(*parent)) {
+                *links.entry((parent.session(), *child)).or_default() += 1;
             }
         }
     }

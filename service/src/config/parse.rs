@@ -140,6 +140,47 @@ pub(super) fn reached(item: &Item) -> Result<Vec<String>, String> {
     }
 }
 
+/// `service` or `namespace/service` of a Kubernetes cluster, by its rules for such names (RFC 1123
+/// labels).
+pub(super) fn kubernetes_service(item: &Item) -> Result<String, String> {
+    let text = text(item)?;
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    let is_label = |label: &str| {
+        let fits = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '-');
+        let ends = [label.chars().next(), label.chars().next_back()];
+        (1..=63).contains(&label.len())
+            && label.chars().all(fits)
+            && ends.iter().all(|end| *end != Some('-'))
+    };
+    if !namespace.into_iter().chain([name]).all(is_label) {
+        return Err(format!(
+            "{text:?} is not a service such as \"darner-mirrors\" or \"darner/darner-mirrors\""
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Names of a kind, such as registries.
+pub(super) fn names<T: FromStr<Err = Invalid>>(item: &Item) -> Result<Vec<T>, String> {
+    let name = |text: &str| {
+        let parsed = text.parse();
+        parsed.map_err(|invalid: Invalid| format!("{text:?} is no name: {invalid}"))
+    };
+    match &item.value {
+        Value::List(items) => items.iter().map(|item| name(text(item)?)).collect(),
+        Value::Raw(given) => given
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(name)
+            .collect(),
+        _ => Err(format!("is {}, not a list of names", item.kind())),
+    }
+}
+
 /// A socket that only this machine reaches.
 pub(super) fn loopback(item: &Item) -> Result<SocketAddr, String> {
     let socket = socket(item)?;
@@ -290,6 +331,18 @@ fn process_url(text: &str) -> Result<String, String> {
 /// The URL of a registry, without a slash at its end.
 pub(super) fn registry_url(item: &Item) -> Result<String, String> {
     registry(text(item)?)
+}
+
+/// `["a", "b"]`, or the same without brackets and quotes in a variable or flag.
+pub(super) fn words(item: &Item) -> Result<Vec<&str>, String> {
+    match &item.value {
+        Value::List(items) => items.iter().map(text).collect(),
+        Value::Raw(raw) => {
+            let words = raw.split(',').map(str::trim);
+            Ok(words.filter(|word| !word.is_empty()).collect())
+        }
+        _ => Err("is not a list".to_owned()),
+    }
 }
 
 /// `["https://a", "https://b"]`, or the same without brackets and quotes in a variable or flag.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use darner_proto::gossip::{MAX_LABEL_BYTES, labels_fit};
+use darner_proto::name::RegistryName;
 
 use super::Command;
 use super::read::Reading;
@@ -13,6 +14,7 @@ const INSECURE: &str = "identity.insecure";
 /// Notes every rule that `settings` break.
 pub(super) fn check(command: Command, settings: &Settings, file: Option<&Path>, reading: &Reading) {
     default_upstream_is_known(settings, file, reading);
+    logins_are_safe(settings, file, reading);
     plain_text_is_meant(command, settings, file, reading);
     has_an_identity(command, settings, file, reading);
     others_can_connect(command, settings, file, reading);
@@ -66,6 +68,24 @@ fn default_upstream_is_known(settings: &Settings, file: Option<&Path>, reading: 
     reading.fault_of("registry.default_upstream", file, message);
 }
 
+/// Passwords are shown where nobody can listen, and go to registries that are there.
+fn logins_are_safe(settings: &Settings, file: Option<&Path>, reading: &Reading) {
+    let registry = &settings.registry;
+    let known = |name: &RegistryName| settings.upstreams.iter().any(|other| other.name == *name);
+    for name in registry.logins.iter().filter(|name| !known(name)) {
+        let name = name.as_str();
+        let message = format!("{name:?} is not known: it needs an [[upstream]] of that name");
+        reading.fault_of("registry.logins", file, message);
+    }
+    let others_can_listen = !registry.tls && !registry.listen.ip().is_loopback();
+    if !registry.logins.is_empty() && others_can_listen {
+        let message = "asks for passwords where others can listen: set [registry] tls = true, or \
+                       listen to an address of this machine alone"
+            .to_owned();
+        reading.fault_of("registry.logins", file, message);
+    }
+}
+
 /// Plain text is spoken where that was somebody's decision, and nowhere else.
 fn plain_text_is_meant(
     command: Command,
@@ -79,9 +99,15 @@ fn plain_text_is_meant(
     let insecure = settings.identity.insecure;
     let api = settings.manager.api_listen;
     let manages = matches!(command, Command::Up | Command::Manager);
-    if manages && !insecure && !api.ip().is_loopback() {
+    let manager = &settings.manager;
+    if manager.api_certificate.is_some() != manager.api_key.is_some() {
+        let message = "api_certificate and api_key go together: set both or neither".to_owned();
+        reading.fault_of("manager.api_certificate", file, message);
+    }
+    let plain = manager.api_certificate.is_none() && !reading.is_bad("manager.api_certificate");
+    if manages && plain && !insecure && !api.ip().is_loopback() {
         let message = format!(
-            "{api} can be reached from other hosts, in plain text: on a network you trust, set [identity] insecure = true"
+            "{api} can be reached from other hosts, in plain text: set [manager] api_certificate and api_key, or on a network you trust [identity] insecure = true"
         );
         reading.fault_of("manager.api_listen", file, message);
     }

@@ -10,7 +10,7 @@ use darner_proto::name::RegistryName;
 
 use super::read::{Reading, Section};
 use super::value::Table;
-use super::{Command, Sources, parse, routes, upstreams};
+use super::{Command, Sources, oidc, parse, routes, upstreams};
 use crate::settings::{
     Admin, Gossip, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy,
     ProxyAuthority, Registry, Scheduler, Settings, Shutdown, Store,
@@ -24,6 +24,10 @@ const API_PORT: u16 = 7424;
 const MIRROR_ADMIN_PORT: u16 = 7430;
 const SCHEDULER_ADMIN_PORT: u16 = 7431;
 const MANAGER_ADMIN_PORT: u16 = 7432;
+
+/// Where a pod finds the cluster's API, and who it is there.
+const KUBERNETES_API: &str = "https://kubernetes.default.svc";
+const KUBERNETES_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Where system services keep their state.
 const SYSTEM_DATA_DIR: &str = "/var/lib/darner";
@@ -61,6 +65,7 @@ pub(super) fn read(
     let pieces = pieces(top.section("pieces"), command);
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
+    let oidc = oidc::read(top.section("oidc"), sources.file.as_deref(), reading);
     let gossip = gossip(top.section("gossip"));
     let store = store(top.section("store"));
     let limits = limits(top.section("limits"));
@@ -80,6 +85,7 @@ pub(super) fn read(
         pieces,
         scheduler,
         manager,
+        oidc,
         gossip,
         store,
         limits,
@@ -116,12 +122,16 @@ fn registry(mut section: Section<'_>) -> Option<Registry> {
     let default_upstream: Option<RegistryName> = section.read("default_upstream", parse::named);
     let first_byte_timeout = section.read("first_byte_timeout", parse::some_duration);
     let max_requests = section.read("max_requests", |item| parse::count(item, 1..=65_536));
+    let tls = section.read("tls", parse::boolean);
+    let logins = section.read("logins", parse::names);
     section.close();
     Some(Registry {
         listen: listen.unwrap_or(local(REGISTRY_PORT)),
         default_upstream: default_upstream.or_else(|| DEFAULT_UPSTREAM.parse().ok())?,
         first_byte_timeout: first_byte_timeout.unwrap_or(FIRST_BYTE_TIMEOUT),
         max_requests: max_requests.unwrap_or(MAX_REQUESTS) as usize,
+        tls: tls.unwrap_or(false),
+        logins: logins.unwrap_or_default(),
     })
 }
 
@@ -177,6 +187,8 @@ fn scheduler(mut section: Section<'_>, command: Command) -> Scheduler {
 fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let listen = section.read("listen", parse::socket);
     let api_listen = section.read("api_listen", parse::socket);
+    let api_certificate = section.read("api_certificate", parse::path);
+    let api_key = section.read("api_key", parse::path);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
     let lifetime = section.read("certificate_lifetime", parse::lifetime);
@@ -187,6 +199,8 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     Manager {
         listen: listen.unwrap_or(internal(command, MANAGER_PORT)),
         api_listen: api_listen.unwrap_or(local(API_PORT)),
+        api_certificate,
+        api_key,
         address,
         database,
         certificate_lifetime: lifetime.unwrap_or(CERTIFICATE_LIFETIME),
@@ -199,10 +213,16 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
 fn gossip(mut section: Section<'_>) -> Gossip {
     let enabled = section.read("enabled", parse::boolean);
     let join = section.read("join", parse::reached);
+    let service = section.read("kubernetes_service", parse::kubernetes_service);
+    let api = section.read("kubernetes_api", parse::process_address);
+    let account = section.read("kubernetes_account", parse::path);
     section.close();
     Gossip {
         enabled: enabled.unwrap_or(false),
         join: join.unwrap_or_default(),
+        kubernetes_service: service,
+        kubernetes_api: api.unwrap_or(KUBERNETES_API.to_owned()),
+        kubernetes_account: account.unwrap_or(KUBERNETES_ACCOUNT.into()),
     }
 }
 

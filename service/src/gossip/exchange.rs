@@ -16,13 +16,16 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::metrics::GossipMetrics;
 use crate::identity::{Caller, Connector, Identity, PeerRole, Protocol};
 
-/// A packet and its answer; longer than a ping waits, so that it costs nothing but a place.
-const EXCHANGE_TIME: Duration = Duration::from_millis(1500);
+/// A packet and its answer, a new connection included; longer than a ping waits.
+const EXCHANGE_TIME: Duration = Duration::from_secs(1);
+/// A connection by itself takes no longer unless nobody is there.
+const CONNECT_TIME: Duration = Duration::from_millis(300);
 /// A list of members.
 const LISTING_TIME: Duration = Duration::from_secs(5);
 /// Given up before the other side does, so that nothing is sent into a connection that is just being
@@ -55,8 +58,11 @@ pub(super) enum ExchangeError {
     /// Its port is closed, or another's.
     #[error("nobody of this name listens there")]
     Unreachable,
-    /// Not in time, or not one that can be read.
+    /// Nothing came in time.
     #[error("it does not answer")]
+    Silent,
+    /// The answer is none that can be read, or there was none before the connection ended.
+    #[error("its answer was lost")]
     Lost,
 }
 
@@ -92,11 +98,18 @@ impl Exchanges {
             Ok(Answer { from, packets })
         };
         let answer = timeout(EXCHANGE_TIME, exchange).await;
-        let answer = answer.unwrap_or(Err(ExchangeError::Lost))?;
+        let answer = answer.unwrap_or(Err(ExchangeError::Silent))?;
         for packet in &answer.packets {
             self.metrics.received(packet.len());
         }
         Ok(answer)
+    }
+
+    /// Whether a connection to `to` is taken, as a machine does for its processes however busy they are.
+    pub(super) async fn is_taken(&self, to: &Member) -> bool {
+        let Some(place) = &to.place else { return false };
+        let connected = timeout(CONNECT_TIME, TcpStream::connect(&place.address)).await;
+        matches!(connected, Ok(Ok(_)))
     }
 
     /// Whom whoever listens at `address` knows; itself first.

@@ -1,12 +1,13 @@
 //! Finds members to begin with, and finds them again: the addresses that an operator named, and what
-//! a name such as that of a headless service stands for at the moment.
+//! a name such as that of a headless service, or a Kubernetes service, stands for at the moment.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::exchange::Exchanges;
-use super::{Gossip, pause};
+use super::{Gossip, KubernetesService, endpoint_slices, pause};
+use crate::telemetry::with_causes;
 
 /// Between attempts while nobody is known: doubling from the first to the last.
 const ALONE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -18,6 +19,7 @@ const ASKED: usize = 3;
 
 pub(super) struct Joining {
     pub(super) addresses: Vec<String>,
+    pub(super) service: Option<KubernetesService>,
     pub(super) exchanges: Exchanges,
     pub(super) gossip: Gossip,
 }
@@ -63,6 +65,15 @@ impl Joining {
                 Ok(sockets) => found.extend(sockets.map(|socket: SocketAddr| socket.to_string())),
                 Err(error) => {
                     tracing::debug!(%address, %error, "a name to join by cannot be looked up")
+                }
+            }
+        }
+        if let Some(service) = &self.service {
+            match endpoint_slices::addresses(service).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::warn!(service = %service.name, %error, "the members behind a service are not known");
                 }
             }
         }

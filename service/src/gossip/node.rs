@@ -82,8 +82,9 @@ impl Node {
     }
 }
 
-/// Any fixed key will do; this one is nobody's content.
-pub(super) fn rank(id: &HostId) -> u64 {
+/// Where a member is in the order in which the first keep the table: the greatest is first.
+pub fn rank(id: &HostId) -> u64 {
+    // Any fixed key will do; this one is nobody's content.
     rendezvous::rank(&Digest::Sha256([0; 32]), id)
 }
 

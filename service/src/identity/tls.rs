@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
@@ -97,6 +97,23 @@ pub(super) fn server(
     // Each holds the peer's certificate, and whoever goes on with one is given another: one is enough.
     config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(MaterialError::Key)?;
+    Ok(Arc::new(config))
+}
+
+/// For those who have no certificate and need none.
+pub(super) fn for_strangers(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    protocol: Protocol,
+) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    config.alpn_protocols = protocol.alpn();
+    config.ignore_client_order = true;
+    config.send_tls13_tickets = 1;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 

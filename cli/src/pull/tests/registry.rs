@@ -152,6 +152,7 @@ impl Registry {
         let request = Request {
             image: &image,
             via: &format!("http://{}", self.address).parse().unwrap(),
+            ca: None,
             output,
             choice,
         };

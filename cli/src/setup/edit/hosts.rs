@@ -1,13 +1,20 @@
 //! containerd's `hosts.toml`: a `[host]` table of the mirror before those of others.
 
+use std::path::Path;
+
 use toml::Table;
 
 use super::{EditError, block, insert_line, without_blocks};
 
 /// A `[host]` table, not `server`: only so does containerd go on to the registry itself when the
 /// mirror is away or does not have something.
-pub(crate) fn table(mirror: &str) -> String {
-    format!("[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+///
+/// `ca` is the file of the authority to trust for it, where it speaks TLS. For one that does not there
+/// must be none: containerd would speak TLS first.
+pub(crate) fn table(mirror: &str, ca: Option<&Path>) -> String {
+    let ca = ca.map(|path| format!("  ca = \"{}\"\n", path.display()));
+    let ca = ca.unwrap_or_default();
+    format!("[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n{ca}")
 }
 
 /// Whether the text has the mirror, whoever put it there.
@@ -19,7 +26,7 @@ pub(crate) fn names(text: &str, mirror: &str) -> Result<bool, EditError> {
 }
 
 /// Somebody else's text, with the mirror's table before all others, in which order containerd asks.
-pub(crate) fn adopt(text: &str, mirror: &str) -> Result<String, EditError> {
+pub(crate) fn adopt(text: &str, mirror: &str, ca: Option<&Path>) -> Result<String, EditError> {
     if names(text, mirror)? {
         return Ok(text.to_owned());
     }
@@ -27,7 +34,7 @@ pub(crate) fn adopt(text: &str, mirror: &str) -> Result<String, EditError> {
     let hosts = expected
         .entry("host")
         .or_insert_with(|| Table::new().into());
-    let ours: Table = parse(&table(mirror))?;
+    let ours: Table = parse(&table(mirror, ca))?;
     let ours = ours["host"].as_table().cloned().unwrap_or_default();
     match hosts.as_table_mut() {
         Some(hosts) => hosts.extend(ours),
@@ -37,7 +44,7 @@ pub(crate) fn adopt(text: &str, mirror: &str) -> Result<String, EditError> {
         .lines()
         .position(|line| line.trim_start().starts_with('['))
         .unwrap_or(text.lines().count());
-    let edited = insert_line(text, first, &block("", &table(mirror)));
+    let edited = insert_line(text, first, &block("", &table(mirror, ca)));
     if parse(&edited).is_ok_and(|found| found == expected) {
         Ok(edited)
     } else {
@@ -70,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_mirror_comes_first_and_the_rest_stays() {
-        let adopted = adopt(THEIRS, MIRROR).unwrap();
+        let adopted = adopt(THEIRS, MIRROR, None).unwrap();
         let hosts = adopted.find(MIRROR).unwrap();
         assert!(
             hosts < adopted.find("https://proxy.example").unwrap(),
@@ -78,20 +85,25 @@ mod tests {
         );
         assert!(adopted.find("server").unwrap() < hosts);
         assert_eq!(strip(&adopted).unwrap(), THEIRS);
-        assert_eq!(adopt(&adopted, MIRROR).unwrap(), adopted);
+        assert_eq!(adopt(&adopted, MIRROR, None).unwrap(), adopted);
+        let secured = "https://127.0.0.1:7420";
+        let adopted = adopt(THEIRS, secured, Some(Path::new("/a/ca.crt"))).unwrap();
+        let found = parse(&adopted).unwrap();
+        assert_eq!(found["host"][secured]["ca"].as_str(), Some("/a/ca.crt"));
+        assert_eq!(strip(&adopted).unwrap(), THEIRS);
     }
 
     #[test]
     fn other_forms() {
         for text in ["", "# nothing yet", "server = \"https://a.example\""] {
-            let adopted = adopt(text, MIRROR).unwrap();
+            let adopted = adopt(text, MIRROR, None).unwrap();
             assert!(names(&adopted, MIRROR).unwrap(), "{adopted}");
         }
         let odd = "host = { \"https://a.example\" = { skip_verify = true } }\n";
-        assert!(adopt(odd, MIRROR).is_err());
+        assert!(adopt(odd, MIRROR, None).is_err());
         let hidden = "note = '''\n[not a table]\n'''\n[host.\"https://a.example\"]\n";
-        assert!(adopt(hidden, MIRROR).is_err());
-        let broken = adopt("[host", MIRROR).unwrap_err();
+        assert!(adopt(hidden, MIRROR, None).is_err());
+        let broken = adopt("[host", MIRROR, None).unwrap_err();
         assert!(matches!(broken, EditError::Broken { .. }), "{broken:?}");
     }
 }

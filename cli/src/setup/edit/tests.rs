@@ -174,7 +174,7 @@ proptest! {
 
     #[test]
     fn hosts_toml(text in host_file()) {
-        let adopted = hosts::adopt(&text, MIRROR).unwrap();
+        let adopted = hosts::adopt(&text, MIRROR, None).unwrap();
         prop_assert!(hosts::names(&adopted, MIRROR).unwrap());
         prop_assert!(keeps_lines(&text, &adopted), "{}", adopted);
         prop_assert_eq!(hosts::strip(&adopted).unwrap(), text);
@@ -183,7 +183,7 @@ proptest! {
     #[test]
     fn registries_yaml(text in registries()) {
         // What cannot be edited safely is refused, and that is no edit.
-        if let Ok(added) = yaml::add(&text, &["*".to_owned()], MIRROR) {
+        if let Ok(added) = yaml::add(&text, &["*".to_owned()], (MIRROR, None)) {
             prop_assert_eq!(yaml::endpoints(&added, "*").unwrap(), [MIRROR]);
             prop_assert!(keeps_lines(&text, &added), "{}", added);
             let left = yaml::strip(&added).unwrap().unwrap_or_default();
@@ -204,7 +204,7 @@ fn files_as_nobody_leaves_them_are_refused_or_come_back() {
         "unqualified-search-registries = [\"a\"]\n[[registry]]\nprefix = \"a\"\nlocation = \"a\"\n",
     ];
     darner_mutate::each_text(&good, |text| {
-        if let Ok(adopted) = hosts::adopt(text, MIRROR) {
+        if let Ok(adopted) = hosts::adopt(text, MIRROR, None) {
             assert!(hosts::names(&adopted, MIRROR).unwrap());
             assert!(hosts::strip(&adopted).is_ok(), "{adopted}");
         }
@@ -215,7 +215,7 @@ fn files_as_nobody_leaves_them_are_refused_or_come_back() {
         if let Ok(added) = json::add(Some(text), MIRROR) {
             assert!(json::strip(&added, MIRROR).is_ok(), "{added}");
         }
-        if let Ok(added) = yaml::add(text, &["*".to_owned()], MIRROR) {
+        if let Ok(added) = yaml::add(text, &["*".to_owned()], (MIRROR, None)) {
             assert!(yaml::strip(&added).is_ok(), "{added}");
         }
     });

@@ -13,7 +13,7 @@ pub(crate) const HOSTS_FILE: &str = "hosts.toml";
 /// The directory of every registry that has none of its own.
 const EVERY: &str = "_default";
 const CONFIG: &str = "/etc/containerd/config.toml";
-/// What containerd 2.2 and later reads when nothing is set, the first of two.
+/// Where host files are by custom.
 const PLACE: &str = "/etc/containerd/certs.d";
 const DROP_INS: &str = "/etc/containerd/conf.d/*.toml";
 
@@ -49,11 +49,16 @@ pub(super) fn wishes(
             ),
         });
     }
+    if !registries.cri_disabled {
+        notes.push(
+            "`ctr` reads none of this: `ctr images pull --hosts-dir` names the directory"
+                .to_owned(),
+        );
+    }
     let mut wishes = Vec::new();
     let directory = match registries.config_path.as_deref() {
         Some(path) if !path.is_empty() => first_of(path, &mut notes),
         _ if registries.cri_disabled => PathBuf::from(PLACE),
-        None if reads_by_default(version) => PathBuf::from(PLACE),
         _ => {
             let form = match version {
                 Some(version) if version.major >= 2 => 3,
@@ -71,22 +76,31 @@ pub(super) fn wishes(
         names.push(EVERY);
         notes.extend(hiding(standing, &directory));
     }
+    // Before what names it.
+    let ca = terms.ca_in(&directory);
+    let ca_path = ca.as_ref().map(|wish| wish.path.clone());
+    wishes.extend(ca);
     for name in names {
         wishes.push(host_file(
             standing,
             terms,
-            directory.join(name).join(HOSTS_FILE),
+            (directory.join(name).join(HOSTS_FILE), ca_path.as_deref()),
         )?);
     }
     Ok((wishes, notes))
 }
 
-/// From 2.2 on host files are read when nothing is set.
-pub(crate) fn reads_by_default(version: Option<&Version>) -> bool {
+/// From 2.2 on there is a directory of drop-ins when nothing is set. (Of the two directories of host
+/// files that are set then, the transfer service reads neither, so one is set here in any case.)
+fn has_drop_ins(version: Option<&Version>) -> bool {
     version.is_some_and(|version| version.is_at_least(2, 2))
 }
 
-fn host_file(standing: Standing<'_>, terms: &Terms, path: PathBuf) -> Result<Wish, PlanError> {
+fn host_file(
+    standing: Standing<'_>,
+    terms: &Terms,
+    (path, ca): (PathBuf, Option<&Path>),
+) -> Result<Wish, PlanError> {
     let base = standing.base_text(&path)?;
     let named = base
         .as_deref()
@@ -96,10 +110,10 @@ fn host_file(standing: Standing<'_>, terms: &Terms, path: PathBuf) -> Result<Wis
         why,
     })?;
     let edit = match named {
-        Some(named) if named || terms.adopt => Edit::Hosts,
+        Some(named) if named || terms.adopt => Edit::Hosts(ca.map(Path::to_owned)),
         _ => Edit::Own(format!(
             "{OURS}`, which overwrites changes; `darner teardown` removes it.\n{}",
-            hosts::table(&terms.mirror)
+            hosts::table(&terms.mirror, ca)
         )),
     };
     Ok(Wish { path, edit })
@@ -109,8 +123,8 @@ fn host_file(standing: Standing<'_>, terms: &Terms, path: PathBuf) -> Result<Wis
 fn first_of(path: &str, notes: &mut Vec<String>) -> PathBuf {
     if path.contains(':') {
         notes.push(format!(
-            "its config_path {path:?} names several directories, which some versions do not read; \
-             if the mirror is not asked, name one"
+            "its config_path {path:?} names several directories, which 2.x takes for one, that is not \
+             there, when it pulls by its transfer service; if the mirror is not asked, name one"
         ));
     }
     path.split(':').next().unwrap_or(path).into()
@@ -153,7 +167,7 @@ pub(crate) fn configuration(
         registries: main.unwrap_or_default(),
     };
     let mut imports = found.registries.imports.clone();
-    if imports.is_empty() && reads_by_default(version) {
+    if imports.is_empty() && has_drop_ins(version) {
         imports.push(DROP_INS.to_owned());
     }
     let cri_disabled = found.registries.cri_disabled;

@@ -14,6 +14,8 @@ use crate::setup::plan::{Edit, OURS, PlanError, Standing, Wish};
 pub(super) const DIRECTORY: &str = "/etc/containers/registries.conf.d";
 const MAIN: &str = "/etc/containers/registries.conf";
 const FILE: &str = "50-darner.conf";
+/// Directories by host and port.
+const CERTIFICATES: &str = "/etc/containers/certs.d";
 
 pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, PlanError> {
     let path = Path::new(DIRECTORY).join(FILE);
@@ -37,7 +39,7 @@ pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, Pl
                 "{name} has a table in {} already and does not go through the mirror; add this to \
                  it:\n{}",
                 file.display(),
-                mirror(name, &terms.mirror)
+                mirror(name, terms)
             ));
             false
         }
@@ -45,38 +47,48 @@ pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, Pl
     if names.is_empty() {
         return Ok((Vec::new(), notes));
     }
-    let tables: String = names
-        .iter()
-        .map(|name| table(name, &terms.mirror))
-        .collect();
+    let tables: String = names.iter().map(|name| table(name, terms)).collect();
     let edit = Edit::Own(format!(
         "{OURS}`, which overwrites changes; `darner teardown` removes it.\n{tables}"
     ));
-    Ok((vec![Wish { path, edit }], notes))
+    let directory = Path::new(CERTIFICATES).join(terms.address());
+    let mut wishes: Vec<_> = terms.ca_in(&directory).into_iter().collect();
+    wishes.push(Wish { path, edit });
+    Ok((wishes, notes))
 }
 
-fn table(name: &str, url: &str) -> String {
+fn table(name: &str, terms: &Terms) -> String {
     format!(
         "\n[[registry]]\nprefix = \"{name}\"\nlocation = \"{name}\"\n\n{}",
-        mirror(name, url)
+        mirror(name, terms)
     )
 }
 
-fn mirror(name: &str, url: &str) -> String {
-    let address = url.trim_start_matches("http://");
-    format!("[[registry.mirror]]\nlocation = \"{address}/{name}\"\ninsecure = true\n")
+fn mirror(name: &str, terms: &Terms) -> String {
+    let address = terms.address();
+    let insecure = match terms.ca {
+        Some(_) => "",
+        None => "insecure = true\n",
+    };
+    format!("[[registry.mirror]]\nlocation = \"{address}/{name}\"\n{insecure}")
 }
 
-/// Registries that somebody else has a table for, and where.
-fn taken(standing: Standing<'_>, ours: &Path) -> Result<BTreeMap<String, PathBuf>, PlanError> {
+/// The files that they read, in their order.
+pub(crate) fn files(standing: Standing<'_>) -> Vec<PathBuf> {
     let directory = Path::new(DIRECTORY);
     let names = standing.host.list(directory).into_iter();
     let drop_ins = names
         .filter(|name| name.ends_with(".conf"))
-        .map(|name| directory.join(name))
-        .filter(|path| path != ours);
+        .map(|name| directory.join(name));
+    std::iter::once(PathBuf::from(MAIN))
+        .chain(drop_ins)
+        .collect()
+}
+
+/// Registries that somebody else has a table for, and where.
+fn taken(standing: Standing<'_>, ours: &Path) -> Result<BTreeMap<String, PathBuf>, PlanError> {
     let mut taken = BTreeMap::new();
-    for path in std::iter::once(PathBuf::from(MAIN)).chain(drop_ins) {
+    for path in files(standing).into_iter().filter(|path| path != ours) {
         let Some(text) = standing.base_text(&path)? else {
             continue;
         };

@@ -1,12 +1,14 @@
 //! Docker: a mirror of Docker Hub, which is all it has mirrors for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Terms, Wishes};
 use crate::setup::edit::EditError;
 use crate::setup::plan::{Edit, PlanError, Standing, Wish};
 
-pub(super) const FILE: &str = "/etc/docker/daemon.json";
+pub(crate) const FILE: &str = "/etc/docker/daemon.json";
+/// Directories by host and port.
+const CERTIFICATES: &str = "/etc/docker/certs.d";
 const HUB: &str = "docker.io";
 
 pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, PlanError> {
@@ -36,6 +38,17 @@ pub(super) fn wishes(standing: Standing<'_>, terms: &Terms) -> Result<Wishes, Pl
         ));
         return Ok((Vec::new(), notes));
     }
+    let directory = Path::new(CERTIFICATES).join(terms.address());
+    let mut wishes: Vec<_> = terms.ca_in(&directory).into_iter().collect();
+    if !wishes.is_empty() {
+        notes.push(
+            "it takes any certificate of a registry on 127.0.0.0/8 and ::1, so for it TLS there is \
+             no proof of who answers: keep accounts of Docker Hub out of it where others may take \
+             the mirror's port"
+                .to_owned(),
+        );
+    }
     let edit = Edit::DaemonJson;
-    Ok((vec![Wish { path, edit }], notes))
+    wishes.push(Wish { path, edit });
+    Ok((wishes, notes))
 }

@@ -7,7 +7,7 @@ use crate::setup::edit::yaml;
 use crate::setup::host::Version;
 use crate::setup::plan::{Edit, PlanError, Standing, Wish};
 
-pub(super) const DIRECTORIES: [&str; 2] = ["/etc/rancher/k3s", "/etc/rancher/rke2"];
+pub(crate) const DIRECTORIES: [&str; 2] = ["/etc/rancher/k3s", "/etc/rancher/rke2"];
 const PROGRAMS: [&str; 2] = ["k3s", "rke2"];
 const FILE: &str = "registries.yaml";
 
@@ -34,8 +34,13 @@ pub(super) fn wishes(
     for (program, directory) in PROGRAMS.iter().zip(DIRECTORIES) {
         let is_there = standing.host.program(program).is_some() || standing.host.exists(directory);
         if is_there {
+            let ca = terms.ca_in(Path::new(directory));
             let path = Path::new(directory).join(FILE);
-            wishes.extend(missing(standing, terms, &names, path)?);
+            let ca_path = ca.as_ref().map(|wish| wish.path.clone());
+            let wish = missing(standing, terms, &names, (path, ca_path))?;
+            // Before what names it.
+            wishes.extend(ca.filter(|_| wish.is_some()));
+            wishes.extend(wish);
         }
     }
     Ok((wishes, notes))
@@ -46,7 +51,7 @@ fn missing(
     standing: Standing<'_>,
     terms: &Terms,
     names: &[String],
-    path: PathBuf,
+    (path, ca): (PathBuf, Option<PathBuf>),
 ) -> Result<Option<Wish>, PlanError> {
     let base = standing.base_text(&path)?.unwrap_or_default();
     let mut missing = Vec::new();
@@ -61,6 +66,6 @@ fn missing(
     }
     Ok((!missing.is_empty()).then_some(Wish {
         path,
-        edit: Edit::RegistriesYaml(missing),
+        edit: Edit::RegistriesYaml(missing, ca),
     }))
 }

@@ -89,6 +89,7 @@ fn a_change_of_what_was_set_up_is_taken_back_too() {
     walk(&sandbox, setting_up(&terms(&["docker.io", "ghcr.io"])));
     walk(&sandbox, setting_up(&terms(&["docker.io"])));
     walk(&sandbox, setting_up(&terms(&[])));
+    walk(&sandbox, setting_up(&secured(terms(&[]))));
     walk(&sandbox, tearing_down);
     assert_eq!(sandbox.snapshot(), before);
 }

@@ -5,6 +5,8 @@
 
 use super::*;
 
+mod tickets;
+
 const MINUTE: Duration = Duration::from_secs(60);
 const TENANTS: usize = 2;
 
@@ -312,32 +314,36 @@ impl Random {
     }
 }
 
-/// Runs this many decisions in sequences of five hundred and counts how each ended.
-fn run(decisions: u64, seed: u64) -> [u64; 4] {
+/// Changes the world now and then.
+fn turn(world: &mut World, random: &mut Random) {
+    match random.below(40) {
+        0..6 => world.registry = random.of(&REGISTRIES),
+        6 => world.edition[random.below(2) as usize] += 1,
+        7 => {
+            let tenant = random.below(2) as usize;
+            world.allowed[tenant] = !world.allowed[tenant];
+        }
+        8..12 => {
+            world.registry = Registry::Up;
+            world.allowed = [true; 2];
+        }
+        _ => {}
+    }
+}
+
+/// Runs this many decisions in sequences of five hundred and counts how each ended; and last, how
+/// many tickets were honoured and refused.
+fn run(decisions: u64, seed: u64) -> ([u64; 4], [u64; 2]) {
     let mut random = Random(seed);
-    let mut counts = [0; 4];
+    let (mut counts, mut tickets) = ([0; 4], [0; 2]);
     for _ in 0..decisions / 500 {
         let (mut grants, mut model, mut world) =
             (Grants::default(), Model::default(), World::new());
         let mut now = Duration::ZERO;
+        let mut seed_node = tickets::Seed::new();
         for _ in 0..500 {
             now += Duration::from_secs(random.of(&[0, 1, 20, 299, 300, 301, 3000, 3600]));
-            match random.below(40) {
-                0..6 => world.registry = random.of(&REGISTRIES),
-                6 => world.edition[random.below(2) as usize] += 1,
-                7 => {
-                    let tenant = random.below(2) as usize;
-                    world.allowed[tenant] = !world.allowed[tenant];
-                }
-                8..12 => {
-                    world = World {
-                        registry: Registry::Up,
-                        allowed: [true; 2],
-                        ..world
-                    }
-                }
-                _ => {}
-            }
+            turn(&mut world, &mut random);
             let tenant = random.below(2) as usize;
             let edition = world.edition[tenant].saturating_sub(random.of(&[0, 0, 0, 1]));
             let request = Request {
@@ -353,11 +359,24 @@ fn run(decisions: u64, seed: u64) -> [u64; 4] {
                 // What a ticket between nodes may last at most.
                 let left = grants.left(&key(&request, credential), now);
                 assert_eq!(left, model.left(now, &request), "seed {seed}, at {now:?}");
+                let proved = model.last_yes(request.repository, credential);
+                let lasts = match found {
+                    Outcome::Content => Some(left),
+                    Outcome::StaleContent => Some(super::super::tickets::TICKET_FOR),
+                    Outcome::Upstreams | Outcome::Aside => None,
+                };
+                if let (Some(left), Some(proved)) = (lasts, proved) {
+                    let times = (now, proved, left);
+                    seed_node.give(&mut random, request.repository, times);
+                }
             }
+            seed_node.show(&mut random, now);
             counts[found as usize] += 1;
         }
+        tickets[0] += seed_node.honoured;
+        tickets[1] += seed_node.refused;
     }
-    counts
+    (counts, tickets)
 }
 
 /// A hundred thousand decisions, or as many as `DARNER_ACCESS_DECISIONS` says.
@@ -369,12 +388,14 @@ fn run(decisions: u64, seed: u64) -> [u64; 4] {
 fn random_histories_are_decided_as_the_model_says() {
     let asked = std::env::var("DARNER_ACCESS_DECISIONS").ok();
     let decisions = asked.map_or(100_000, |text| text.parse().expect("a number"));
-    let counts = run(decisions, 0x9e37_79b9_7f4a_7c15);
+    let (counts, tickets) = run(decisions, 0x9e37_79b9_7f4a_7c15);
     println!("content, stale content, upstream's, aside: {counts:?}");
+    println!("tickets honoured, refused: {tickets:?}");
     // Each way to end is met often, or the comparison says little.
+    let mut all = counts.iter().chain(&tickets);
     assert!(
-        counts.iter().all(|count| *count > decisions / 1000),
-        "{counts:?}"
+        all.all(|count| *count > decisions / 1000),
+        "{counts:?} {tickets:?}"
     );
 }
 

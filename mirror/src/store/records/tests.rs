@@ -38,10 +38,10 @@ fn index(changes: &[Change]) -> Loaded {
             .collect()
     };
     Loaded {
-        blobs: Vec::new(),
         repositories: of(Table::Repositories),
         tags: of(Table::Tags),
         links: of(Table::Links),
+        ..Loaded::default()
     }
 }
 
@@ -146,13 +146,13 @@ fn what_does_not_change_is_not_written() {
 #[test]
 fn rows_that_make_no_sense_are_passed_over() {
     let loaded = Loaded {
-        blobs: Vec::new(),
         repositories: vec![(b"no slash".to_vec(), vec![1]), (vec![0xff], vec![])],
         tags: vec![
             (b"a.io/b\0latest".to_vec(), vec![9]),
             (b"a.io/b".to_vec(), vec![]),
         ],
         links: vec![(b"a.io/b\0\x01short".to_vec(), link(1).encode())],
+        ..Loaded::default()
     };
     let records = Records::load(&loaded);
     assert_eq!(records.sources(), []);

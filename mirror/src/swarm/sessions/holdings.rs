@@ -18,7 +18,7 @@ use darner_proto::scheduler::NodeMessage;
 use super::Output;
 
 /// Schedulers that know of one key.
-const KEEPERS: usize = 2;
+pub(super) const KEEPERS: usize = 2;
 /// Keys in one part: 35 KB. A part goes out every turn, a tenth of a second, so 50,000 keys, the
 /// most a scheduler keeps, take five seconds, half of what it waits for a listing.
 const PART: usize = 1024;

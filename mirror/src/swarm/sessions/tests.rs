@@ -274,6 +274,119 @@ fn a_search_ends_when_its_scheduler_does() {
     assert_eq!(out, [Output::Found(6, Vec::new())]);
 }
 
+/// Whom a question is put to.
+fn asked(out: &[Output]) -> Vec<HostId> {
+    let asked = |output: &Output| match output {
+        Output::Send(to, NodeMessage::Find { .. }) => Some(to.clone()),
+        _ => None,
+    };
+    out.iter().filter_map(asked).collect()
+}
+
+fn found(sessions: &mut Sessions, scheduler: &HostId, holders: &[Host]) -> Vec<Output> {
+    let holders = holders.to_vec();
+    let answer = SchedulerMessage::Found {
+        request: 5,
+        holders,
+    };
+    sessions.apply(Input::Received(scheduler.clone(), answer))
+}
+
+fn holder() -> Host {
+    Host {
+        id: id("m-1"),
+        address: "m-1:7421".to_owned(),
+        role: darner_proto::id::Role::Mirror,
+        labels: BTreeMap::new(),
+        signing_key: None,
+        upload_slots: 8,
+    }
+}
+
+#[test]
+fn a_search_goes_to_the_second_that_knows_when_the_first_knows_nobody_is_gone_or_is_silent() {
+    let join = owned_by_second();
+    for what in ["knows nobody", "is gone", "is silent"] {
+        let mut sessions = two_schedulers();
+        up(&mut sessions, "s-1");
+        up(&mut sessions, "s-2");
+        let key = join.task;
+        let out = sessions.apply(Input::Find { request: 5, key });
+        assert_eq!(asked(&out), [id("s-2")]);
+        let out = match what {
+            "knows nobody" => found(&mut sessions, &id("s-2"), &[]),
+            "is gone" => sessions.apply(Input::Down(id("s-2"))),
+            _ => (0..3).flat_map(|_| sessions.apply(Input::Turn)).collect(),
+        };
+        assert_eq!(asked(&out), [id("s-1")], "{what}");
+        let out = found(&mut sessions, &id("s-1"), &[holder()]);
+        assert_eq!(out, [Output::Found(5, vec![holder()])]);
+        // What comes late is nobody's answer any more.
+        assert!(found(&mut sessions, &id("s-2"), &[holder()]).is_empty());
+    }
+}
+
+#[test]
+fn a_search_that_neither_knows_ends_with_nobody_and_a_stranger_has_no_answer() {
+    let mut sessions = two_schedulers();
+    up(&mut sessions, "s-1");
+    up(&mut sessions, "s-2");
+    let key = owned_by_second().task;
+    sessions.apply(Input::Find { request: 5, key });
+    // It was not asked.
+    assert!(found(&mut sessions, &id("s-1"), &[holder()]).is_empty());
+    assert_eq!(asked(&found(&mut sessions, &id("s-2"), &[])), [id("s-1")]);
+    let out = found(&mut sessions, &id("s-1"), &[]);
+    assert_eq!(out, [Output::Found(5, Vec::new())]);
+}
+
+#[test]
+fn the_word_of_a_scheduler_on_a_task_that_is_not_its_own_changes_nothing() {
+    let mut sessions = two_schedulers();
+    up(&mut sessions, "s-1");
+    up(&mut sessions, "s-2");
+    let join = owned_by_second();
+    let task = join.task;
+    sessions.apply(Input::Join(join));
+    let notified = |out: Vec<Output>| {
+        out.iter()
+            .any(|output| matches!(output, Output::Notify(..)))
+    };
+    let lies = [
+        SchedulerMessage::Parents {
+            task,
+            parents: Vec::new(),
+            signers: Vec::new(),
+        },
+        SchedulerMessage::Lease(Lease {
+            task,
+            size: 4 << 20,
+            lease: 9,
+            ranges: vec![0..4],
+            expires_ms: 5000,
+            sources: Vec::new(),
+        }),
+        SchedulerMessage::LeaseRevoked { task, lease: 9 },
+        SchedulerMessage::NoSource {
+            task,
+            reason: ReturnReason::Refused,
+        },
+    ];
+    for lie in lies {
+        let out = sessions.apply(Input::Received(id("s-1"), lie.clone()));
+        assert!(!notified(out), "{lie:?}");
+        let out = sessions.apply(Input::Received(id("nobody"), lie.clone()));
+        assert!(!notified(out), "{lie:?} of a scheduler that nobody named");
+    }
+    let parents = SchedulerMessage::Parents {
+        task,
+        parents: Vec::new(),
+        signers: Vec::new(),
+    };
+    let out = sessions.apply(Input::Received(id("s-2"), parents));
+    assert!(notified(out), "its own scheduler's word counts");
+}
+
 #[test]
 fn a_scheduler_that_leaves_the_set_is_disconnected() {
     let mut sessions = two_schedulers();

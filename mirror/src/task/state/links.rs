@@ -143,26 +143,22 @@ impl Task {
         out.push(Action::Subscribe(host));
     }
 
-    /// A parent that receives is worth waiting for.
-    pub(super) fn moved(&mut self, now: Duration, parent: &HostId, received_bytes: u64) {
-        let Some(link) = self.links.get_mut(parent) else {
-            return;
-        };
-        if received_bytes > link.received_bytes {
-            link.received_bytes = received_bytes;
-            self.last_progress = now;
-        }
-    }
-
+    /// Says whether the parent has received more meanwhile: such a one is worth waiting for.
     pub(super) fn offered(
         &mut self,
         parent: &HostId,
         available: Vec<Range<u32>>,
         runs: Vec<(Arc<PieceRun>, bool)>,
-    ) {
-        let Some(link) = self.links.get_mut(parent).filter(|link| !link.is_dropped()) else {
-            return;
+        received_bytes: u64,
+    ) -> bool {
+        let Some(link) = self.links.get_mut(parent) else {
+            return false;
         };
+        let moved = received_bytes > link.received_bytes;
+        link.received_bytes = link.received_bytes.max(received_bytes);
+        if link.is_dropped() {
+            return moved;
+        }
         for range in available {
             link.has.insert_range(range);
         }
@@ -176,6 +172,7 @@ impl Task {
                 }
             }
         }
+        moved
     }
 
     /// Others count now: what the parents said before is judged anew.

@@ -145,7 +145,10 @@ impl Task {
             self.pick(&useful).map(|wanted| (*link, wanted, false))
         });
         let idle = || links.iter().filter(|link| link.in_flight == 0);
-        let stolen = || idle().find_map(|link| Some((*link, self.steal(now, link)?, false)));
+        let stolen = || {
+            let waits = self.waits(now);
+            idle().find_map(|link| Some((*link, steal(&waits, link)?, false)))
+        };
         let hedged = || idle().find_map(|link| Some((*link, vec![self.hedge(now, link)?], true)));
         let (link, wanted, hedge) = fresh.or_else(stolen).or_else(hedged)?;
         Some((link.host.id.clone(), wanted, hedge))
@@ -191,7 +194,8 @@ impl Task {
         if wanted.len() < width {
             let mut rare = self.some_of(useful);
             rare.retain(|index| known(index) && !wanted.contains(index));
-            rare.sort_by_cached_key(|index| self.holders(*index));
+            let has: Vec<_> = self.links.values().map(|link| &link.has).collect();
+            rare.sort_by_cached_key(|index| has.iter().filter(|one| one.contains(*index)).count());
             wanted.extend(rare.into_iter().take(width - wanted.len()));
         }
         (!wanted.is_empty()).then_some(wanted)
@@ -210,36 +214,63 @@ impl Task {
             .collect()
     }
 
-    fn holders(&self, index: u32) -> usize {
-        let has = |link: &&Link| link.has.contains(index);
-        self.links.values().filter(has).count()
-    }
-
-    /// What waits elsewhere and could come from this idle parent: half of the longest reservation,
-    /// from its end; all of it when it waits at a seed and this is a peer, or has waited long.
-    fn steal(&self, now: Duration, link: &Link) -> Option<Vec<u32>> {
-        let of = |request: &Request| -> Vec<u32> {
+    /// What waits at parents.
+    fn waits(&self, now: Duration) -> Vec<Waits<'_>> {
+        let late_after = self.hedge_after();
+        let waiting = self.requests.values().filter_map(|request| {
             let Stage::Waiting(want) = &request.stage else {
-                return Vec::new();
+                return None;
             };
-            if request.parent == link.host.id {
-                return Vec::new();
-            }
             let parent = self.links.get(&request.parent);
-            let slow = parent.is_some_and(|parent| parent.slow) && !link.slow;
-            let from_seed = parent.is_some_and(|parent| parent.host.role == Role::Seed);
-            let late = now.saturating_sub(request.moved_at) >= self.hedge_after();
-            let all = slow || late || (from_seed && link.host.role != Role::Seed);
-            // What was taken from a seed or a slow parent does not go back there.
-            let back = link.slow || (link.host.role == Role::Seed && !from_seed);
-            if back && !late {
-                return Vec::new();
-            }
-            let keeps = if all { 0 } else { want.len().div_ceil(2) };
-            let tail = want.iter().skip(keeps);
-            tail.copied().filter(|at| link.has.contains(*at)).collect()
-        };
-        let best = self.requests.values().map(of).max_by_key(Vec::len)?;
-        (!best.is_empty()).then_some(best)
+            Some(Waits {
+                parent: &request.parent,
+                want,
+                slow: parent.is_some_and(|parent| parent.slow),
+                at_seed: parent.is_some_and(|parent| parent.host.role == Role::Seed),
+                late: now.saturating_sub(request.moved_at) >= late_after,
+            })
+        });
+        waiting.collect()
     }
+}
+
+/// A reservation that waits at a parent.
+struct Waits<'a> {
+    parent: &'a HostId,
+    want: &'a [u32],
+    /// That parent is slow.
+    slow: bool,
+    /// It is a seed.
+    at_seed: bool,
+    /// It has waited long.
+    late: bool,
+}
+
+impl Waits<'_> {
+    /// The part of it that may go to `link`.
+    fn tail_for(&self, link: &Link) -> &[u32] {
+        let to_seed = link.host.role == Role::Seed;
+        // What was taken from a seed or a slow parent does not go back there.
+        let back = link.slow || (to_seed && !self.at_seed);
+        if *self.parent == link.host.id || (back && !self.late) {
+            return &[];
+        }
+        let slow = self.slow && !link.slow;
+        let all = slow || self.late || (self.at_seed && !to_seed);
+        let keeps = if all { 0 } else { self.want.len().div_ceil(2) };
+        &self.want[keeps..]
+    }
+}
+
+/// What waits elsewhere and could come from this idle parent: half of the longest reservation,
+/// from its end; all of it when it waits at a seed and this is a peer, or has waited long.
+fn steal(waits: &[Waits<'_>], link: &Link) -> Option<Vec<u32>> {
+    let of = |one: &Waits<'_>| {
+        let has = |index: &&u32| link.has.contains(**index);
+        one.tail_for(link).iter().filter(has).count()
+    };
+    let best = waits.iter().max_by_key(|one| of(one))?;
+    let tail = best.tail_for(link).iter().copied();
+    let best: Vec<_> = tail.filter(|index| link.has.contains(*index)).collect();
+    (!best.is_empty()).then_some(best)
 }

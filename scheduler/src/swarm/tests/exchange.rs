@@ -160,7 +160,10 @@ fn no_part_of_a_cold_swarm_is_an_island() {
         let next: Vec<_> = task
             .participants
             .iter()
-            .filter(|(_, one)| one.parents.iter().any(|parent| reached.contains(parent)))
+            .filter(|(_, one)| {
+                let mut parents = cluster.swarm.parents_of(one);
+                parents.any(|parent| reached.contains(&parent))
+            })
             .map(|(session, _)| *session)
             .collect();
         let before = reached.len();
@@ -299,8 +302,8 @@ fn whoever_its_children_see_sending_slowly_gets_fewer_of_them() {
         for child in &children {
             let session = cluster.nodes[child];
             let me = &cluster.swarm.tasks[&task()].participants[&session];
-            let rates = me.parents.iter().map(|parent| {
-                let parent = &cluster.swarm.hosts.get(*parent).expect("attends").host.id;
+            let rates = cluster.swarm.parents_of(me).map(|parent| {
+                let parent = &cluster.swarm.hosts.get(parent).expect("attends").host.id;
                 let slow = parent.as_str() == "h-7";
                 ParentRate {
                     parent: parent.clone(),
@@ -357,4 +360,41 @@ fn only_the_word_of_those_it_serves_counts_against_a_hosts_rate() {
     assert_eq!(pace(&cluster), 100);
     tell(&mut cluster, "m-1", "s-1", 1);
     assert!(pace(&cluster) < 100);
+}
+
+/// Everybody is to be weighed anew, which takes a crowd a while; one of them has nobody useful.
+#[test]
+fn who_starves_is_weighed_before_the_rest_of_the_crowd() {
+    const CROWD: usize = 600;
+    let mut cluster = Cluster::of(&[], &[]);
+    let names: Vec<_> = (0..CROWD).map(|n| format!("m-{n}")).collect();
+    for (name, pieces) in names.iter().zip((1..50).cycle()) {
+        cluster.attend(name, Role::Mirror);
+        cluster.list(name, &[]);
+        cluster.join(name, join(100, &[pieces..pieces + 1]));
+    }
+    // Has what any of them has, and came last.
+    cluster.attend("last", Role::Mirror);
+    cluster.list("last", &[]);
+    cluster.join("last", join(100, &[0..60]));
+    cluster.pass(1000);
+    cluster.swarm.mark_due(&task());
+    let weighed = |cluster: &Cluster| -> BTreeMap<SessionId, u32> {
+        let participants = cluster.swarm.tasks[&task()].participants.iter();
+        participants
+            .map(|(session, one)| (*session, one.evaluations))
+            .collect()
+    };
+    let before = weighed(&cluster);
+    cluster.now += Duration::from_millis(600);
+    for _ in 0..20 {
+        cluster.now += Duration::from_micros(400);
+        cluster.say("m-0", NodeMessage::Heartbeat);
+    }
+    let after = weighed(&cluster);
+    let last = cluster.nodes["last"];
+    assert!(after[&last] > before[&last]);
+    let others = after.iter().filter(|(one, count)| **count > before[one]);
+    let others = others.count();
+    assert!(others < CROWD / 2, "{others}");
 }

@@ -92,3 +92,37 @@ fn near_holders_come_first_and_at_most_eight() {
     near.sort();
     assert_eq!(near, ["m-12", "m-16", "m-4", "m-8"]);
 }
+
+#[test]
+fn one_that_floods_with_lookups_leaves_others_their_answers_and_is_sent_away() {
+    let mut cluster = Cluster::of(&[], &["m-1", "liar"]);
+    // It has not told yet what it holds: searches wait for it.
+    cluster.attend("m-2", Role::Mirror);
+    let key = |number: u64| Digest::sha256(&number.to_be_bytes());
+    let lookup = |request| NodeMessage::Find {
+        request,
+        key: key(request),
+    };
+    (0..500).for_each(|number| cluster.say("liar", lookup(number)));
+    let answered = cluster.heard("liar").len();
+    assert!(
+        answered >= 500 - 64,
+        "{answered}: all but a few have had their answer"
+    );
+    let asked = cluster.heard("m-2").len();
+    assert!(asked <= 300, "{asked} questions for one node");
+    cluster.say("m-1", find(1));
+    assert_eq!(found(&mut cluster, "m-1"), None);
+    let keys = vec![task()];
+    let listed = false;
+    cluster.say("m-2", NodeMessage::Inventory { keys, listed });
+    let holder = Some((1, vec!["m-2".to_owned()]));
+    assert_eq!(found(&mut cluster, "m-1"), holder);
+    let liar = cluster.nodes["liar"];
+    (500..2000).for_each(|number| {
+        if !cluster.closed.iter().any(|(session, _)| *session == liar) {
+            cluster.say("liar", lookup(number));
+        }
+    });
+    assert_eq!(cluster.closed, [(liar, CloseReason::Flooding)]);
+}

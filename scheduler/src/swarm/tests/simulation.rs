@@ -381,8 +381,9 @@ impl World {
         let mut children: HashMap<(SessionId, TaskId), u32> = HashMap::new();
         for (id, task) in &self.swarm.tasks {
             for me in task.participants.values() {
-                for parent in &me.parents {
-                    *children.entry((*parent, *id)).or_default() += 1;
+                for parent in me.parents() {
+                    let parent = self.swarm.hosts.numbered(*parent).expect("live");
+                    *children.entry((parent.session(), *id)).or_default() += 1;
                 }
             }
         }

@@ -320,6 +320,19 @@ fn values_of_another_kind_or_out_of_range_are_refused() {
             2,
             "more than zero",
         ),
+        ("[registry]\ntls = \"yes\"", 2, "true or false"),
+        ("[registry]\nlogins = \"quay.io\"", 2, "list of names"),
+        ("[registry]\nlogins = [\"no name\"]", 2, "is no name"),
+        (
+            "[registry]\nlogins = [\"a.example\"]",
+            2,
+            "needs an [[upstream]]",
+        ),
+        (
+            "[registry]\nlogins = [\"quay.io\"]\nlisten = \"0.0.0.0:1\"",
+            2,
+            "others can listen",
+        ),
         ("[shutdown]\ngrace = \"9000 years\"", 2, "more than a year"),
         ("[node]\nlabels = \"zone\"", 2, "not labels"),
         (
@@ -415,6 +428,14 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
         settings.gossip.join,
         ["10.0.0.6:7421", "mirrors.example:7421"]
     );
+    let behind = given(right)
+        .with_file("key", &key)
+        .set("gossip.kubernetes_service=darner/mirrors")
+        .load(Command::Mirror);
+    let service = behind.gossip.kubernetes_service.as_deref();
+    assert_eq!(service, Some("darner/mirrors"));
+    let api = behind.gossip.kubernetes_api;
+    assert_eq!(api, "https://kubernetes.default.svc");
     for (also, setting) in [
         ("identity.insecure=true", "identity.insecure"),
         ("identity.token_file=/t", "identity.token_file"),
@@ -422,6 +443,16 @@ fn members_by_gossip_have_one_identity_somebody_to_join_and_labels_that_travel()
         ("gossip.join=0.0.0.0:7421", "gossip.join"),
         ("gossip.join=a:0", "gossip.join"),
         ("gossip.join=https://a:7421", "gossip.join"),
+        ("gossip.kubernetes_service=A", "gossip.kubernetes_service"),
+        (
+            "gossip.kubernetes_service=a/b/c",
+            "gossip.kubernetes_service",
+        ),
+        (
+            "gossip.kubernetes_service=a/-b",
+            "gossip.kubernetes_service",
+        ),
+        ("gossip.kubernetes_api=kubernetes", "gossip.kubernetes_api"),
         ("gossip.enabled=perhaps", "gossip.enabled"),
         ("gossip.seeds=a:1", "gossip.seeds"),
     ] {
@@ -481,5 +512,51 @@ hosts = "files.example"
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
     for (fault, expected) in faults.iter().zip(expected) {
         assert!(fault.starts_with(expected), "{fault} is not {expected}");
+    }
+}
+
+#[test]
+fn a_provider_of_accounts_is_told_whole_and_over_tls() {
+    const WHOLE: [&str; 4] = [
+        "oidc.issuer=https://id.test/realms/a",
+        "oidc.client_id=darner",
+        "oidc.public_url=https://darner.test",
+        "oidc.admin_groups=a,b",
+    ];
+    let with = |flags: &[&str]| flags.iter().fold(given(""), |given, flag| given.set(flag));
+    let oidc = with(&WHOLE).load(Command::Manager).oidc.unwrap();
+    assert_eq!(oidc.admin_groups, ["a", "b"]);
+    assert_eq!(oidc.scopes, ["openid", "profile", "email"]);
+    assert!(given("").load(Command::Manager).oidc.is_none());
+    for (flags, expected) in [
+        (&WHOLE[..2], "[oidc] public_url: must be set"),
+        (&WHOLE[1..], "[oidc] issuer: must be set"),
+        (&["oidc.issuer=http://id.test"], "oidc.issuer: is not https"),
+        (&["oidc.issuer=id.test"], "oidc.issuer: is not a URL"),
+        (
+            &["oidc.public_url=https://darner.test/a"],
+            "oidc.public_url: has a path",
+        ),
+        (&["oidc.client_id="], "oidc.client_id: \"\" is not"),
+    ] {
+        let faults = with(flags).faults(Command::Manager);
+        let found = faults.iter().any(|fault| fault.contains(expected));
+        assert!(found, "{flags:?}: {faults:?}");
+    }
+}
+
+#[test]
+fn an_api_that_others_reach_has_a_certificate() {
+    let listen = "manager.api_listen=10.0.0.5:7000";
+    let (certificate, key) = ("manager.api_certificate=/a", "manager.api_key=/b");
+    given("")
+        .set(listen)
+        .set(certificate)
+        .set(key)
+        .load(Command::Manager);
+    for half in [certificate, key] {
+        let faults = given("").set(half).faults(Command::Manager);
+        let found = faults.iter().any(|fault| fault.contains("go together"));
+        assert!(found, "{faults:?}");
     }
 }

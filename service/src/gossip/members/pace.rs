@@ -6,14 +6,18 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use darner_proto::gossip::MAX_PACKET;
-use foca::{Config, Foca, NoCustomBroadcast, PeriodicParams};
+use foca::{Config, Foca, NoCustomBroadcast, PeriodicParams, Timer};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
+use super::wishes::Wake;
 use crate::gossip::node::{Node, Wire};
 
 /// Every member pings one other this often.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
+/// So many times that where there are more than [`FEW`]: every ping there takes a new connection, and
+/// who is gone is noticed by those before it on the ring.
+const PROBE_PERIODS_OF_MANY: u32 = 5;
 /// An answer that takes longer is asked for by way of others. New connections are made in it.
 const PROBE_RTT: Duration = Duration::from_millis(400);
 /// Members by way of whom.
@@ -63,6 +67,16 @@ pub(super) fn config(members: usize) -> Config {
         periodic_announce: None,
         periodic_announce_to_down_members: every(RETRY_DOWN),
         periodic_gossip: every(if members > FEW { NEWS_OF_MANY } else { NEWS }),
+    }
+}
+
+/// After how long the next of this kind is due among so many, where the library says `after`.
+pub(super) fn paused(members: usize, what: &Wake, after: Duration) -> Duration {
+    match what {
+        Wake::Protocol(Timer::ProbeRandomMember(_)) if members > FEW => {
+            after * PROBE_PERIODS_OF_MANY
+        }
+        _ => after,
     }
 }
 

@@ -35,3 +35,58 @@ impl Packet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use darner_proto::wire;
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn packets_as_no_member_sends_them_are_dropped_or_read_whole() {
+        let member = wire::GossipMember {
+            id: "mirror-1".to_owned(),
+            generation: 3,
+            address: "10.0.0.1:7421".to_owned(),
+            scheduler_port: 7422,
+            role: wire::Role::Mirror.into(),
+            labels: [("zone".to_owned(), "a".to_owned())].into(),
+        };
+        let name = wire::GossipMember {
+            id: "mirror-2".to_owned(),
+            generation: 1,
+            ..wire::GossipMember::default()
+        };
+        let head = |kind: wire::GossipKind, about| wire::GossipHead {
+            from: Some(member.clone()),
+            incarnation: 1,
+            to: Some(name.clone()),
+            kind: kind.into(),
+            probe: 7,
+            about,
+            live: 2,
+        };
+        let update = |state: wire::GossipState| wire::GossipUpdate {
+            member: Some(member.clone()),
+            incarnation: 2,
+            state: state.into(),
+        };
+        let ping = head(wire::GossipKind::Ping, None).encode_length_delimited_to_vec();
+        let mut news = head(wire::GossipKind::PingRequest, Some(name.clone()))
+            .encode_length_delimited_to_vec();
+        news.extend(2u16.to_be_bytes());
+        for state in [wire::GossipState::Alive, wire::GossipState::Down] {
+            news.extend(update(state).encode_length_delimited_to_vec());
+        }
+        assert_eq!(Packet::parse(news.clone().into()).unwrap().updates.len(), 2);
+        assert!(Packet::parse(ping.clone().into()).is_some());
+        darner_mutate::each(&[&ping, &news], |bytes| {
+            let packet = Bytes::copy_from_slice(bytes);
+            if let Some(read) = Packet::parse(packet.clone()) {
+                assert!(packet.starts_with(&read.head) && read.header.src.member.place.is_some());
+                assert!(read.updates.len() <= bytes.len() / 2);
+            }
+        });
+    }
+}

@@ -1,6 +1,8 @@
 //! The members that are alive, in one fixed rendezvous order: who keeps the table, and the ring that
 //! news goes along.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use foca::State;
 
@@ -36,7 +38,7 @@ impl Members {
     }
 
     /// A packet of news goes to a member of the ring in place of anybody.
-    pub(super) fn along_the_ring(&mut self, packet: &[u8]) -> Option<(Node, Bytes)> {
+    pub(super) fn along_the_ring(&mut self, now: Duration, packet: &[u8]) -> Option<(Node, Bytes)> {
         let steps = self.ring.len().checked_ilog2()?.max(1);
         let to = match self.turn % 2 {
             0 => self.next_alive()?,
@@ -45,6 +47,9 @@ impl Members {
         };
         let redirected = to.redirected(packet)?;
         let to = to.clone();
+        if self.after(1) == Some(&to) {
+            self.called = now;
+        }
         self.turn = (self.turn + 1) % (1 << 16);
         Some((to, redirected))
     }

@@ -3,6 +3,7 @@
 mod network;
 
 use super::*;
+use darner_proto::gossip::MAX_MEMBERS;
 use network::{Death, Network, member};
 
 /// Members that came, went and died while the table had to hold.
@@ -38,11 +39,16 @@ fn one_that_joins_is_known_to_all_within_three_seconds() {
     }
 }
 
+/// Runs with so many members: large ones take long.
+fn seeds(members: u32) -> u64 {
+    if members < 50 { 5 } else { 2 }
+}
+
 #[test]
 fn who_leaves_and_who_is_killed_is_known_to_be_gone_within_five_seconds() {
     for members in [3, 6, 30, 100] {
         for death in [Death::Leaves, Death::Killed] {
-            for seed in 0..5 {
+            for seed in 0..seeds(members) {
                 let mut network = Network::settled(seed, members);
                 network.run(Duration::from_secs(3));
                 network.end(1, death);
@@ -58,15 +64,15 @@ fn who_leaves_and_who_is_killed_is_known_to_be_gone_within_five_seconds() {
 }
 
 #[test]
-fn who_falls_silent_is_known_to_be_gone_within_ten_seconds() {
+fn who_falls_silent_is_known_to_be_gone_within_five_seconds() {
     for members in [3, 6, 30, 100] {
-        for seed in 0..5 {
+        for seed in 0..seeds(members) {
             let mut network = Network::settled(seed, members);
             network.run(Duration::from_secs(3));
             network.end(1, Death::Silent);
             let took = network.until(Duration::from_secs(12), converged);
             assert!(
-                took <= Duration::from_secs(10),
+                took <= Duration::from_secs(5),
                 "{members}, seed {seed}: {took:?}"
             );
         }
@@ -80,6 +86,23 @@ fn nobody_is_taken_for_dead_while_messages_are_lost() {
     for _ in 0..120 {
         network.run(Duration::from_millis(500));
         assert!(converged(&network));
+    }
+}
+
+#[test]
+fn nobody_is_taken_for_dead_because_it_is_busy_for_some_seconds() {
+    for (members, seed) in [(6, 1), (6, 2), (30, 3)] {
+        let mut network = Network::settled(seed, members);
+        for round in 0..10 {
+            // Two of them at once, and one that judges them is slow as well.
+            for name in [round, round + 1, round + 3] {
+                network.stall(name % members, Duration::from_secs(4));
+            }
+            for _ in 0..60 {
+                network.run(Duration::from_millis(100));
+                assert!(converged(&network), "{members} members, round {round}");
+            }
+        }
     }
 }
 
@@ -117,7 +140,7 @@ fn one_that_is_started_again_at_once_takes_the_place_of_its_earlier_life() {
 fn churn(members: u32, minutes: f64) -> f64 {
     let mut network = Network::settled(5, members);
     // Connections along the ring are made, and nobody is new any more.
-    network.run(Duration::from_secs(8));
+    network.run(Duration::from_secs(5));
     network.forget_costs();
     let changes = (f64::from(members) * CHURN_PER_MINUTE * minutes) as u32;
     let pause = Duration::from_secs_f64(60.0 * minutes / f64::from(changes));
@@ -133,7 +156,8 @@ fn churn(members: u32, minutes: f64) -> f64 {
     println!(
         "{members} members: each sent {bytes:.0} bytes/s; {wrong} of {entries} entries differ"
     );
-    network.run(Duration::from_secs_f64(25.0 * minutes));
+    // Who fell silent last has to be noticed, and its time has to pass.
+    network.run(Duration::from_secs(10));
     let wrong = network.differences();
     assert!(wrong * 100 < entries, "{wrong} of {entries} entries differ");
     bytes
@@ -148,8 +172,7 @@ fn with_a_tenth_of_three_hundred_coming_and_going_every_minute_views_hold_and_co
 #[test]
 fn with_a_tenth_of_two_thousand_coming_and_going_every_minute_views_hold_and_cost_little() {
     let bytes = churn(2000, 0.2);
-    // Most of it are handshakes: nobody has a connection to everybody. 5,000 is what it should come to.
-    assert!(bytes < 7500.0, "{bytes} bytes/s");
+    assert!(bytes < 5000.0, "{bytes} bytes/s");
 }
 
 mod hostile {

@@ -20,8 +20,8 @@ pub(super) enum Wake {
     /// The time is over in which a suspect of this incarnation could object. The library counts it
     /// only where the suspicion arose.
     Objected(Node, u16),
-    /// A verdict that was put off: what would have been done.
-    PutOff(Box<Wake>),
+    /// The time is over by which that was put off.
+    PutOff(Node, u16),
     /// The next of the ring is to hear from this process.
     Call,
     /// Somebody is to be asked whom it knows.

@@ -1,7 +1,7 @@
 //! The network: what is sent arrives a millisecond or two later, where somebody is there to take it,
 //! and what it costs is counted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use darner_proto::gossip::Place;
 use darner_proto::id::Role;
@@ -19,6 +19,8 @@ const HEADS: (u64, u64) = (100, 100);
 const HANDSHAKE: (u64, u64) = (960, 920);
 /// What nobody is there to take is known to be lost after this, where the port is closed.
 const REFUSAL: Duration = Duration::from_millis(2);
+/// And after this where nobody answers.
+const SILENCE: Duration = Duration::from_millis(1300);
 
 /// How somebody ends.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,8 @@ pub(super) struct Network {
     armed: HashMap<(u32, u32), Option<Duration>>,
     silent: BTreeSet<u32>,
     cut_off: BTreeSet<u32>,
+    /// Until when.
+    stalled: HashMap<u32, Duration>,
     queue: BTreeMap<(Duration, u64), Arriving>,
     queued: u64,
     loss: f64,
@@ -98,6 +102,7 @@ impl Network {
             armed: HashMap::new(),
             silent: BTreeSet::new(),
             cut_off: BTreeSet::new(),
+            stalled: HashMap::new(),
             queue: BTreeMap::new(),
             queued: 0,
             loss: 0.0,
@@ -213,12 +218,12 @@ impl Network {
 
     /// Entries of all views that are not as they should be.
     pub(super) fn differences(&self) -> usize {
-        let live: BTreeSet<_> = self.live().into_iter().collect();
-        let of = |name: &u32| {
-            let seen: BTreeSet<_> = self.sees(*name).into_iter().collect();
-            seen.symmetric_difference(&live).count()
+        let live: HashSet<_> = self.members.values().map(|one| &one.me().id).collect();
+        let of = |members: &Members| {
+            let right = members.live().filter(|one| live.contains(&one.id)).count();
+            members.count() + live.len() - 2 * right
         };
-        live.iter().map(of).sum()
+        self.members.values().map(of).sum()
     }
 
     pub(super) fn keepers(&self, name: u32) -> Vec<HostId> {
@@ -276,9 +281,20 @@ impl Network {
     }
 
     fn arrive(&mut self, arriving: Arriving) {
+        let (Arriving::Request(_, to, _)
+        | Arriving::Response(_, to, _)
+        | Arriving::Refused(to, _)
+        | Arriving::Timer(to, _)) = &arriving;
+        if let Some(rest) = self.stalls(*to) {
+            return self.queue(rest, arriving);
+        }
         match arriving {
             Arriving::Request(from, to, packet) => self.request(from, to, packet),
-            Arriving::Response(from, to, packet) => self.packet(from, to, packet, None),
+            Arriving::Response(from, to, packet) => {
+                if !self.random.random_bool(self.loss) {
+                    self.packet(from, to, packet, None);
+                }
+            }
             Arriving::Refused(name, whom) => self.apply(name, Event::Unreachable(whom)),
             Arriving::Timer(name, life) => {
                 if self.lives.get(&name) == Some(&life) {
@@ -289,26 +305,32 @@ impl Network {
     }
 
     fn request(&mut self, from: u32, to: u32, packet: Bytes) {
-        if self.cut_off.contains(&from) != self.cut_off.contains(&to) || self.silent.contains(&to) {
+        let is_apart = self.cut_off.contains(&from) != self.cut_off.contains(&to);
+        if is_apart || self.silent.contains(&to) {
+            let whom = self.as_known_to(from, to);
+            return self.queue(SILENCE, Arriving::Refused(from, whom));
+        }
+        if self.random.random_bool(self.loss) {
             return;
         }
         if !self.members.contains_key(&to) {
-            let whom = Arc::new(member(to, 1));
-            let known = self
-                .members
-                .get(&from)
-                .and_then(|members| members.live().find(|one| one.id == whom.id));
-            let whom = known.cloned().unwrap_or(whom);
+            let whom = self.as_known_to(from, to);
             return self.queue(REFUSAL, Arriving::Refused(from, whom));
         }
         self.sent += HEADS.1;
         self.packet(from, to, packet, Some(from));
+        let whom = Arc::new(member(to, 1));
+        self.apply(from, Event::Answered(whom));
+    }
+
+    fn as_known_to(&self, name: u32, whom: u32) -> Arc<Member> {
+        let whom = Arc::new(member(whom, 1));
+        let members = self.members.get(&name);
+        let known = members.and_then(|members| members.live().find(|one| one.id == whom.id));
+        known.cloned().unwrap_or(whom)
     }
 
     fn packet(&mut self, from: u32, to: u32, packet: Bytes, asker: Option<u32>) {
-        if self.random.random_bool(self.loss) {
-            return;
-        }
         let from = Some(member(from, 1).id);
         self.carry_out(to, Event::Packet { from, packet }, asker);
     }
@@ -347,6 +369,17 @@ impl Network {
             self.sent += HANDSHAKE.0 + HANDSHAKE.1;
         }
         self.queue(takes, Arriving::Request(from, to, packet));
+    }
+
+    /// From now on `name` is so busy that it does nothing for `time`. Its machine takes connections.
+    pub(super) fn stall(&mut self, name: u32, time: Duration) {
+        self.stalled.insert(name, self.now + time);
+    }
+
+    /// How long it still does nothing.
+    fn stalls(&self, name: u32) -> Option<Duration> {
+        let rest = self.stalled.get(&name)?.saturating_sub(self.now);
+        Some(rest).filter(|rest| !rest.is_zero())
     }
 
     fn queue(&mut self, wait: Duration, arriving: Arriving) {
