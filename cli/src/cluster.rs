@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+mod begun;
 mod client;
 mod images;
 mod jobs;
@@ -53,6 +54,10 @@ pub(crate) enum Ask {
     Preheat(jobs::Preheat),
     /// See, call off and retry jobs
     Job(jobs::OfJobs),
+    /// Make, see and remove jobs that begin by themselves
+    Schedule(begun::Schedule),
+    /// Make, see and remove what registries tell of pushes
+    Webhook(begun::Webhook),
     /// See and revoke tokens
     Token(people::Token),
     /// Make, see, change and remove accounts
@@ -68,6 +73,8 @@ impl Ask {
             Self::Images(images) => images.run().await,
             Self::Preheat(preheat) => preheat.run().await,
             Self::Job(job) => job.run().await,
+            Self::Schedule(schedule) => schedule.run().await,
+            Self::Webhook(webhook) => webhook.run().await,
             Self::Token(token) => token.run().await,
             Self::User(user) => user.run().await,
         };

@@ -77,7 +77,11 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("foca", &["service/src/gossip"]),
     (
         "reqwest",
-        &["mirror/src/upstream", "service/src/gossip/endpoint_slices"],
+        &[
+            "mirror/src/upstream",
+            "service/src/gossip/endpoint_slices",
+            "manager/src/oidc",
+        ],
     ),
     ("redb", &["mirror/src/store"]),
     (
@@ -86,6 +90,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "manager/src/database",
             "manager/src/users",
             "manager/src/jobs",
+            "manager/src/hooks",
         ],
     ),
     ("clap", &["cli/src"]),

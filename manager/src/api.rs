@@ -14,7 +14,6 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, middleware};
-use darner_service::listener::Listener;
 use darner_service::shutdown::Shutdown;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,9 +23,12 @@ use crate::authority::Authority;
 use crate::console;
 use crate::database::Database;
 use crate::figures::Tallies;
+use crate::hooks::Hooks;
 use crate::images::Images;
 use crate::jobs::Jobs;
+use crate::jobs::schedules::Schedules;
 use crate::members::Members;
+use crate::oidc::Oidc;
 use crate::users::password::Passwords;
 use crate::users::throttle::Throttle;
 
@@ -38,14 +40,18 @@ pub(crate) mod join;
 pub(crate) mod live;
 pub(crate) mod log;
 pub(crate) mod members;
+pub(crate) mod named;
 pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod people;
 pub(crate) mod problem;
+pub(crate) mod schedules;
 pub(crate) mod session;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod tls;
 pub(crate) mod tokens;
+pub(crate) mod webhooks;
 
 use access::Security;
 use live::Streams;
@@ -65,6 +71,10 @@ pub struct Api {
     pub members: Members,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
+    /// And when, by themselves.
+    pub schedules: Schedules,
+    /// And at whose word.
+    pub hooks: Hooks,
     /// What they have counted.
     pub tallies: Tallies,
     /// Which images they hold.
@@ -75,6 +85,8 @@ pub struct Api {
     pub database: Database,
     /// How passwords are compared.
     pub passwords: Passwords,
+    /// How people log in with accounts of elsewhere.
+    pub oidc: Option<Oidc>,
     throttle: Arc<Mutex<Throttle>>,
     began: Instant,
     pub(crate) streams: Streams,
@@ -88,6 +100,8 @@ pub struct Parts {
     pub members: Members,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
+    /// And at whose word.
+    pub hooks: Hooks,
     /// What they have counted.
     pub tallies: Tallies,
     /// Which images they hold.
@@ -98,6 +112,8 @@ pub struct Parts {
     pub database: Database,
     /// How passwords are compared.
     pub passwords: Passwords,
+    /// How people log in with accounts of elsewhere.
+    pub oidc: Option<Oidc>,
 }
 
 #[derive(OpenApi)]
@@ -123,20 +139,25 @@ impl Api {
         let Parts {
             members,
             jobs,
+            hooks,
             tallies,
             images,
             authority,
             database,
             passwords,
+            oidc,
         } = parts;
         Self {
             members,
+            schedules: Schedules::new(database.clone(), jobs.clone()),
             jobs,
+            hooks,
             tallies,
             images,
             authority,
             database,
             passwords,
+            oidc,
             throttle: Arc::default(),
             began: Instant::now(),
             streams: Streams::new(shutdown.clone()),
@@ -146,7 +167,11 @@ impl Api {
 }
 
 /// Serves the API until the process drains and running requests are done.
-pub(crate) async fn serve(listener: Listener, api: Api) {
+pub(crate) async fn serve<L>(listener: L, api: Api)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let shutdown = api.shutdown.clone();
     let draining = shutdown.clone();
     let serving = axum::serve(listener, routes(api))
@@ -192,6 +217,19 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(jobs::events))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(schedules::list, schedules::create))
+        .routes(routes!(
+            schedules::show,
+            schedules::replace,
+            schedules::remove
+        ))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(
+            webhooks::show,
+            webhooks::replace,
+            webhooks::remove,
+            webhooks::receive
+        ))
         .routes(routes!(session::setup))
         .routes(routes!(session::log_in, session::log_out))
         .routes(routes!(session::me))

@@ -26,7 +26,7 @@ use crate::users::audit::Entry;
 
 pub mod issue;
 pub(crate) mod rpc;
-mod seal;
+pub(crate) mod seal;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,8 +38,7 @@ use state::{Refusal, State, Token};
 /// How often it is looked for what others have changed. With the time a configuration takes, a
 /// revocation is everywhere in seconds.
 const LOOK: Duration = Duration::from_secs(5);
-/// Several managers that change the document at once try again; more often than this they do not
-/// meet by chance.
+/// Several managers that change the document at once try again, and do not meet so often by chance.
 const TRIES: usize = 20;
 
 /// The authority. Clones share it.
@@ -166,7 +165,7 @@ impl Authority {
             object: number,
             detail: "",
         };
-        // A token that is over is removed by anybody's change, and is no reason for a line.
+        // One that is over is removed by anybody's change, without a line.
         if !self.state().await?.tokens.contains_key(number) {
             return Ok(false);
         }
@@ -296,6 +295,10 @@ impl Authority {
             }
             Some(standing) if standing.role() != role => {
                 return Err(Refusal::Role(standing.role()).into());
+            }
+            // Nobody knows when it was made: a node that was sent away needs one that is known of.
+            Some(_) if self.state().await?.revoked.contains_key(id.as_str()) => {
+                return Err(Refusal::SentAway.into());
             }
             Some(_) => {}
             None => {

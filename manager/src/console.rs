@@ -20,11 +20,13 @@ use crate::users::Role;
 
 mod account;
 mod audit;
+mod begun;
 mod gate;
 mod images;
 mod jobs;
 mod layout;
 mod nodes;
+mod oidc;
 mod overview;
 mod people;
 mod picture;
@@ -45,6 +47,8 @@ pub(crate) const ROUTES: &Routes = &[
     ("POST", "/login", Need::Nothing),
     ("GET", "/setup", Need::Nothing),
     ("POST", "/setup", Need::Nothing),
+    ("GET", "/oidc/login", Need::Nothing),
+    ("GET", "/oidc/callback", Need::Nothing),
     ("POST", "/logout", Need::Role(Role::Viewer)),
     ("GET", "/", Need::Role(Role::Viewer)),
     ("GET", "/nodes", Need::Role(Role::Viewer)),
@@ -57,6 +61,12 @@ pub(crate) const ROUTES: &Routes = &[
     ("GET", "/jobs/{id}", Need::Role(Role::Viewer)),
     ("POST", "/jobs/{id}/cancel", Need::Role(Role::Operator)),
     ("POST", "/jobs/{id}/retry", Need::Role(Role::Operator)),
+    ("GET", "/schedules", Need::Role(Role::Viewer)),
+    ("POST", "/schedules", Need::Role(Role::Operator)),
+    ("POST", "/schedules/{name}/remove", Need::Role(Role::Operator)),
+    ("GET", "/webhooks/new", Need::Role(Role::Admin)),
+    ("POST", "/webhooks", Need::Role(Role::Admin)),
+    ("POST", "/webhooks/{name}/remove", Need::Role(Role::Admin)),
     ("GET", "/upstreams", Need::Role(Role::Viewer)),
     ("GET", "/tokens", Need::Role(Role::Viewer)),
     ("POST", "/tokens", Need::Role(Role::Viewer)),
@@ -80,6 +90,8 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/icon.svg", get(icon))
         .route("/login", get(account::log_in_page).post(account::log_in))
         .route("/setup", get(account::setup_page).post(account::setup))
+        .route("/oidc/login", get(oidc::begin))
+        .route("/oidc/callback", get(oidc::end))
         .route("/logout", post(account::log_out))
         .route("/", get(overview::show))
         .route("/nodes", get(nodes::list))
@@ -91,6 +103,11 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/jobs/{id}/retry", post(jobs::retry))
+        .route("/schedules", get(begun::show).post(begun::create_schedule))
+        .route("/schedules/{name}/remove", post(begun::remove_schedule))
+        .route("/webhooks/new", get(begun::new_hook))
+        .route("/webhooks", post(begun::create_hook))
+        .route("/webhooks/{name}/remove", post(begun::remove_hook))
         .route("/upstreams", get(upstreams::show))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}/revoke", post(tokens::revoke))

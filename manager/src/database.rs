@@ -28,6 +28,7 @@ pub mod backup;
 mod error;
 pub mod keeper;
 pub mod members;
+pub mod named;
 mod postgres;
 mod sqlite;
 #[cfg(test)]

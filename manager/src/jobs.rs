@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use darner_proto::file::FileUrl;
-use darner_proto::id::{Host, Role};
+use darner_proto::id::Role;
+use darner_proto::invalid::Invalid;
 use darner_proto::preheat::{Image, Order, Platform, Report};
 use darner_service::shutdown::Shutdown;
 use darner_service::telemetry::with_causes;
@@ -24,14 +25,19 @@ use crate::random;
 use crate::users::{Name, hash_of};
 
 pub mod board;
+pub mod cron;
 pub mod job;
 mod kept;
+pub mod plan;
+pub mod schedules;
 #[cfg(test)]
 mod tests;
+mod to;
 
 use board::{Action, Board, Event};
-use job::{Item, Job, Limits, MAX_AT_ONCE, MIN_RATE, Summary};
+use job::{Item, Job, Limits, Summary};
 use kept::Audited;
+pub use to::To;
 
 /// Between looks at the database and at the members.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,17 +63,6 @@ struct Shared {
     changed: Mutex<BTreeSet<String>>,
     database: Database,
     members: Members,
-}
-
-/// Which nodes images are to be on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
-    /// Every seed.
-    Seeds,
-    /// Every seed and every mirror.
-    Nodes,
-    /// Every seed, and the mirrors with this label.
-    Label(String, String),
 }
 
 /// A job to be begun.
@@ -130,8 +125,8 @@ pub enum JobError {
     #[error("there is no such job")]
     Absent,
     /// A limit that cannot be.
-    #[error("{0}")]
-    Limit(String),
+    #[error(transparent)]
+    Limit(#[from] Invalid),
     /// The request was another one before.
     #[error("this Idempotency-Key was used for a job with other images, platform or nodes")]
     OtherRequest,
@@ -154,12 +149,36 @@ impl Jobs {
     }
 
     /// A node lives, and this came of its orders. Says what it is to do now.
-    pub fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
+    pub async fn heard(&self, key: &MemberKey, reports: Vec<Report>) -> Vec<Order> {
         if key.role == Role::Scheduler {
             return Vec::new();
         }
+        self.learn_of(&reports).await;
         let node = key.id.to_string();
         self.apply(Event::Heard { node, reports })
+    }
+
+    /// A node that comes over from a manager that died tells of jobs which this one has not looked up
+    /// yet: without a look now it would drop their orders, and begin them anew a moment later.
+    async fn learn_of(&self, reports: &[Report]) {
+        let jobs: BTreeSet<_> = reports.iter().map(|report| &report.id.job).collect();
+        for id in jobs {
+            if lock(&self.shared.board).get(id).is_some() {
+                continue;
+            }
+            match kept::get(&self.shared.database, id).await {
+                Ok(Some(job)) => drop(self.apply(Event::Take(job))),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::warn!(
+                        job = id,
+                        error,
+                        "a job that a node is at cannot be looked up"
+                    );
+                }
+            }
+        }
     }
 
     /// Begins a job, or finds the one that the same request has begun.
@@ -418,6 +437,15 @@ impl RequestKey {
     }
 }
 
+impl RequestKey {
+    /// Of a request that nobody in person makes: the `number`-th of `name`, which is a `kind`.
+    pub fn of(kind: &str, name: &str, number: i64) -> Self {
+        // No account has a name with this sign.
+        let hash = hash_of(&format!("{kind}/{name} {number}"));
+        Self(random::hex(&hash))
+    }
+}
+
 impl Begun {
     /// The job.
     pub fn job(self) -> Job {
@@ -440,74 +468,6 @@ impl Wanted {
             && self.platform.as_ref().map(ToString::to_string) == job.platform
             && self.to.to_string() == job.to
             && self.limits == job.limits
-    }
-}
-
-impl Limits {
-    /// # Errors
-    /// No job can be so limited.
-    pub fn check(&self) -> Result<(), JobError> {
-        if self
-            .at_once
-            .is_some_and(|at_once| !(1..=MAX_AT_ONCE).contains(&at_once))
-        {
-            return Err(JobError::Limit(format!(
-                "at_once: is not 1 to {MAX_AT_ONCE}"
-            )));
-        }
-        if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
-            return Err(JobError::Limit(format!(
-                "bytes_per_second: is less than {MIN_RATE}"
-            )));
-        }
-        Ok(())
-    }
-}
-
-impl To {
-    fn means(&self, host: &Host) -> bool {
-        match self {
-            _ if host.role == Role::Seed => true,
-            Self::Seeds => false,
-            Self::Nodes => true,
-            Self::Label(key, value) => host.labels.get(key) == Some(value),
-        }
-    }
-}
-
-impl std::str::FromStr for To {
-    type Err = darner_proto::invalid::Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // `label=zone=a` says the same as `zone=a`.
-        let named = text
-            .strip_prefix("label=")
-            .filter(|rest| rest.contains('='));
-        let text = named.unwrap_or(text);
-        match (text, text.split_once('=')) {
-            ("seeds", _) => Ok(Self::Seeds),
-            ("nodes", _) => Ok(Self::Nodes),
-            (_, Some((key, value))) if !key.is_empty() && text.len() <= MAX_TO => {
-                Ok(Self::Label(key.to_owned(), value.to_owned()))
-            }
-            _ => Err(Self::Err::new(
-                "to",
-                "is not seeds, nodes or label=KEY=VALUE",
-            )),
-        }
-    }
-}
-
-/// A label is no longer than this, key and value.
-const MAX_TO: usize = 512;
-
-impl std::fmt::Display for To {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Seeds => f.write_str("seeds"),
-            Self::Nodes => f.write_str("nodes"),
-            Self::Label(key, value) => write!(f, "{key}={value}"),
-        }
     }
 }
 

@@ -20,6 +20,14 @@ pub fn hexadecimal<const N: usize>() -> String {
     hex(&bytes::<N>())
 }
 
+/// The bytes that pairs of hexadecimal digits stand for.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let even = text.len().is_multiple_of(2);
+    even.then(|| text.as_bytes().chunks(2).map(byte).collect())
+        .flatten()
+}
+
 /// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

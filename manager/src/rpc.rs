@@ -169,7 +169,7 @@ impl Manager for Rpc {
             self.count(key.clone(), told);
         }
         let orders = match known {
-            true => self.jobs.heard(&key, reports),
+            true => self.jobs.heard(&key, reports).await,
             false => Vec::new(),
         };
         Ok(Response::new(wire::KeepAliveReply {

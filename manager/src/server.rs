@@ -2,27 +2,32 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use darner_service::health::{Health, Part};
 use darner_service::identity::{Identity, IdentityError, IdentityMetrics};
 use darner_service::listener::{Listener, WhenFull};
 use darner_service::metrics::Metrics;
 use darner_service::secret::Secret;
-use darner_service::settings::Settings;
+use darner_service::settings::{self, Settings};
 use darner_service::shutdown::Shutdown;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::tls::{Files, Tls, TlsError};
 use crate::api::{Api, Parts};
+use crate::authority::seal::Seal;
 use crate::authority::{self, Authority, AuthorityError};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
 use crate::figures::Tallies;
+use crate::hooks::Hooks;
 use crate::images::Images;
 use crate::jobs::Jobs;
 use crate::members::Members;
 use crate::membership::Timing;
 use crate::metrics::ManagerMetrics;
+use crate::oidc::{Oidc, ProviderError};
 use crate::users::credentials;
 use crate::users::password::{PasswordError, Passwords};
 use crate::{api, rpc};
@@ -42,6 +47,8 @@ pub struct Manager {
     served: Api,
     /// The secret of the link that makes the first administrator.
     invitation: Option<Secret>,
+    /// What the API is served under; none for plain HTTP.
+    tls: Option<Tls>,
     keeper: Keeper,
     rpc: Listener,
     api: Listener,
@@ -74,6 +81,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Its API's certificate cannot be used.
+    #[error("[manager] api_certificate and api_key cannot be used")]
+    Tls(#[source] TlsError),
+    /// Nobody can be asked who people are.
+    #[error("[oidc] cannot be used")]
+    Oidc(#[source] ProviderError),
     /// The listener of the API cannot be bound.
     #[error(
         "the manager's API cannot listen on {listen}; set [manager] api_listen to a free address"
@@ -129,20 +142,26 @@ impl Manager {
         let invitation = invited.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
+        let oidc = settings.oidc.clone();
+        let oidc = oidc.map(|oidc| Oidc::new(oidc, database.clone()));
         let (tallies, images) = (Tallies::default(), Images::default());
         let parts = Parts {
             members: members.clone(),
             jobs: jobs.clone(),
+            hooks: Hooks::new(database.clone(), jobs.clone(), seal(manager)?),
             tallies: tallies.clone(),
             images: images.clone(),
             authority: authority.clone(),
             database: database.clone(),
             passwords,
+            oidc: oidc.transpose().map_err(StartError::Oidc)?,
         };
         let served = Api::new(parts, shutdown.clone());
+        let tls = tls(manager)?;
         Ok(Self {
             served,
             invitation,
+            tls,
             members,
             identity,
             authority,
@@ -178,7 +197,8 @@ impl Manager {
     pub fn setup_link(&self) -> Option<Secret> {
         let secret = self.invitation.as_ref()?.reveal();
         let address = self.api.address();
-        Some(Secret::new(format!("http://{address}/setup#{secret}")))
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Some(Secret::new(format!("{scheme}://{address}/setup#{secret}")))
     }
 
     /// Serves until the process ends.
@@ -192,6 +212,7 @@ impl Manager {
             images,
             served,
             invitation: _,
+            tls,
             keeper,
             rpc,
             api,
@@ -217,7 +238,14 @@ impl Manager {
             serving.await;
             drop(last);
         });
-        shutdown.spawn(api::serve(api, served));
+        shutdown.spawn(served.schedules.clone().run(shutdown.clone()));
+        match tls {
+            Some(tls) => {
+                let front = tls.front(api, &shutdown);
+                shutdown.spawn(api::serve(front, served))
+            }
+            None => shutdown.spawn(api::serve(api, served)),
+        };
         shutdown.spawn(members.clone().keep_time(shutdown.clone()));
         shutdown.spawn(jobs.run(shutdown.clone()));
         shutdown.spawn(tallies.run(members.clone(), shutdown.clone()));
@@ -230,4 +258,19 @@ impl Manager {
             part.not_ready("stopping");
         });
     }
+}
+
+/// What secrets are sealed with.
+fn seal(manager: &settings::Manager) -> Result<Option<Arc<Seal>>, StartError> {
+    let seal = manager.seal_key.as_ref().map(Seal::new).transpose();
+    let seal = seal.map_err(|error| StartError::Authority(error.into()))?;
+    Ok(seal.map(Arc::new))
+}
+
+/// What the API is served under.
+fn tls(manager: &settings::Manager) -> Result<Option<Tls>, StartError> {
+    let (certificate, key) = (&manager.api_certificate, &manager.api_key);
+    let files = certificate.clone().zip(key.clone());
+    let files = files.map(|(certificate, key)| Files { certificate, key });
+    files.map(Tls::open).transpose().map_err(StartError::Tls)
 }

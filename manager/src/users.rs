@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 pub mod accounts;
 pub mod audit;
 pub mod credentials;
+pub mod external;
 pub mod password;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use crate::settings::Settings;
 
 mod fault;
 mod layers;
+mod oidc;
 mod parse;
 mod read;
 mod routes;

@@ -42,6 +42,8 @@ pub struct Settings {
     pub scheduler: Scheduler,
     /// The manager role, and where the manager is.
     pub manager: Manager,
+    /// Who may log in with an account of elsewhere; nobody without it.
+    pub oidc: Option<Oidc>,
     /// Membership without servers.
     pub gossip: Gossip,
     /// The content store.
@@ -238,6 +240,11 @@ pub struct Manager {
     pub listen: SocketAddr,
     /// REST API. Default 127.0.0.1:7424.
     pub api_listen: SocketAddr,
+    /// The chain of the API's certificate, PEM, for `api_listen` to be reached from other hosts over
+    /// https; read again when it changes. Default: none, and plain HTTP.
+    pub api_certificate: Option<PathBuf>,
+    /// The key of `api_certificate`, PEM.
+    pub api_key: Option<PathBuf>,
     /// The manager's URL, for a mirror or scheduler. Without it there is no manager.
     pub address: Option<String>,
     /// The SQLite file. Default `manager.db` in the data directory.
@@ -255,6 +262,35 @@ pub struct Manager {
     /// several managers over one database do: `postgres://user:password@host/database`. Add
     /// `?sslmode=verify-full` to have it talked to over TLS and its certificate checked.
     pub postgres_url: Option<Secret>,
+}
+
+/// `[oidc]`: people log in to the manager's console with OpenID Connect. Each has the role of the
+/// highest of the three lists that names one of its groups, at every login anew; who is in none is not let
+/// in.
+#[derive(Debug, Clone)]
+pub struct Oidc {
+    /// The provider, as `iss` in its tokens says. Without it nobody logs in so.
+    pub issuer: String,
+    /// What the provider calls this manager.
+    pub client_id: String,
+    /// The file that holds what the provider gave it as a secret, if it did.
+    pub client_secret: Option<Secret>,
+    /// Where browsers find this manager's console: `https://darner.example`. The provider is to allow
+    /// `/oidc/callback` there.
+    pub public_url: String,
+    /// What the provider is asked for. Default openid, profile and email; some need one more for
+    /// groups.
+    pub scopes: Vec<String>,
+    /// The claim that is the account's name here. Default preferred_username.
+    pub name_claim: String,
+    /// The claim that lists groups. Default groups.
+    pub groups_claim: String,
+    /// Whose members are administrators.
+    pub admin_groups: Vec<String>,
+    /// Whose members are operators.
+    pub operator_groups: Vec<String>,
+    /// Whose members are viewers; `*` for everybody the provider knows.
+    pub viewer_groups: Vec<String>,
 }
 
 /// `[gossip]`: mirrors that find each other by themselves and keep the table of who holds what among

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::begun;
 use super::client::{Client, ClientError};
 use super::people::{print, segment};
 use super::table::{self, string};
@@ -27,6 +28,25 @@ pub(crate) struct Preheat {
     /// https://files.example.com/model.bin
     #[arg(required = true, value_name = "IMAGE|URL")]
     names: Vec<String>,
+    #[command(flatten)]
+    how: How,
+    /// Wait until it has ended; exit status 1 unless all of it is done
+    #[arg(long)]
+    wait: bool,
+    /// What to call this request: given again, it is the same job
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Not now but at times of the day: minute, hour, day of the month, month and day of the week, in UTC
+    #[arg(long, value_name = "EXPRESSION", requires = "name", conflicts_with_all = ["wait", "key"])]
+    cron: Option<String>,
+    /// What to call the schedule
+    #[arg(long, requires = "cron")]
+    name: Option<String>,
+}
+
+/// Where a job is to bring images and files, and how.
+#[derive(Debug, Args)]
+pub(super) struct How {
     /// Of an image for several platforms, this: os/architecture[/variant]
     ///
     /// Without it each node gets what a runtime on it would pull.
@@ -41,12 +61,29 @@ pub(crate) struct Preheat {
     /// Bytes a second that each node takes in for it, such as 20MiB; without it as many as there are
     #[arg(long, value_name = "BYTES")]
     rate: Option<bytesize::ByteSize>,
-    /// Wait until it has ended; exit status 1 unless all of it is done
-    #[arg(long)]
-    wait: bool,
-    /// What to call this request: given again, it is the same job
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+}
+
+impl How {
+    /// What is asked of the API for a job that brings these images and files.
+    pub(super) fn bringing(&self, names: &[String]) -> Value {
+        let (files, images): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.contains("://"));
+        self.body(json!({ "images": images, "files": files }))
+    }
+
+    /// Adds it to what is asked of the API.
+    pub(super) fn body(&self, mut body: Value) -> Value {
+        body["to"] = json!(self.to);
+        if let Some(platform) = &self.platform {
+            body["platform"] = json!(platform);
+        }
+        if let Some(at_once) = self.at_once {
+            body["at_once"] = json!(at_once);
+        }
+        if let Some(rate) = self.rate {
+            body["bytes_per_second"] = json!(rate.as_u64());
+        }
+        body
+    }
 }
 
 /// Jobs.
@@ -92,17 +129,10 @@ enum What {
 impl Preheat {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         let client = self.common.client()?;
-        let named = self.names.iter();
-        let (files, images): (Vec<_>, Vec<_>) = named.partition(|name| name.contains("://"));
-        let mut body = json!({ "images": images, "files": files, "to": self.to });
-        if let Some(platform) = &self.platform {
-            body["platform"] = json!(platform);
-        }
-        if let Some(at_once) = self.at_once {
-            body["at_once"] = json!(at_once);
-        }
-        if let Some(rate) = self.rate {
-            body["bytes_per_second"] = json!(rate.as_u64());
+        let body = self.how.bringing(&self.names);
+        if let (Some(cron), Some(name)) = (&self.cron, &self.name) {
+            begun::create(&self.common, name, cron, body).await?;
+            return Ok(ExitCode::SUCCESS);
         }
         let mut request = client.request(Method::POST, "/api/v1/jobs").json(&body);
         if let Some(key) = &self.key {
@@ -230,7 +260,7 @@ fn show(common: &Common, job: &Value) {
 }
 
 /// What a job is about, in the order its items count it.
-fn names(job: &Value) -> Vec<&str> {
+pub(super) fn names(job: &Value) -> Vec<&str> {
     let names = [&job["images"], &job["files"]];
     let names = names.into_iter().filter_map(Value::as_array).flatten();
     names.filter_map(Value::as_str).collect()

@@ -37,6 +37,8 @@ pub enum Need {
     Nothing,
     /// This role or a higher one.
     Role(Role),
+    /// A secret of the route's own, which it checks itself.
+    Secret,
 }
 
 /// Every route, and what it needs. `HEAD` is as `GET`.
@@ -69,6 +71,17 @@ pub const ROUTES: &Routes = &[
     ("GET", "/api/v1/jobs/{id}/events", Need::Role(Role::Viewer)),
     ("POST", "/api/v1/jobs/{id}/cancel", Need::Role(Role::Operator)),
     ("POST", "/api/v1/jobs/{id}/retry", Need::Role(Role::Operator)),
+    ("GET", "/api/v1/schedules", Need::Role(Role::Viewer)),
+    ("POST", "/api/v1/schedules", Need::Role(Role::Operator)),
+    ("GET", "/api/v1/schedules/{name}", Need::Role(Role::Viewer)),
+    ("PUT", "/api/v1/schedules/{name}", Need::Role(Role::Operator)),
+    ("DELETE", "/api/v1/schedules/{name}", Need::Role(Role::Operator)),
+    ("GET", "/api/v1/webhooks", Need::Role(Role::Viewer)),
+    ("POST", "/api/v1/webhooks", Need::Role(Role::Admin)),
+    ("GET", "/api/v1/webhooks/{name}", Need::Role(Role::Viewer)),
+    ("PUT", "/api/v1/webhooks/{name}", Need::Role(Role::Admin)),
+    ("DELETE", "/api/v1/webhooks/{name}", Need::Role(Role::Admin)),
+    ("POST", "/api/v1/webhooks/{name}", Need::Secret),
     ("GET", "/api/v1/tokens", Need::Role(Role::Viewer)),
     ("POST", "/api/v1/tokens", Need::Role(Role::Viewer)),
     ("DELETE", "/api/v1/tokens/{id}", Need::Role(Role::Viewer)),
@@ -90,6 +103,9 @@ impl Modify for Security {
         components.add_security_scheme("token", SecurityScheme::Http(bearer));
         let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(COOKIE)));
         components.add_security_scheme("session", cookie);
+        // A secret or a signature, as the registry that sends it has it.
+        let secret = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        components.add_security_scheme("webhook", SecurityScheme::Http(secret));
         let none: [String; 0] = [];
         document.security = Some(vec![
             SecurityRequirement::new("token", none.clone()),
@@ -122,7 +138,7 @@ pub(crate) async fn authorize(
     let method = request.method().clone();
     let allowed = match need(ROUTES, &method, path.as_str()) {
         None => Err(Problem::forbidden("this route is open to nobody")),
-        Some(Need::Nothing) => Ok(None),
+        Some(Need::Nothing | Need::Secret) => Ok(None),
         Some(Need::Role(role)) => {
             // Not by reference: a body is not to be shared between threads.
             let headers = request.headers().clone();

@@ -62,18 +62,27 @@ pub(crate) fn versioned(status: StatusCode, body: impl Serialize, version: i64) 
     response
 }
 
-/// The version a change is meant for.
-pub(crate) fn expected_version(headers: &HeaderMap) -> Result<i64, Problem> {
-    let Some(given) = headers.get(header::IF_MATCH) else {
-        let why = "If-Match: is missing; give the ETag of what is to be changed";
+/// The version a change is meant for, which has to be said; none for any (`*`).
+pub(crate) fn expected_version(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    if !headers.contains_key(header::IF_MATCH) {
+        let why = "If-Match: is missing; give the ETag of what is to be changed, or *";
         return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, why));
-    };
+    }
+    Ok(given_version(headers))
+}
+
+/// The version a change is meant for, if that is said.
+pub(crate) fn given_version(headers: &HeaderMap) -> Option<i64> {
+    let given = headers.get(header::IF_MATCH)?;
+    if given == "*" {
+        return None;
+    }
     let version = given.to_str().ok().and_then(|text| {
         let version = text.strip_prefix('"')?.strip_suffix('"')?;
         version.parse().ok()
     });
     // An ETag of something else: not of this, in any case.
-    Ok(version.unwrap_or(-1))
+    Some(version.unwrap_or(-1))
 }
 
 /// When the version was another.

@@ -4,8 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json as Answer};
-use darner_proto::file::shown;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -13,40 +12,15 @@ use super::body::{Json, Query};
 use super::live::Now;
 use super::page::{List, Page};
 use super::problem::{Document, Problem};
-use crate::jobs::job::{Job, Limits, Phase, Summary};
-use crate::jobs::{Begun, By, JobError, RequestKey, Wanted};
+use crate::jobs::job::{Job, Phase, Summary};
+use crate::jobs::plan::Plan;
+use crate::jobs::{Begun, By, JobError, RequestKey};
 use crate::users::credentials::Caller;
 
 /// What a caller calls its request.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longer keys than any that is in use.
 const MAX_KEY: usize = 255;
-
-/// A job to be begun.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewJob {
-    /// Images by their full names: `registry/repository:tag` or `registry/repository@digest`.
-    #[serde(default)]
-    #[schema(max_items = 32)]
-    pub(crate) images: Vec<String>,
-    /// Files by their `http://` or `https://` URLs. What is in a query may be a secret, and is not
-    /// shown again.
-    #[serde(default)]
-    #[schema(max_items = 32)]
-    pub(crate) files: Vec<String>,
-    /// Of an index, this platform, as `os/architecture[/variant]`; without it each node's own.
-    pub(crate) platform: Option<String>,
-    /// `seeds`; `nodes` for every seed and mirror; or a label as `label=KEY=VALUE` or `KEY=VALUE` for
-    /// every seed and the mirrors that have it.
-    pub(crate) to: String,
-    /// Mirrors that are at it at once; without it 64.
-    #[schema(minimum = 1, maximum = 1000)]
-    pub(crate) at_once: Option<u32>,
-    /// Bytes a second that each node takes in for it; without it as many as there are.
-    #[schema(minimum = 1048576)]
-    pub(crate) bytes_per_second: Option<u64>,
-}
 
 /// A job and how far it is.
 #[derive(Serialize, ToSchema)]
@@ -70,7 +44,7 @@ pub(crate) async fn list(
 }
 
 /// Have nodes hold images and files
-#[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", request_body = NewJob,
+#[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", request_body = Plan,
     params(("Idempotency-Key" = Option<String>, Header,
         description = "what the caller calls this request: asked again, it is answered with the same job")),
     responses((status = 201, body = ShownJob),
@@ -80,7 +54,7 @@ pub(crate) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    Json(new): Json<NewJob>,
+    Json(new): Json<Plan>,
 ) -> Result<Response, Problem> {
     let (status, job) = match begin(&api, &caller, &headers, new).await? {
         Begun::New(job) => (StatusCode::CREATED, job),
@@ -95,51 +69,16 @@ pub(crate) async fn begin(
     api: &Api,
     caller: &Caller,
     headers: &HeaderMap,
-    new: NewJob,
+    new: Plan,
 ) -> Result<Begun, Problem> {
-    let wanted = new.wanted()?;
+    let wanted = new.wanted();
+    let wanted = wanted.map_err(|error| Problem::bad_request(error.to_string()))?;
     let request = request_key(headers, caller)?;
     let by = By {
         actor: &caller.actor(),
         request: request.as_ref(),
     };
     Ok(api.jobs.create(wanted, by).await?)
-}
-
-impl NewJob {
-    /// What it asks for.
-    pub(crate) fn wanted(&self) -> Result<Wanted, Problem> {
-        if self.images.is_empty() && self.files.is_empty() {
-            return Err(Problem::bad_request("images: there is none, and no files"));
-        }
-        let bad = |error: darner_proto::invalid::Invalid| Problem::bad_request(error.to_string());
-        let images = self.images.iter().map(|image| {
-            let parsed = image.parse();
-            parsed.map_err(|error| Problem::bad_request(format!("images: {image:?}: {error}")))
-        });
-        let files = self.files.iter().map(|file| {
-            let parsed = file.parse();
-            parsed
-                .map_err(|error| Problem::bad_request(format!("files: {:?}: {error}", shown(file))))
-        });
-        let wanted = Wanted {
-            files: files.collect::<Result<_, _>>()?,
-            images: images.collect::<Result<_, _>>()?,
-            platform: self
-                .platform
-                .as_ref()
-                .map(|text| text.parse())
-                .transpose()
-                .map_err(bad)?,
-            to: self.to.parse().map_err(bad)?,
-            limits: Limits {
-                at_once: self.at_once,
-                bytes_per_second: self.bytes_per_second,
-            },
-        };
-        wanted.limits.check()?;
-        Ok(wanted)
-    }
 }
 
 /// What the caller calls its request, if anything.

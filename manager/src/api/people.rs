@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::body::{Json, Query, expected_version, stale, versioned};
+use super::body::{Json, Query, expected_version, given_version, stale, versioned};
 use super::page::{List, Page};
 use super::problem::{Document, Problem};
 use crate::users::accounts::{self, Account, Change, Changed};
@@ -101,7 +101,7 @@ pub(crate) async fn show(
 /// Change an account; its sessions end
 #[utoipa::path(patch, path = "/api/v1/users/{name}", tag = "people", request_body = ChangedUser,
     params(("name" = String, Path, description = "The account"),
-        ("If-Match" = String, Header, description = "The account's ETag")),
+        ("If-Match" = String, Header, description = "The account's ETag, or * for any")),
     responses((status = 200, body = Account), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn change(
     State(api): State<Api>,
@@ -130,15 +130,18 @@ pub(crate) async fn change(
 
 /// Remove an account, with its tokens and sessions
 #[utoipa::path(delete, path = "/api/v1/users/{name}", tag = "people",
-    params(("name" = String, Path, description = "The account")),
+    params(("name" = String, Path, description = "The account"),
+        ("If-Match" = Option<String>, Header, description = "The account's ETag")),
     responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let name = parse(&name)?;
-    let removed = accounts::remove(&api.database, &caller.actor(), &name).await?;
+    let expected = given_version(&headers);
+    let removed = accounts::remove(&api.database, &caller.actor(), &name, expected).await?;
     made(removed, &name)?;
     Ok(StatusCode::NO_CONTENT)
 }

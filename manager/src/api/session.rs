@@ -137,15 +137,19 @@ pub(crate) async fn me(Extension(caller): Extension<Caller>) -> Answer<Me> {
     })
 }
 
+/// What a browser keeps of a session.
+pub(crate) fn session_cookie(session: &Session) -> String {
+    let (secret, life) = (session.secret.reveal(), SESSION.as_secs());
+    format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={life}")
+}
+
 fn begun(session: Session, name: &Name, role: Role) -> Response {
     let body = Begun {
-        csrf: session.csrf,
+        csrf: session.csrf.clone(),
         user: name.to_string(),
         role,
     };
-    let (secret, life) = (session.secret.reveal(), SESSION.as_secs());
-    let cookie =
-        format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={life}");
+    let cookie = session_cookie(&session);
     with_cookie((StatusCode::CREATED, Answer(body)).into_response(), &cookie)
 }
 

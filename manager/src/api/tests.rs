@@ -16,6 +16,7 @@ use crate::users::accounts::{self, Change};
 use crate::users::credentials::{self, By, Caller};
 use crate::users::{Name, Role};
 
+mod begun;
 mod cluster;
 mod images;
 mod people;
@@ -31,14 +32,17 @@ pub(crate) struct Scene {
 }
 
 fn api(members: Members, database: Database, passwords: Passwords) -> Api {
+    let jobs = Jobs::new(database.clone(), members.clone());
     let parts = Parts {
-        jobs: Jobs::new(database.clone(), members.clone()),
+        hooks: Hooks::new(database.clone(), jobs.clone(), None),
+        jobs,
         members,
         tallies: Tallies::default(),
         images: Images::default(),
         authority: None,
         database,
         passwords,
+        oidc: None,
     };
     Api::new(parts, Shutdown::default())
 }

@@ -1,6 +1,6 @@
-//! Seals the authority's signing key with a key from a file, so that a copy of the database alone lets
-//! nobody in: AES-256-GCM (NIST SP 800-38D), a random nonce before what is sealed, and the
-//! authority's name bound to it.
+//! Seals secrets with a key from a file, above all the authority's signing key, so that a copy of the
+//! database alone lets nobody in: AES-256-GCM (NIST SP 800-38D), a random nonce before what is sealed, and the
+//! name of whose it is bound to it.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use darner_service::secret::Secret;
@@ -9,7 +9,7 @@ use super::state::State;
 
 /// The sealing key. `Debug` shows nothing of it.
 #[derive(Debug)]
-pub(super) struct Seal(LessSafeKey);
+pub struct Seal(LessSafeKey);
 
 /// What is sealed cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,13 +31,13 @@ pub enum SealError {
 
 impl Seal {
     /// The key that `digits` stand for.
-    pub(super) fn new(digits: &Secret) -> Result<Self, SealError> {
-        let bytes = super::state::hexadecimal::parse(digits.reveal()).ok_or(SealError::Key)?;
+    pub(crate) fn new(digits: &Secret) -> Result<Self, SealError> {
+        let bytes = crate::random::from_hex(digits.reveal()).ok_or(SealError::Key)?;
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| SealError::Key)?;
         Ok(Self(LessSafeKey::new(key)))
     }
 
-    fn seal(&self, name: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub(crate) fn seal(&self, name: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let nonce = crate::random::bytes::<NONCE_LEN>();
         let mut sealed = plain.to_vec();
         let (unique, bound) = (
@@ -50,7 +50,7 @@ impl Seal {
         Ok([nonce.as_slice(), &sealed].concat())
     }
 
-    fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub(crate) fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let split = sealed.split_first_chunk::<NONCE_LEN>();
         let (nonce, sealed) = split.ok_or(SealError::Another)?;
         let (unique, bound) = (

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub const MAX_TOKENS: usize = 1000;
 /// A token with a count is good for no more than this; each use is remembered.
 pub const MAX_USES: u32 = 10_000;
+/// Of so many processes it is remembered when they joined: more than a cluster has members. Beyond it the
+/// earliest are forgotten.
+const MAX_JOINED: usize = 20_000;
 /// No certificate counts longer than this: a revocation is forgotten after it.
 const LONGEST_LIFETIME: u64 = 400 * 24 * 3600;
 
@@ -26,6 +29,8 @@ pub struct State {
     pub tokens: BTreeMap<String, TokenRecord>,
     /// By node id: certificates that count from that second or an earlier one do not.
     pub revoked: BTreeMap<String, u64>,
+    /// Who came in when with a token that was made here, by role and node id.
+    pub joined: BTreeMap<String, u64>,
 }
 
 /// One authority. `Debug` shows no key.
@@ -88,6 +93,16 @@ pub enum Refusal {
     /// It was shown, and counts no more.
     #[error("this certificate was revoked; join again with a new token")]
     Revoked,
+    /// It was sent away, and this token is older than that.
+    #[error(
+        "the certificates of this node were revoked after its join token was made; make another with `darner manager token create`"
+    )]
+    SentAway,
+    /// Its name is another's.
+    #[error(
+        "a process of this role and [node] id has joined since this token was made, with another key: give this one another id, or make another token for it with `darner manager token create`"
+    )]
+    Taken,
     /// The certificates come from elsewhere.
     #[error("this manager issues no certificates: they come from files ([identity] certificate)")]
     NotIssuing,
@@ -164,18 +179,44 @@ impl State {
         if record.expires <= now {
             return Err(Refusal::Expired);
         }
-        let Some(uses) = record.uses else {
-            return Ok(());
-        };
+        // A token that was made in the very second of a revocation may be the one to come back with.
+        let revoked = self.revoked.get(id.as_str());
+        if revoked.is_some_and(|revoked| *revoked > record.made) {
+            return Err(Refusal::SentAway);
+        }
         let user = (id.to_string(), key.to_owned());
         if record.used.contains(&user) {
             return Ok(());
         }
-        if record.used.len() >= uses as usize {
+        if record
+            .uses
+            .is_some_and(|uses| record.used.len() >= uses as usize)
+        {
             return Err(Refusal::UsedUp);
         }
-        record.used.insert(user);
+        // Otherwise who has a token takes the name of any node that happens to be down.
+        let name = format!("{role}/{id}");
+        if self
+            .joined
+            .get(&name)
+            .is_some_and(|joined| *joined >= record.made)
+        {
+            return Err(Refusal::Taken);
+        }
+        if record.uses.is_some() {
+            record.used.insert(user);
+        }
+        self.note_joined(now, name);
         Ok(())
+    }
+
+    fn note_joined(&mut self, now: u64, name: String) {
+        self.joined.insert(name, now);
+        if self.joined.len() > MAX_JOINED {
+            let earliest = self.joined.iter().min_by_key(|(_, joined)| **joined);
+            let earliest = earliest.map(|(name, _)| name.clone());
+            earliest.map(|name| self.joined.remove(&name));
+        }
     }
 
     /// What is kept of a token's secret.
@@ -205,6 +246,8 @@ impl State {
         }
         let until = self.revoked.entry(id.to_string()).or_default();
         *until = (*until).max(now);
+        self.joined
+            .retain(|name, _| name.split_once('/').is_none_or(|(_, of)| of != id.as_str()));
         Ok(())
     }
 
@@ -292,16 +335,7 @@ pub(super) mod hexadecimal {
 
     pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(from)?;
-        parse(&text).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
-    }
-
-    pub(in crate::authority) fn parse(text: &str) -> Option<Vec<u8>> {
-        let digits = text.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        text.len()
-            .is_multiple_of(2)
-            .then(|| digits.map(byte).collect())
-            .flatten()
+        crate::random::from_hex(&text).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
     }
 }
 
@@ -325,7 +359,7 @@ mod maybe_hexadecimal {
         let Some(text) = Option::<String>::deserialize(from)? else {
             return Ok(None);
         };
-        let bytes = super::hexadecimal::parse(&text);
+        let bytes = crate::random::from_hex(&text);
         bytes
             .map(Some)
             .ok_or_else(|| D::Error::custom("not hexadecimal digits"))

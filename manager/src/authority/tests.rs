@@ -210,14 +210,16 @@ async fn what_is_issued_after_a_revocation_counts_and_nothing_before() {
             .create_token(Role::Mirror, None, HOUR, "test")
             .await
             .unwrap();
-        let peer = async |name: &str| {
-            let issued = join(&authority, &token, name).await.unwrap();
+        let peer = async |token: &JoinToken, name: &str| {
+            let issued = join(&authority, token, name).await.unwrap();
             Peer::of(&issued.chain[0]).unwrap()
         };
-        let (before, other) = (peer("node-1").await, peer("node-2").await);
+        let before = peer(&token, "node-1").await;
+        let other = peer(&token, "node-2").await;
         authority.revoke(&id("node-1"), "test").await.unwrap();
         let trust = authority.trust().await.unwrap();
-        let after = peer("node-1").await;
+        let made = authority.create_token(Role::Mirror, Some(1), HOUR, "test");
+        let after = peer(&made.await.unwrap(), "node-1").await;
         assert!(trust.is_revoked(&before.id, before.not_before));
         assert!(!trust.is_revoked(&after.id, after.not_before));
         assert!(!trust.is_revoked(&other.id, other.not_before));
@@ -351,4 +353,64 @@ fn standing_tokens_come_from_a_file_that_has_nothing_else() {
         error.contains("line 1") && !error.contains("hunter2"),
         "{error}"
     );
+}
+
+/// Second by second: what a token is good for depends on what came after it was made.
+#[test]
+fn a_token_older_than_a_revocation_or_a_join_is_no_way_into_that_name() {
+    let mut state = State::default();
+    let [old, new, newer] = [(); 3].map(|()| JoinToken::generate(Role::Mirror).unwrap());
+    state.add_token(&old, Some(100), 10, 1000).unwrap();
+    let join = |state: &mut State, now, token: &JoinToken, name: &str, key: &str| {
+        state.redeem(now, token, &id(name), Role::Mirror, key)
+    };
+    join(&mut state, 20, &old, "a", "k1").unwrap();
+    join(&mut state, 21, &old, "a", "k1").expect("its answer was lost");
+    // The node is down, and somebody else with the same token would be it.
+    assert_eq!(join(&mut state, 30, &old, "a", "k2"), Err(Refusal::Taken));
+    join(&mut state, 30, &old, "b", "k2").unwrap();
+
+    // It lost its disk, and somebody made a token for that.
+    state.add_token(&new, Some(100), 40, 1000).unwrap();
+    join(&mut state, 41, &new, "a", "k3").unwrap();
+    assert_eq!(join(&mut state, 42, &new, "a", "k4"), Err(Refusal::Taken));
+    assert_eq!(
+        join(&mut state, 42, &old, "a", "k1"),
+        Ok(()),
+        "the same key is the same process"
+    );
+
+    // It is sent away: no token that it can have from before lets it in.
+    state.revoke(50, &id("a")).unwrap();
+    for token in [&old, &new] {
+        for key in ["k1", "k3", "k5"] {
+            assert_eq!(
+                join(&mut state, 60, token, "a", key),
+                Err(Refusal::SentAway)
+            );
+        }
+    }
+    join(&mut state, 60, &old, "c", "k6").expect("others come in");
+    state.add_token(&newer, Some(1), 70, 1000).unwrap();
+    join(&mut state, 71, &newer, "a", "k5").unwrap();
+}
+
+#[tokio::test]
+async fn a_standing_token_lets_nobody_back_in_who_was_sent_away() {
+    let place = Place::file();
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    let token = JoinToken::generate(Role::Mirror).unwrap();
+    std::fs::write(tokens.path(), token.reveal()).unwrap();
+    let file = format!("manager.join_tokens_file={}", tokens.path().display());
+    let settings = settings(&[&file]);
+    let authority = Authority::open(place.open().await, &settings)
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        join(&authority, &token, "a").await.unwrap();
+    }
+    authority.revoke(&id("a"), "test").await.unwrap();
+    let refused = join(&authority, &token, "a").await;
+    assert_eq!(refused.unwrap_err(), Refusal::SentAway);
+    join(&authority, &token, "b").await.unwrap();
 }

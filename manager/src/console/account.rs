@@ -43,6 +43,16 @@ fn path(wanted: &str, begun: bool) -> String {
     }
 }
 
+/// `path` where it is a page of this site, else none.
+pub(super) fn here(path: &str) -> &str {
+    if is_here(path) { path } else { "" }
+}
+
+/// Where a login ends that has begun a session, to go to `wanted`.
+pub(super) fn login_after(wanted: &str) -> String {
+    path(wanted, true)
+}
+
 /// A page of this site, and nothing that a browser could take for another's.
 fn is_here(path: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'\\';
@@ -65,10 +75,10 @@ pub(super) async fn log_in_page(
     let why = further.begun.then_some(
         "The browser did not keep the session. It keeps it over https, and over http only from the manager's own host: http://127.0.0.1 or a tunnel (ssh -L) that ends there.",
     );
-    layout::outside(&asking(why, &further.to))
+    layout::outside(&asking(&api, why, &further.to))
 }
 
-fn asking(why: Option<&str>, to: &str) -> Page {
+fn asking(api: &Api, why: Option<&str>, to: &str) -> Page {
     let main = html! {
         @if let Some(why) = why { p role="alert" { (why) } }
         form.fields method="post" action="/login" {
@@ -79,8 +89,14 @@ fn asking(why: Option<&str>, to: &str) -> Page {
             input #password name="password" type="password" required autocomplete="current-password";
             button { "Log in" }
         }
+        @if api.oidc.is_some() { p { a.button href=(elsewhere(to)) { "Log in with OpenID Connect" } } }
     };
     page("Log in", main)
+}
+
+/// Where a login with an account of elsewhere begins.
+fn elsewhere(to: &str) -> String {
+    login_path(to).replacen("/login", "/oidc/login", 1)
 }
 
 fn page(title: &str, main: Markup) -> Page {
@@ -96,6 +112,7 @@ pub(super) async fn log_in(
     Extension(filled): Extension<Filled>,
 ) -> Response {
     let to = filled.get("to").to_owned();
+    let asked = api.clone();
     let begun = async {
         // A name that no account can have is as wrong as any other.
         let wrong = |_| {
@@ -112,7 +129,7 @@ pub(super) async fn log_in(
     };
     match begun.await {
         Ok(begun) => with_session(&begun, &path(&to, true)),
-        Err(problem) => refused(&problem, &asking(Some(problem.detail()), &to)),
+        Err(problem) => refused(&problem, &asking(&asked, Some(problem.detail()), &to)),
     }
 }
 

@@ -89,7 +89,7 @@ async fn admit(api: &Api, path: &str, request: Request) -> Result<Request, Probl
     let need = need.ok_or_else(|| Problem::forbidden("this page is open to nobody"))?;
     let (mut parts, body) = request.into_parts();
     let caller = match need {
-        Need::Nothing => None,
+        Need::Nothing | Need::Secret => None,
         Need::Role(role) => {
             let caller = access::identify(api, &parts.headers).await?;
             access::allowed(&caller, role)?;

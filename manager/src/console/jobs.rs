@@ -14,10 +14,11 @@ use super::picture::{self, Square};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
-use crate::api::jobs::{self as api_jobs, IDEMPOTENCY_KEY, NewJob, ShownJob};
+use crate::api::jobs::{self as api_jobs, IDEMPOTENCY_KEY, ShownJob};
 use crate::api::page::{List, Page as Which};
 use crate::api::problem::Problem;
 use crate::jobs::job::{Item, Phase, State as Stage, Summary};
+use crate::jobs::plan::Plan;
 use crate::random;
 use crate::users::Role;
 use crate::users::credentials::Caller;
@@ -84,22 +85,33 @@ fn beginning(visit: &Visit) -> Markup {
                 input type="hidden" name="key" value=(random::hexadecimal::<16>());
                 label for="images" { "Images and files, one a line" }
                 textarea #images name="images" rows="3" required aria-describedby="images-form" {}
-                p #images-form .hint { "registry/repository:tag, registry/repository@digest, or the https:// URL of a file" }
-                label for="to" { "To" }
-                input #to name="to" value="nodes" required aria-describedby="to-form";
-                p #to-form .hint { "seeds, nodes (seeds and mirrors), or a label of mirrors such as label=zone=a" }
-                label for="platform" { "Platform" }
-                input #platform name="platform" aria-describedby="platform-form";
-                p #platform-form .hint { "os/architecture; empty for each node's own" }
-                label for="at_once" { "Mirrors at once" }
-                input #at_once name="at_once" inputmode="numeric" aria-describedby="at_once-form";
-                p #at_once-form .hint { "empty for 64" }
-                label for="mib_per_second" { "MiB a second, each node" }
-                input #mib_per_second name="mib_per_second" inputmode="numeric" aria-describedby="rate-form";
-                p #rate-form .hint { "empty for as many as there are" }
+                p #images-form .hint { (NAMED) }
+                (where_to())
                 button { "Begin" }
             }
         }
+    }
+}
+
+/// The fields of a form that say where to and how.
+/// How images and files are named in a form.
+pub(super) const NAMED: &str =
+    "registry/repository:tag, registry/repository@digest, or the https:// URL of a file";
+
+pub(super) fn where_to() -> Markup {
+    html! {
+        label for="to" { "To" }
+        input #to name="to" value="nodes" required aria-describedby="to-form";
+        p #to-form .hint { "seeds, nodes (seeds and mirrors), or a label of mirrors such as label=zone=a" }
+        label for="platform" { "Platform" }
+        input #platform name="platform" aria-describedby="platform-form";
+        p #platform-form .hint { "os/architecture; empty for each node's own" }
+        label for="at_once" { "Mirrors at once" }
+        input #at_once name="at_once" inputmode="numeric" aria-describedby="at_once-form";
+        p #at_once-form .hint { "empty for 64" }
+        label for="mib_per_second" { "MiB a second, each node" }
+        input #mib_per_second name="mib_per_second" inputmode="numeric" aria-describedby="rate-form";
+        p #rate-form .hint { "empty for as many as there are" }
     }
 }
 
@@ -115,22 +127,31 @@ pub(super) async fn create(
     }
 }
 
-async fn begin(api: Api, visit: &Visit, filled: &Filled) -> Result<String, Problem> {
+/// What a form says of a job.
+pub(super) fn plan(filled: &Filled) -> Result<Plan, Problem> {
     let platform = filled.get("platform");
     let named = filled.get("images").split_whitespace();
     let (files, images) = named
         .map(str::to_owned)
         .partition(|name| name.contains("://"));
-    let new = NewJob {
+    Ok(Plan {
         images,
         files,
         platform: (!platform.is_empty()).then(|| platform.to_owned()),
         to: filled.get("to").to_owned(),
         at_once: filled.optional("at_once")?,
-        bytes_per_second: filled
-            .optional::<u64>("mib_per_second")?
-            .map(|mib| mib.saturating_mul(1 << 20)),
-    };
+        bytes_per_second: rate(filled)?,
+    })
+}
+
+/// Bytes a second, of a form that asks for MiB.
+pub(super) fn rate(filled: &Filled) -> Result<Option<u64>, Problem> {
+    let mib = filled.optional::<u64>("mib_per_second")?;
+    Ok(mib.map(|mib| mib.saturating_mul(1 << 20)))
+}
+
+async fn begin(api: Api, visit: &Visit, filled: &Filled) -> Result<String, Problem> {
+    let new = plan(filled)?;
     let mut headers = HeaderMap::new();
     if let (Ok(key), false) = (
         HeaderValue::try_from(filled.get("key")),

@@ -28,6 +28,7 @@ const PAGES: &[(&str, &str, Role)] = &[
     ("/nodes", "Nodes", Role::Viewer),
     ("/images", "Images", Role::Viewer),
     ("/jobs", "Jobs", Role::Viewer),
+    ("/schedules", "Schedules", Role::Viewer),
     ("/upstreams", "Upstreams", Role::Viewer),
     ("/tokens", "Tokens", Role::Viewer),
     ("/join-tokens", "Join tokens", Role::Admin),

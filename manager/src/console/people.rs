@@ -142,7 +142,10 @@ pub(super) async fn remove(
     Path(name): Path<String>,
 ) -> Response {
     let visit = Visit::new(caller, "/users", &HeaderMap::new());
-    let removed = api_people::remove(State(api), visit.extension(), Path(name)).await;
+    let removed = {
+        let headers = HeaderMap::new();
+        api_people::remove(State(api), visit.extension(), Path(name), headers).await
+    };
     after(&visit, removed)
 }
 

@@ -125,6 +125,10 @@ impl Board {
             return;
         };
         let before = item.clone();
+        if let State::Waiting { .. } = item.state {
+            // Another manager has given the order, and died before it said so.
+            item.state = State::Running;
+        }
         if item.state != State::Running {
             return;
         }
@@ -144,9 +148,15 @@ impl Board {
     /// What `node` is to do: what it is at, and what it may begin.
     fn orders(&mut self, now: u64, node: &str, changed: &mut BTreeSet<String>) -> Vec<Order> {
         let mut orders = Vec::new();
+        let items = self.jobs.values().flat_map(|known| &known.job.items);
+        let running = items.filter(|item| item.node == node && item.state == State::Running);
+        // What runs is not to be dropped for what could.
+        let mut room = MAX_ORDERS.saturating_sub(running.count());
         for (id, known) in &mut self.jobs {
             known.seen_ms.insert(node.to_owned(), now);
-            if known.begin(now, node, MAX_ORDERS.saturating_sub(orders.len())) {
+            let begun = known.begin(now, node, room);
+            room -= begun;
+            if begun > 0 {
                 changed.insert(id.clone());
             }
             let job = &known.job;
@@ -181,30 +191,26 @@ impl Board {
 }
 
 impl Known {
-    /// Begins items of `node`, so many that `room` of its orders are running. Says whether any.
-    fn begin(&mut self, now: u64, node: &str, room: usize) -> bool {
+    /// Begins at most `room` items of `node`. Says how many.
+    fn begin(&mut self, now: u64, node: &str, room: usize) -> usize {
         let running = |item: &&Item| item.state == State::Running;
         let busy = self.job.items.iter().filter(running);
         let busy = busy.filter(|item| !item.seed).count();
-        let own = self.job.items.iter().filter(running);
-        let own = own.filter(|item| item.node == node).count();
-        let mut room = room.saturating_sub(own);
         let mut places = at_once(&self.job).saturating_sub(busy);
         let seeding: BTreeSet<u32> = {
             let items = self.job.items.iter();
             let open = items.filter(|item| item.seed && !item.state.is_ended());
             open.map(|item| item.image).collect()
         };
-        let mut begun = false;
+        let mut begun = 0;
         for item in self.job.items.iter_mut().filter(|item| item.node == node) {
             let due =
                 matches!(item.state, State::Waiting { not_before_ms, .. } if not_before_ms <= now);
             let turn = item.seed || (places > 0 && !seeding.contains(&item.image));
-            if due && turn && room > 0 {
+            if due && turn && begun < room {
                 item.state = State::Running;
-                room -= 1;
                 places = places.saturating_sub(usize::from(!item.seed));
-                begun = true;
+                begun += 1;
             }
         }
         begun

@@ -6,6 +6,7 @@
 //! [merged](Job::merge) item by item, in any order, and nobody has to lead.
 
 use darner_proto::file::shown;
+use darner_proto::invalid::Invalid;
 use darner_proto::preheat::{Progress, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -171,6 +172,25 @@ impl From<Progress> for Held {
             blobs: progress.blobs,
             total_blobs: progress.total_blobs,
         }
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// No job can be so limited.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let fits = |at_once| (1..=MAX_AT_ONCE).contains(&at_once);
+        if !self.at_once.is_none_or(fits) {
+            return Err(Invalid::new(
+                "at_once",
+                format!("is not 1 to {MAX_AT_ONCE}"),
+            ));
+        }
+        if self.bytes_per_second.is_some_and(|rate| rate < MIN_RATE) {
+            let why = format!("is less than {MIN_RATE}");
+            return Err(Invalid::new("bytes_per_second", why));
+        }
+        Ok(())
     }
 }
 

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 
 use darner_proto::id::Host;
-use darner_proto::preheat::{OrderId, Outcome, Progress, Target};
+use darner_proto::preheat::{MAX_ORDERS, OrderId, Outcome, Progress, Target};
 use proptest::prelude::*;
 
 use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS};
-use super::job::{ATTEMPTS, Phase, State};
+use super::job::{ATTEMPTS, MIN_RATE, Phase, State};
 use super::*;
 use crate::database::testing::Place;
 use crate::membership::{Snapshot, Timing};
 use crate::metrics::ManagerMetrics;
 use crate::users::audit;
+
+mod schedules;
 
 fn job(nodes: &[(&str, bool)]) -> Job {
     let item = |(node, seed): &(&str, bool)| Item::new(0, (*node).to_owned(), *seed);
@@ -170,6 +172,36 @@ fn so_many_nodes_are_at_it_at_once() {
     assert_eq!(heard(&mut board, 0, &names[AT_ONCE], vec![]).len(), 1);
 }
 
+/// Two managers over one database, the first of which dies at any moment.
+#[test]
+fn what_a_dead_manager_began_goes_on_and_is_dropped_for_nothing_else() {
+    let all: Vec<_> = (0..2 * MAX_ORDERS)
+        .map(|number| Job {
+            id: format!("{number:02}"),
+            ..job(&[("seed", true)])
+        })
+        .collect();
+    let (mut one, mut other) = (Board::default(), Board::default());
+    // The first one hears of the latest jobs first.
+    for job in all.iter().rev().take(MAX_ORDERS) {
+        one.apply(0, Event::Take(job.clone()));
+    }
+    for job in &all {
+        other.apply(0, Event::Take(job.clone()));
+    }
+    let given = heard(&mut one, 0, "seed", vec![]);
+    assert_eq!(given.len(), MAX_ORDERS);
+    let mut reports: Vec<_> = given
+        .iter()
+        .map(|id| report(id, 1, Outcome::Running))
+        .collect();
+    assert_eq!(heard(&mut other, 1, "seed", reports.clone()), given);
+    reports[0].outcome = Outcome::Done;
+    let next = heard(&mut other, 2, "seed", reports);
+    assert_eq!(next.len(), MAX_ORDERS);
+    assert!(given[1..].iter().all(|id| next.contains(id)), "{next:?}");
+}
+
 #[test]
 fn a_job_says_how_many_are_at_it_at_once_and_how_fast() {
     let mut limited = job(&[("a", false), ("b", false)]);
@@ -288,17 +320,22 @@ async fn another_manager_takes_a_job_up_and_both_hear_of_its_end() {
         let job = one.create(wanted("zone=a"), ANN).await.unwrap().job();
         let nodes: Vec<_> = job.items.iter().map(|item| item.node.as_str()).collect();
         assert_eq!(nodes, ["m1", "seed"]);
-        let given = one.heard(&key(Role::Seed, "seed"), vec![]);
+        let given = one.heard(&key(Role::Seed, "seed"), vec![]).await;
         let done = report(&given[0].id, 10, Outcome::Done);
-        one.heard(&key(Role::Seed, "seed"), vec![done]);
+        one.heard(&key(Role::Seed, "seed"), vec![done]).await;
         one.step(&mut true).await.unwrap();
 
+        // The other one has not looked yet: a node that tells of the job goes on with it.
         let other = Jobs::new(database.clone(), members());
+        let at_it = one.heard(&key(Role::Mirror, "m1"), vec![]).await;
+        let running = report(&at_it[0].id, 4, Outcome::Running);
+        let given = other.heard(&key(Role::Mirror, "m1"), vec![running]).await;
+        assert_eq!(given, at_it);
         other.step(&mut false).await.unwrap();
-        let given = other.heard(&key(Role::Mirror, "m1"), vec![]);
+        let given = other.heard(&key(Role::Mirror, "m1"), vec![]).await;
         assert_eq!(given.len(), 1, "the seed is done");
         let done = report(&given[0].id, 10, Outcome::Done);
-        other.heard(&key(Role::Mirror, "m1"), vec![done]);
+        other.heard(&key(Role::Mirror, "m1"), vec![done]).await;
         other.step(&mut true).await.unwrap();
         let job = one.get(&job.id).await.unwrap().unwrap();
         assert_eq!(job.phase(), Phase::Done);
@@ -318,14 +355,14 @@ async fn cancel_and_retry_are_remembered_and_audited() {
         let database = place.open().await;
         let jobs = Jobs::new(database.clone(), members());
         let job = jobs.create(wanted("seeds"), ANN).await.unwrap().job();
-        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).len(), 1);
+        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).await.len(), 1);
         let job = jobs.cancel(&job.id, "bob").await.unwrap();
         assert_eq!(job.phase(), Phase::Cancelled);
-        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]), []);
+        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).await, []);
         jobs.step(&mut true).await.unwrap();
         let job = jobs.retry(&job.id, "bob").await.unwrap();
         assert_eq!(job.phase(), Phase::Running);
-        let given = jobs.heard(&key(Role::Seed, "seed"), vec![]);
+        let given = jobs.heard(&key(Role::Seed, "seed"), vec![]).await;
         assert_eq!(given[0].id.attempt, 2);
         let lines = audit::read(&database, None, 10).await.unwrap();
         let lines: Vec<_> = lines
@@ -393,7 +430,7 @@ async fn files_come_after_images_and_what_is_signed_is_not_shown() {
         ..wanted("seeds")
     };
     let job = jobs.create(wanted, ANN).await.unwrap().job();
-    let given = jobs.heard(&key(Role::Seed, "seed"), vec![]);
+    let given = jobs.heard(&key(Role::Seed, "seed"), vec![]).await;
     let targets: Vec<_> = given.iter().map(|order| &order.target).collect();
     let [Target::Image { .. }, Target::File(file)] = targets[..] else {
         panic!("{targets:?}")

@@ -130,6 +130,9 @@ pub async fn get(database: &Database, name: &Name) -> Result<Option<Account>, Da
     found.map_err(|error| database.failed(error))
 }
 
+/// What stands in place of a password's hash where there is none: no password has it.
+pub(super) const NO_PASSWORD: &str = "-";
+
 /// An account and the hash of its password.
 ///
 /// # Errors
@@ -140,13 +143,20 @@ pub async fn with_password(
 ) -> Result<Option<(Account, String)>, DatabaseError> {
     let mut connection = database.read().await?;
     let found = row(&mut connection, name).await.and_then(|row| match row {
-        Some(row) => Ok(Some((account(&row)?, row.try_get("password")?))),
+        Some(row) => {
+            let password: String = row.try_get("password")?;
+            // An account of elsewhere has none: whoever tries one is nobody.
+            let known = (password != NO_PASSWORD)
+                .then(|| account(&row))
+                .transpose()?;
+            Ok(known.map(|account| (account, password)))
+        }
         None => Ok(None),
     });
     found.map_err(|error| database.failed(error))
 }
 
-/// Changes an account that has the version `expected`. Its sessions end, and its tokens can do no
+/// Changes an account that has the version `expected`, if any is expected. Its sessions end, and its tokens can do no
 /// more than it can.
 ///
 /// # Errors
@@ -155,12 +165,12 @@ pub async fn change(
     database: &Database,
     actor: &str,
     name: &Name,
-    expected: i64,
+    expected: Option<i64>,
     change: Change,
 ) -> Result<Changed, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut step = database.begin().await?;
-    let checked = check(&mut step, database, name, Some(expected), change.role).await;
+    let checked = check(&mut step, database, name, expected, change.role).await;
     let checked = checked.map_err(failed)?;
     if checked != Changed::Yes {
         return Ok(checked);
@@ -195,7 +205,8 @@ pub async fn change(
     Ok(Changed::Yes)
 }
 
-/// Removes an account, with its tokens and sessions.
+/// Removes an account that has the version `expected`, if any is expected, with its tokens and
+/// sessions.
 ///
 /// # Errors
 /// The database fails, and nothing is changed.
@@ -203,10 +214,11 @@ pub async fn remove(
     database: &Database,
     actor: &str,
     name: &Name,
+    expected: Option<i64>,
 ) -> Result<Changed, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut step = database.begin().await?;
-    let checked = check(&mut step, database, name, None, Some(Role::Viewer)).await;
+    let checked = check(&mut step, database, name, expected, Some(Role::Viewer)).await;
     let checked = checked.map_err(failed)?;
     if checked != Changed::Yes {
         return Ok(checked);
@@ -271,6 +283,6 @@ fn account(row: &AnyRow) -> Result<Account, sqlx::Error> {
     })
 }
 
-pub(super) fn decode(error: darner_proto::invalid::Invalid) -> sqlx::Error {
+pub(crate) fn decode(error: darner_proto::invalid::Invalid) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(error))
 }

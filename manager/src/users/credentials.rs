@@ -277,7 +277,7 @@ pub async fn begin(database: &Database, account: &Name) -> Result<Session, Datab
     Ok(session)
 }
 
-async fn insert_session(
+pub(super) async fn insert_session(
     connection: &mut AnyConnection,
     account: &Name,
 ) -> Result<Session, sqlx::Error> {

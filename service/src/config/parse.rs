@@ -333,6 +333,18 @@ pub(super) fn registry_url(item: &Item) -> Result<String, String> {
     registry(text(item)?)
 }
 
+/// `["a", "b"]`, or the same without brackets and quotes in a variable or flag.
+pub(super) fn words(item: &Item) -> Result<Vec<&str>, String> {
+    match &item.value {
+        Value::List(items) => items.iter().map(text).collect(),
+        Value::Raw(raw) => {
+            let words = raw.split(',').map(str::trim);
+            Ok(words.filter(|word| !word.is_empty()).collect())
+        }
+        _ => Err("is not a list".to_owned()),
+    }
+}
+
 /// `["https://a", "https://b"]`, or the same without brackets and quotes in a variable or flag.
 pub(super) fn registry_urls(item: &Item) -> Result<Vec<String>, String> {
     match &item.value {

@@ -99,9 +99,15 @@ fn plain_text_is_meant(
     let insecure = settings.identity.insecure;
     let api = settings.manager.api_listen;
     let manages = matches!(command, Command::Up | Command::Manager);
-    if manages && !insecure && !api.ip().is_loopback() {
+    let manager = &settings.manager;
+    if manager.api_certificate.is_some() != manager.api_key.is_some() {
+        let message = "api_certificate and api_key go together: set both or neither".to_owned();
+        reading.fault_of("manager.api_certificate", file, message);
+    }
+    let plain = manager.api_certificate.is_none() && !reading.is_bad("manager.api_certificate");
+    if manages && plain && !insecure && !api.ip().is_loopback() {
         let message = format!(
-            "{api} can be reached from other hosts, in plain text: on a network you trust, set [identity] insecure = true"
+            "{api} can be reached from other hosts, in plain text: set [manager] api_certificate and api_key, or on a network you trust [identity] insecure = true"
         );
         reading.fault_of("manager.api_listen", file, message);
     }

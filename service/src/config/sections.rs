@@ -10,7 +10,7 @@ use darner_proto::name::RegistryName;
 
 use super::read::{Reading, Section};
 use super::value::Table;
-use super::{Command, Sources, parse, routes, upstreams};
+use super::{Command, Sources, oidc, parse, routes, upstreams};
 use crate::settings::{
     Admin, Gossip, Identity, IdentityFiles, Limits, Log, Manager, Mirror, Node, Pieces, Proxy,
     ProxyAuthority, Registry, Scheduler, Settings, Shutdown, Store,
@@ -65,6 +65,7 @@ pub(super) fn read(
     let pieces = pieces(top.section("pieces"), command);
     let scheduler = scheduler(top.section("scheduler"), command);
     let manager = manager(top.section("manager"), command);
+    let oidc = oidc::read(top.section("oidc"), sources.file.as_deref(), reading);
     let gossip = gossip(top.section("gossip"));
     let store = store(top.section("store"));
     let limits = limits(top.section("limits"));
@@ -84,6 +85,7 @@ pub(super) fn read(
         pieces,
         scheduler,
         manager,
+        oidc,
         gossip,
         store,
         limits,
@@ -185,6 +187,8 @@ fn scheduler(mut section: Section<'_>, command: Command) -> Scheduler {
 fn manager(mut section: Section<'_>, command: Command) -> Manager {
     let listen = section.read("listen", parse::socket);
     let api_listen = section.read("api_listen", parse::socket);
+    let api_certificate = section.read("api_certificate", parse::path);
+    let api_key = section.read("api_key", parse::path);
     let address = section.read("address", parse::process_address);
     let database = section.read("database", parse::path);
     let lifetime = section.read("certificate_lifetime", parse::lifetime);
@@ -195,6 +199,8 @@ fn manager(mut section: Section<'_>, command: Command) -> Manager {
     Manager {
         listen: listen.unwrap_or(internal(command, MANAGER_PORT)),
         api_listen: api_listen.unwrap_or(local(API_PORT)),
+        api_certificate,
+        api_key,
         address,
         database,
         certificate_lifetime: lifetime.unwrap_or(CERTIFICATE_LIFETIME),

@@ -268,7 +268,7 @@ async fn a_role_taken_away_is_gone_from_tokens_and_sessions() {
         password: None,
     };
     let operator: Name = "operator".parse().unwrap();
-    accounts::change(&scene.api.database, "test", &operator, 1, change)
+    accounts::change(&scene.api.database, "test", &operator, Some(1), change)
         .await
         .unwrap();
     let (_, me) = scene

@@ -118,8 +118,11 @@ async fn every_route_refuses_everybody_it_is_not_for() {
         assert_eq!(anonymous, *need == Need::Nothing, "{method} {uri}");
         for role in Role::ALL {
             let (head, problem) = scene.ask_as(role, method, &uri, Value::Null).await;
+            // A role is no secret.
+            let unknown = head.status() == StatusCode::UNAUTHORIZED;
+            assert_eq!(unknown, *need == Need::Secret, "{method} {uri}");
             let may = match need {
-                Need::Nothing => true,
+                Need::Nothing | Need::Secret => true,
                 Need::Role(least) => role >= *least,
             };
             let refused = head.status() == StatusCode::FORBIDDEN

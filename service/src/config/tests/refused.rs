@@ -514,3 +514,49 @@ hosts = "files.example"
         assert!(fault.starts_with(expected), "{fault} is not {expected}");
     }
 }
+
+#[test]
+fn a_provider_of_accounts_is_told_whole_and_over_tls() {
+    const WHOLE: [&str; 4] = [
+        "oidc.issuer=https://id.test/realms/a",
+        "oidc.client_id=darner",
+        "oidc.public_url=https://darner.test",
+        "oidc.admin_groups=a,b",
+    ];
+    let with = |flags: &[&str]| flags.iter().fold(given(""), |given, flag| given.set(flag));
+    let oidc = with(&WHOLE).load(Command::Manager).oidc.unwrap();
+    assert_eq!(oidc.admin_groups, ["a", "b"]);
+    assert_eq!(oidc.scopes, ["openid", "profile", "email"]);
+    assert!(given("").load(Command::Manager).oidc.is_none());
+    for (flags, expected) in [
+        (&WHOLE[..2], "[oidc] public_url: must be set"),
+        (&WHOLE[1..], "[oidc] issuer: must be set"),
+        (&["oidc.issuer=http://id.test"], "oidc.issuer: is not https"),
+        (&["oidc.issuer=id.test"], "oidc.issuer: is not a URL"),
+        (
+            &["oidc.public_url=https://darner.test/a"],
+            "oidc.public_url: has a path",
+        ),
+        (&["oidc.client_id="], "oidc.client_id: \"\" is not"),
+    ] {
+        let faults = with(flags).faults(Command::Manager);
+        let found = faults.iter().any(|fault| fault.contains(expected));
+        assert!(found, "{flags:?}: {faults:?}");
+    }
+}
+
+#[test]
+fn an_api_that_others_reach_has_a_certificate() {
+    let listen = "manager.api_listen=10.0.0.5:7000";
+    let (certificate, key) = ("manager.api_certificate=/a", "manager.api_key=/b");
+    given("")
+        .set(listen)
+        .set(certificate)
+        .set(key)
+        .load(Command::Manager);
+    for half in [certificate, key] {
+        let faults = given("").set(half).faults(Command::Manager);
+        let found = faults.iter().any(|fault| fault.contains("go together"));
+        assert!(found, "{faults:?}");
+    }
+}
