@@ -27,7 +27,7 @@ fn a_cold_image_is_read_once_by_six_members_and_had_by_a_seventh_without_upstrea
     scene::run("gossip_cold_image", async |scene| {
         let mut upstream = Upstream::start(scene).await?;
         let members = members::start(scene, &upstream, 6).await?;
-        let image = upstream.images.middle.clone();
+        let image = upstream.images.big.clone();
         members::pull_everywhere(&members, &image).await?;
         upstream.read_once(&image)?;
         upstream.off();

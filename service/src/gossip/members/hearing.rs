@@ -51,8 +51,11 @@ impl Members {
         if !self.is_live(&header.src) {
             return;
         }
-        let is_news = header.message != Message::Feed;
+        // Whom another knows is no news, but that one of them is suspect is: who hears it so and kept it
+        // to itself would leave everybody further on the ring without it.
+        let is_feed = header.message == Message::Feed;
         for update in updates {
+            let is_news = !is_feed || update.state() == State::Suspect;
             self.heard(now, &header.src, update, is_news, wishes);
         }
     }

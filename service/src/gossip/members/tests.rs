@@ -107,6 +107,17 @@ fn nobody_is_taken_for_dead_because_it_is_busy_for_some_seconds() {
 }
 
 #[test]
+fn among_many_who_is_gone_is_known_to_be_within_twenty_seconds() {
+    for (death, seed) in [(Death::Leaves, 1), (Death::Killed, 2), (Death::Silent, 3)] {
+        let mut network = Network::settled(seed, 300);
+        network.run(Duration::from_secs(5));
+        network.end(1, death);
+        let took = network.until(Duration::from_secs(30), converged);
+        assert!(took <= Duration::from_secs(20), "{death:?}: {took:?}");
+    }
+}
+
+#[test]
 fn one_that_was_cut_off_is_back_within_seconds_and_takes_nobody_along() {
     let mut network = Network::settled(3, 40);
     network.cut_off(5, true);
