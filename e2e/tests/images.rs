@@ -1,7 +1,7 @@
 //! Which nodes hold which images, as people are told: by the command, and by the API behind it.
 
 use anyhow::{Context as _, Result, ensure};
-use darner_e2e::client::{Client, SOURCE};
+use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::image::Image;
 use darner_e2e::operator::{self, ask, told};
