@@ -27,6 +27,7 @@ pub mod operator;
 pub mod place;
 pub mod podman;
 pub mod postgres;
+pub mod preheating;
 pub mod process;
 pub mod raw;
 pub mod registry;

@@ -4,63 +4,17 @@ use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::SOURCE;
 use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::image::Image;
-use darner_e2e::operator::{self, ask, told};
+use darner_e2e::operator::{ask, told};
+use darner_e2e::preheating::{SLOW, begin, name, operated, sum, until};
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::wait;
 use darner_e2e::web::Web;
 use darner_proto::digest::Digest;
 use serde_json::Value;
 
-/// Slow enough to be seen on its way.
-const SLOW: u64 = 2 << 20;
-
 async fn cluster(scene: &Scene, upstream: &Upstream) -> Result<Cluster> {
     let cluster = Cluster::start(scene, upstream, seeds(2).mirrors(3)).await?;
     operated(scene, cluster).await
-}
-
-/// Every node is known to the manager, which somebody is logged in to.
-async fn operated(scene: &Scene, cluster: Cluster) -> Result<Cluster> {
-    operator::set_up(scene, &cluster.manager)?;
-    let members = async || {
-        let nodes = told(scene, &["nodes"]).ok()?;
-        (nodes.as_array()?.len() == 6).then_some(())
-    };
-    wait::until("every node to be a member", members).await?;
-    Ok(cluster)
-}
-
-fn name(image: &Image) -> String {
-    format!("{NAME}/{}:{}", image.repository, image.tag)
-}
-
-fn begin(scene: &Scene, image: &str) -> Result<String> {
-    let job = told(scene, &["preheat", image])?;
-    Ok(job["id"].as_str().context("no id")?.to_owned())
-}
-
-/// Looks at a job until `seen` likes it. Nothing may ever become less.
-async fn until(
-    scene: &Scene,
-    id: &str,
-    what: &str,
-    seen: impl Fn(&Value) -> bool,
-) -> Result<Value> {
-    let mut most = 0;
-    let job = wait::until(what, async || {
-        let job = told(scene, &["job", "show", id]).ok()?;
-        let bytes = sum(&job, "bytes");
-        assert!(bytes >= most, "{most} bytes, then {bytes}");
-        most = bytes;
-        seen(&job).then_some(job)
-    });
-    job.await
-}
-
-fn sum(job: &Value, key: &str) -> u64 {
-    let items = job["items"].as_array().into_iter().flatten();
-    items.filter_map(|item| item[key].as_u64()).sum()
 }
 
 /// Pulls through every mirror. Upstream is asked for nothing but what tags mean.

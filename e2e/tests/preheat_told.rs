@@ -1,0 +1,119 @@
+//! What a job says of each node is on its disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use darner_e2e::cluster::{Cluster, seeds};
+use darner_e2e::image::Image;
+use darner_e2e::operator::told;
+use darner_e2e::preheating::{SLOW, begin, name, operated};
+use darner_e2e::scene::{self, Scene};
+use darner_e2e::upstream::Upstream;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use serde_json::Value;
+
+/// Ten processes, whose every byte is looked at again and again.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Bytes that are in the files of a node's store: whole blobs, and what has come of others. Space that
+/// is set aside and not yet written to does not count.
+fn on_disk(scene: &Scene, node: &str) -> Result<u64> {
+    let store = scene.path(format!("data-{node}/store"));
+    let mut bytes = 0;
+    for place in ["blobs/sha256", "partial"] {
+        for entry in std::fs::read_dir(store.join(place)).into_iter().flatten() {
+            // A download that ends while this looks has another name by now: counted the next time.
+            if let Ok(file) = File::open(entry?.path()) {
+                bytes += written(&file)?;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// Bytes of a file that somebody has written.
+fn written(file: &File) -> Result<u64> {
+    let (mut bytes, mut at) = (0, 0);
+    loop {
+        match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => {
+                at = rustix::fs::seek(file, SeekFrom::Hole(begin))?;
+                bytes += at - begin;
+            }
+            Err(Errno::NXIO) => return Ok(bytes),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What a job has said of the nodes so far.
+#[derive(Debug, Default)]
+struct Told {
+    bytes: BTreeMap<String, u64>,
+    done: BTreeSet<String>,
+}
+
+impl Told {
+    /// What a job says of each node is never less than before, is not more than is there, and where
+    /// it says for the first time that all is done every blob is there.
+    fn look(&mut self, scene: &Scene, job: &Value, image: &Image) -> Result<()> {
+        for item in job["items"].as_array().context("no items")? {
+            let node = item["node"].as_str().context("no node")?;
+            let claimed = item["bytes"].as_u64().context("no bytes")?;
+            let before = self.bytes.insert(node.to_owned(), claimed);
+            ensure!(before <= Some(claimed), "{before:?}, then {item}");
+            // Downloads change their names as they end.
+            let mut there = on_disk(scene, node)?;
+            if there < claimed {
+                there = on_disk(scene, node)?;
+            }
+            ensure!(there >= claimed, "{node} has {there} bytes on disk: {item}");
+            if item["state"] == "done" && self.done.insert(node.to_owned()) {
+                ensure!(claimed == image.bytes(), "{item}");
+                is_whole(scene, node, image)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every blob is on a node, with its digest.
+fn is_whole(scene: &Scene, node: &str, image: &Image) -> Result<()> {
+    let blobs = scene.path(format!("data-{node}/store/blobs/sha256"));
+    for blob in image.manifests.iter().chain(&image.blobs) {
+        let bytes = std::fs::read(blobs.join(blob.digest.hex()));
+        let bytes = bytes.with_context(|| format!("{} of {node}", blob.digest))?;
+        ensure!(blob.digest.matches(&bytes), "{} of {node}", blob.digest);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_job_says_of_eight_nodes_is_on_their_disks() {
+    scene::run_for("preheat_honest", LIMIT, async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let cluster = Cluster::start(scene, &upstream, seeds(2).mirrors(6)).await?;
+        let _cluster = operated(scene, cluster).await?;
+        let image = &upstream.images.middle;
+        upstream.throttle(Some(4 * SLOW));
+        let id = begin(scene, &name(image))?;
+        let (mut seen, mut looks) = (Told::default(), 0);
+        let ended = loop {
+            let job = told(scene, &["job", "show", &id])?;
+            seen.look(scene, &job, image)?;
+            if job["phase"] != "running" {
+                break job;
+            }
+            looks += 1;
+        };
+        ensure!(ended["phase"] == "done", "{ended}");
+        ensure!(looks > 3, "it ended after {looks} looks");
+        ensure!(seen.done.len() == 8, "{seen:?}");
+        let ratio = upstream.ledger().ratio(image);
+        ensure!(ratio == 1.0, "{ratio}:\n{}", upstream.ledger().describe());
+        Ok(())
+    });
+}
