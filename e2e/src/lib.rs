@@ -8,6 +8,7 @@
 
 pub mod alone;
 pub mod attendant;
+pub mod balancer;
 pub mod browser;
 pub mod client;
 pub mod cluster;

@@ -33,7 +33,12 @@ pub fn name(image: &Image) -> String {
 
 /// Begins to bring an image everywhere: the job's id.
 pub fn begin(scene: &Scene, image: &str) -> Result<String> {
-    let job = told(scene, &["preheat", image])?;
+    begin_with(scene, &[image])
+}
+
+/// Begins what `darner preheat` with these arguments does: the job's id.
+pub fn begin_with(scene: &Scene, arguments: &[&str]) -> Result<String> {
+    let job = told(scene, &[&["preheat"], arguments].concat())?;
     Ok(job["id"].as_str().context("no id")?.to_owned())
 }
 

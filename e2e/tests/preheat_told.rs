@@ -1,16 +1,17 @@
-//! What a job says of each node is on its disk.
+//! What a job says is so: of each node's disk, and of how fast it may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::image::Image;
 use darner_e2e::operator::told;
-use darner_e2e::preheating::{SLOW, begin, name, operated};
+use darner_e2e::preheating::{SLOW, begin, begin_with, name, operated, sum, until};
 use darner_e2e::scene::{self, Scene};
-use darner_e2e::upstream::Upstream;
+use darner_e2e::upstream::{NAME, Upstream};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use serde_json::Value;
@@ -114,6 +115,40 @@ fn what_a_job_says_of_eight_nodes_is_on_their_disks() {
         ensure!(seen.done.len() == 8, "{seen:?}");
         let ratio = upstream.ledger().ratio(image);
         ensure!(ratio == 1.0, "{ratio}:\n{}", upstream.ledger().describe());
+        Ok(())
+    });
+}
+
+/// One node: what one reads for another that is limited comes at its own speed.
+#[test]
+fn a_job_takes_in_no_more_than_it_may() {
+    scene::run("preheat_rate", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let cluster = Cluster::start(scene, &upstream, seeds(1)).await?;
+        let cluster = operated(scene, cluster).await?;
+        let image = &upstream.images.middle;
+        let (rate, begun) = (1 << 20, Instant::now());
+        let limited = [&name(image), "--to", "seeds", "--rate", "1MiB"];
+        let id = begin_with(scene, &limited)?;
+        let job = told(scene, &["job", "show", &id])?;
+        ensure!(job["bytes_per_second"] == rate, "{job}");
+        until(scene, &id, "some seconds at that rate", |job| {
+            let most = rate * (begun.elapsed().as_secs() + 2);
+            assert!(sum(job, "bytes") <= most, "more than {most}: {job}");
+            sum(job, "bytes") > 0 && begun.elapsed() > Duration::from_secs(4)
+        })
+        .await?;
+        // A client is not held back by it, on the same node and for the same blobs.
+        let least = Duration::from_secs(image.bytes() / rate) / 2;
+        let begun = Instant::now();
+        Client::new(&cluster.seeds[0], NAME)?.pull(image).await?;
+        let pulled = begun.elapsed();
+        let waited = told(scene, &["job", "wait", &id])?;
+        ensure!(waited["phase"] == "done", "{waited}");
+        ensure!(
+            pulled < least,
+            "the client waited for {pulled:?} of {least:?}"
+        );
         Ok(())
     });
 }
