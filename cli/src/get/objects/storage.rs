@@ -148,9 +148,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_object_of_google_is_signed_by_its_key_file_alone() {
-        // Without any credential there is no URL, and nobody is asked for long.
+    #[test]
+    fn without_an_account_there_is_no_storage() {
         let url: Url = "az://container/key".parse().unwrap();
         assert!(Storage::of(&url, "none").is_err(), "no account is known");
     }
