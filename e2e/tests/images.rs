@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, seeds};
+use darner_e2e::darner::Darner;
 use darner_e2e::image::Image;
 use darner_e2e::operator::{self, ask, told};
 use darner_e2e::scene::{self, Scene};
@@ -82,6 +83,14 @@ fn people_are_told_which_nodes_hold_which_images() {
     });
 }
 
+/// How many of an image's manifests and blobs are in a node's store, by its disk.
+fn held(scene: &Scene, node: &Darner, image: &Image) -> usize {
+    let blobs = scene.path(format!("data-{}/store/blobs/sha256", node.name()));
+    let all = image.manifests.iter().chain(&image.blobs);
+    all.filter(|blob| blobs.join(blob.digest.hex()).exists())
+        .count()
+}
+
 /// Removes everywhere; the seed has gone meanwhile and is back.
 #[test]
 fn an_image_is_removed_everywhere_and_upstream_is_asked_anew() {
@@ -99,14 +108,15 @@ fn an_image_is_removed_everywhere_and_upstream_is_asked_anew() {
 
         cluster.seeds[0].stop().await?;
         until_told(scene, image, 2, 2).await?;
+        let all = image.manifests.len() + image.blobs.len();
+        for node in &cluster.mirrors {
+            let held = held(scene, node, image);
+            ensure!(held == all, "{} holds {held} of {all}", node.name());
+        }
         let removed = told(scene, &["images", "rm", digest, "--wait"])?;
         ensure!(removed["done"] == 2 && removed["nodes"] == 2, "{removed}");
         for node in &cluster.mirrors {
-            let blobs = scene.path(format!("data-{}/store/blobs/sha256", node.name()));
-            for blob in image.manifests.iter().chain(&image.blobs) {
-                let file = blobs.join(blob.digest.hex());
-                ensure!(!file.exists(), "{} is still there", file.display());
-            }
+            ensure!(held(scene, node, image) == 0, "{} holds some", node.name());
         }
         // It was away, and does it now that it is back.
         cluster.seeds[0].restart().await?;

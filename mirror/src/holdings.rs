@@ -4,6 +4,8 @@
 
 mod manifest;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};

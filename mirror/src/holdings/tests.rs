@@ -1,46 +1,11 @@
-use bytes::Bytes;
 use darner_proto::name::Source;
-use darner_service::metrics::Metrics;
 use serde_json::json;
 
+use super::testing::{Fixture, entry, fixture, source};
 use super::*;
-use crate::store::{LinkRecord, Options, TagRecord};
-
-struct Fixture {
-    store: Store,
-    _directory: tempfile::TempDir,
-}
-
-fn fixture() -> Fixture {
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options::new(directory.path().join("store"), Some(1 << 24));
-    let store = Store::open(options, &Metrics::default()).unwrap();
-    Fixture {
-        store,
-        _directory: directory,
-    }
-}
-
-fn source(repository: &str) -> Source {
-    Source {
-        registry: "docker.io".parse().unwrap(),
-        repository: repository.parse().unwrap(),
-    }
-}
-
-fn entry(bytes: &str) -> serde_json::Value {
-    let digest = Digest::sha256(bytes.as_bytes());
-    json!({ "digest": digest.to_string(), "size": bytes.len() })
-}
+use crate::store::{LinkRecord, TagRecord};
 
 impl Fixture {
-    async fn put(&self, text: &str) -> Digest {
-        let digest = Digest::sha256(text.as_bytes());
-        let bytes = Bytes::from(text.to_owned());
-        self.store.put(&digest, bytes).await.unwrap();
-        digest
-    }
-
     /// As the resolver keeps it.
     async fn manifest(&self, source: &Source, text: &str) -> Digest {
         let digest = self.put(text).await;

@@ -15,7 +15,7 @@ use super::range::{Wanted, wanted};
 use super::refusal::Refusal;
 use super::serve::{CONTENT_DIGEST, Call, Front, Reply, Verdict, insert};
 use super::through;
-use crate::store::Span;
+use crate::store::{Span, Store};
 use crate::task::{Arriving, Ended, Reading, ServedFrom, TaskError};
 
 /// Content whose first byte can be sent.
@@ -41,10 +41,7 @@ impl Front {
         };
         let size = found.size;
         if call.is_head() {
-            return Ok(Reply {
-                response: described(Body::empty(), digest, size, None),
-                source: Some(found.from),
-            });
+            return Ok(described_only(&self.tasks.parts().store, digest, size));
         }
         let part = match wanted(call.headers, size, &etag(digest)) {
             Wanted::Whole => None,
@@ -173,6 +170,15 @@ impl Call<'_> {
 
 pub(super) fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
+}
+
+/// The answer to a HEAD. Of what is not held nothing has come from anywhere yet.
+pub(super) fn described_only(store: &Store, digest: &Digest, size: u64) -> Reply {
+    let held = store.size_of(digest) == Some(size);
+    Reply {
+        response: described(Body::empty(), digest, size, None),
+        source: held.then_some(ServedFrom::Store),
+    }
 }
 
 /// An answer with a blob, or the part of it in `part`.

@@ -14,7 +14,7 @@ use darner_proto::name::Reference;
 use darner_proto::peer::{PrivateRequest, ResolveReply, ResolveRequest, Target};
 use tokio::time::{Instant, timeout_at};
 
-use super::blobs::{Behind, described, etag};
+use super::blobs::{Behind, described, described_only, etag};
 use super::metrics::Trouble;
 use super::range::{Wanted, wanted};
 use super::refusal::Refusal;
@@ -131,14 +131,8 @@ impl Front {
     ) -> Result<Reply, Refusal> {
         let (digest, size) = (&known.digest, known.link.size);
         if call.is_head() {
-            let held = private.prover.access().store().size_of(digest) == Some(size);
-            return Ok(Reply {
-                response: described(Body::empty(), digest, size, None),
-                source: Some(match held {
-                    true => ServedFrom::Store,
-                    false => ServedFrom::Upstream,
-                }),
-            });
+            let store = private.prover.access().store();
+            return Ok(described_only(store, digest, size));
         }
         let part = match wanted(call.headers, size, &etag(digest)) {
             Wanted::Whole => None,

@@ -1,40 +1,8 @@
-use bytes::Bytes;
-use darner_proto::name::Source;
-use darner_service::metrics::Metrics;
 use serde_json::json;
 
 use super::*;
-use crate::store::{LinkRecord, Options, TagRecord};
-
-struct Fixture {
-    store: Store,
-    _directory: tempfile::TempDir,
-}
-
-fn fixture() -> Fixture {
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options::new(directory.path().join("store"), Some(1 << 24));
-    let store = Store::open(options, &Metrics::default()).unwrap();
-    Fixture {
-        store,
-        _directory: directory,
-    }
-}
-
-fn source(repository: &str) -> Source {
-    Source {
-        registry: "docker.io".parse().unwrap(),
-        repository: repository.parse().unwrap(),
-    }
-}
-
-fn digest(text: &str) -> Digest {
-    Digest::sha256(text.as_bytes())
-}
-
-fn entry(text: &str) -> serde_json::Value {
-    json!({ "digest": digest(text).to_string(), "size": text.len() })
-}
+use crate::holdings::testing::{Fixture, digest, entry, fixture, source};
+use crate::store::{LinkRecord, TagRecord};
 
 fn image(layers: &[&str]) -> String {
     let layers: Vec<_> = layers.iter().map(|layer| entry(layer)).collect();
@@ -47,13 +15,8 @@ fn index(images: &[&str]) -> String {
 }
 
 impl Fixture {
-    async fn put(&self, text: &str) {
-        let bytes = Bytes::from(text.to_owned());
-        self.store.put(&digest(text), bytes).await.unwrap();
-    }
-
     /// With the layers it lists, under this tag.
-    async fn manifest(&self, repository: &str, tag: &str, text: &str, layers: &[&str]) {
+    async fn keep(&self, repository: &str, tag: &str, text: &str, layers: &[&str]) {
         let source = source(repository);
         let mut links = Vec::new();
         for (part, manifest) in layers
@@ -87,7 +50,7 @@ impl Fixture {
         self.store.size_of(&digest(text)).is_some()
     }
 
-    fn tag(&self, repository: &str, tag: &str) -> bool {
+    fn has_tag(&self, repository: &str, tag: &str) -> bool {
         self.store
             .tag(&source(repository), &tag.parse().unwrap())
             .is_some()
@@ -102,15 +65,13 @@ impl Fixture {
 async fn an_image_goes_with_what_no_other_needs_and_its_names() {
     let fixture = fixture();
     let (one, other) = (image(&["own", "shared"]), image(&["other", "shared"]));
-    fixture.manifest("a", "1", &one, &["own", "shared"]).await;
-    fixture
-        .manifest("b", "2", &other, &["other", "shared"])
-        .await;
+    fixture.keep("a", "1", &one, &["own", "shared"]).await;
+    fixture.keep("b", "2", &other, &["other", "shared"]).await;
     let removed = fixture.remove(&one);
     assert_eq!(removed, (one.len() + "own".len()) as u64);
     assert!(!fixture.holds(&one) && !fixture.holds("own"));
     assert!(fixture.holds("shared") && fixture.holds(&other) && fixture.holds("other"));
-    assert!(!fixture.tag("a", "1") && fixture.tag("b", "2"));
+    assert!(!fixture.has_tag("a", "1") && fixture.has_tag("b", "2"));
     assert!(fixture.store.link(&source("a"), &digest(&one)).is_none());
     assert_eq!(fixture.remove(&one), 0, "once");
     fixture.remove(&other);
@@ -122,30 +83,30 @@ async fn with_an_image_goes_the_index_that_names_it_and_with_an_index_its_images
     let fixture = fixture();
     let (amd, arm) = (image(&["amd"]), image(&["arm"]));
     let both = index(&[&amd, &arm]);
-    fixture.manifest("a", "amd", &amd, &["amd"]).await;
-    fixture.manifest("a", "arm", &arm, &["arm"]).await;
-    fixture.manifest("a", "latest", &both, &[]).await;
+    fixture.keep("a", "amd", &amd, &["amd"]).await;
+    fixture.keep("a", "arm", &arm, &["arm"]).await;
+    fixture.keep("a", "latest", &both, &[]).await;
     fixture.remove(&arm);
     assert!(
-        !fixture.tag("a", "latest"),
+        !fixture.has_tag("a", "latest"),
         "upstream is to be asked what it means"
     );
     assert!(!fixture.holds(&both) && !fixture.holds("arm"));
-    assert!(fixture.holds(&amd) && fixture.holds("amd") && fixture.tag("a", "amd"));
-    fixture.manifest("a", "latest", &both, &[]).await;
+    assert!(fixture.holds(&amd) && fixture.holds("amd") && fixture.has_tag("a", "amd"));
+    fixture.keep("a", "latest", &both, &[]).await;
     fixture.remove(&both);
     assert!(fixture.store.keys().is_empty());
-    assert!(!fixture.tag("a", "amd"));
+    assert!(!fixture.has_tag("a", "amd"));
 }
 
 #[tokio::test]
 async fn what_has_come_since_stays_and_any_content_can_go() {
     let fixture = fixture();
     let one = image(&["layer"]);
-    fixture.manifest("a", "1", &one, &["layer"]).await;
+    fixture.keep("a", "1", &one, &["layer"]).await;
     let earlier = SystemTime::now() - Duration::from_secs(60);
     assert_eq!(remove(&fixture.store, &digest(&one), earlier).unwrap(), 0);
-    assert!(fixture.holds(&one) && fixture.tag("a", "1"));
+    assert!(fixture.holds(&one) && fixture.has_tag("a", "1"));
     assert_eq!(fixture.remove("layer"), "layer".len() as u64);
     assert!(fixture.holds(&one), "of an image the layer alone");
     assert!(fixture.store.link(&source("a"), &digest("layer")).is_none());

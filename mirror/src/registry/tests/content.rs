@@ -41,6 +41,12 @@ async fn a_cold_blob_is_served_by_range_and_a_warm_one_from_the_store() {
     let image = fake.image("a", 300_000);
     let front = Front::start(&fake).await;
     let path = format!("/v2/a/blobs/{}", image.layer);
+    let head = front.send(reqwest::Method::HEAD, &path, &[]).await;
+    assert_eq!(
+        text(&head, "x-darner-source"),
+        "",
+        "it is not held, only known"
+    );
     for (range, bytes) in [
         ("bytes=100000-", 100_000..300_000),
         ("bytes=-10", 299_990..300_000),
@@ -74,6 +80,7 @@ async fn a_cold_blob_is_served_by_range_and_a_warm_one_from_the_store() {
     stored.expect("the content gets into the store");
     let head = front.send(reqwest::Method::HEAD, &path, &[]).await;
     assert_eq!(text(&head, "content-length"), "300000");
+    assert_eq!(text(&head, "x-darner-source"), "store");
     let outside = [("range", "bytes=300000-")];
     let outside = front.send(reqwest::Method::GET, &path, &outside).await;
     assert_eq!(text(&outside, "content-range"), "bytes */300000");
