@@ -124,7 +124,7 @@ pub(crate) async fn events(
         async move {
             let job = api.jobs.get(&id).await?;
             let summary = job.ok_or_else(|| Problem::not_found(&id))?.summary();
-            let mut now = Now::of("job", serde_json::to_string(&summary).unwrap_or_default());
+            let mut now = Now::json("job", &summary);
             now.ended = summary.phase != Phase::Running;
             Ok(now)
         }

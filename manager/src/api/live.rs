@@ -12,6 +12,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use darner_service::shutdown::Shutdown;
 use futures_util::stream;
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -52,6 +53,11 @@ impl Now {
             parts: [(name, data)].into(),
             ended: false,
         }
+    }
+
+    /// One part, as JSON.
+    pub(crate) fn json(name: &'static str, told: &impl Serialize) -> Self {
+        Self::of(name, serde_json::to_string(told).unwrap_or_default())
     }
 }
 

@@ -182,10 +182,7 @@ pub(crate) async fn overview(State(api): State<Api>) -> Json<Overview> {
         (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn events(State(api): State<Api>) -> Result<Response, Problem> {
     let streams = api.streams.clone();
-    let follow = move || {
-        let now = serde_json::to_string(&look(&api)).unwrap_or_default();
-        std::future::ready(Ok(Now::of("overview", now)))
-    };
+    let follow = move || std::future::ready(Ok(Now::json("overview", &look(&api))));
     streams.follow(follow).await
 }
 

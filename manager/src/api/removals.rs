@@ -133,8 +133,7 @@ pub(crate) async fn events(
     let streams = api.streams.clone();
     let follow = move || {
         let looked = look(&api, &number).map(|shown| {
-            let told = serde_json::to_string(&shown).unwrap_or_default();
-            let mut now = Now::of("removal", told);
+            let mut now = Now::json("removal", &shown);
             now.ended = shown.done == shown.nodes;
             now
         });

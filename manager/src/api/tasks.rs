@@ -157,10 +157,7 @@ pub(crate) async fn all_events(State(api): State<Api>) -> Result<Response, Probl
         async move {
             let seen = api.swarms.all().await;
             let list = listed(&seen, 0, FOLLOWED);
-            Ok(Now::of(
-                "tasks",
-                serde_json::to_string(&list).unwrap_or_default(),
-            ))
+            Ok(Now::json("tasks", &list))
         }
     };
     streams.follow(follow).await
@@ -195,10 +192,7 @@ pub(crate) async fn events(
         let (api, id) = (api.clone(), id.clone());
         async move {
             let shown = look(&api, &id).await?;
-            Ok(Now::of(
-                "task",
-                serde_json::to_string(&shown).unwrap_or_default(),
-            ))
+            Ok(Now::json("task", &shown))
         }
     };
     streams.follow(follow).await

@@ -29,10 +29,8 @@ pub(super) async fn list(
         Ok(Query(which)) => which.tidied(),
         Err(problem) => return visit.problem(&problem),
     };
-    let asked = api.clone();
-    let make = move |visit: Visit| {
-        let (api, which) = (asked.clone(), which.clone());
-        async move {
+    visit
+        .live(&api, which, move |api, visit, which| async move {
             let wanted = Query(Which {
                 limit: Some(ROWS),
                 ..which.clone()
@@ -43,9 +41,8 @@ pub(super) async fn list(
                 main: all(&images, &which),
                 forms: searching(&which),
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn all(images: &ImageList, which: &Which) -> Markup {
@@ -116,22 +113,14 @@ pub(super) async fn show(
     which: Result<Query<WhichPage>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/images", &headers);
-    let which = match super::layout::rows(which) {
-        Ok(Query(which)) => which,
-        Err(problem) => return visit.problem(&problem),
-    };
-    let asked = api.clone();
-    let make = move |visit: Visit| {
-        let (api, digest, which) = (asked.clone(), digest.clone(), which.clone());
+    let make = move |api: Api, visit: Visit, which| {
+        let digest = digest.clone();
         async move {
             let at = Path(digest.clone());
-            let image = look::show(State(api.clone()), visit.extension(), at)
-                .await?
-                .0;
-            let at = Path(digest);
-            let holders = look::nodes(State(api), visit.extension(), at, Query(which))
-                .await?
-                .0;
+            let image = look::show(State(api.clone()), visit.extension(), at);
+            let image = image.await?.0;
+            let holders = look::nodes(State(api), visit.extension(), Path(digest), which);
+            let holders = holders.await?.0;
             Ok(Page {
                 title: title(&image),
                 main: whole(&image, &holders),
@@ -139,7 +128,7 @@ pub(super) async fn show(
             })
         }
     };
-    visit.live(&api, make).await
+    visit.list(&api, which, make).await
 }
 
 fn title(image: &ShownImage) -> String {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::gate::Filled;
-use super::layout::{self, Page, Visit, rows, see, table};
+use super::layout::{self, Page, Visit, see, table};
 use super::picture::{self, Square};
 use super::text;
 use crate::api::Api;
@@ -35,23 +35,16 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/jobs", &headers);
-    let which = match rows(which) {
-        Ok(Query(which)) => which,
-        Err(problem) => return visit.problem(&problem),
-    };
-    let asked = api.clone();
-    let make = move |visit: Visit| {
-        let (api, which) = (asked.clone(), which.clone());
-        async move {
-            let jobs = api_jobs::list(State(api), Query(which)).await?.0;
+    visit
+        .list(&api, which, move |api, visit, which| async move {
+            let jobs = api_jobs::list(State(api), which).await?.0;
             Ok(Page {
                 title: "Jobs".to_owned(),
                 main: summaries(&jobs),
                 forms: beginning(&visit),
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn summaries(jobs: &List<Summary>) -> Markup {
@@ -172,19 +165,16 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/jobs", &headers);
-    let asked = api.clone();
-    let make = move |visit: Visit| {
-        let (api, id) = (asked.clone(), id.clone());
-        async move {
+    visit
+        .live(&api, id, move |api, visit, id| async move {
             let shown = api_jobs::show(State(api), Path(id)).await?.0;
             Ok(Page {
                 title: format!("Job {}", shown.job.id),
                 main: one(&visit, &shown),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn one(visit: &Visit, shown: &ShownJob) -> Markup {

@@ -101,28 +101,49 @@ impl Visit {
         self::problem(Some(&self.caller), problem)
     }
 
-    /// A page that changes by itself.
-    pub(super) async fn live<F>(
+    /// A page that changes by itself: what `make` makes of `of`, again and again.
+    pub(super) async fn live<W, F>(
         self,
         api: &Api,
-        mut make: impl FnMut(Visit) -> F + Send + 'static,
+        of: W,
+        mut make: impl FnMut(Api, Visit, W) -> F + Send + 'static,
     ) -> Response
     where
+        W: Clone + Send + 'static,
         F: Future<Output = Result<Page, Problem>> + Send,
     {
         if !self.goes_on {
-            return match make(self.clone()).await {
+            return match make(api.clone(), self.clone(), of).await {
                 Ok(page) => document(Some(&self), &page, true, StatusCode::OK),
                 Err(problem) => self.problem(&problem),
             };
         }
-        let (visit, streams) = (self.clone(), api.streams.clone());
+        let (visit, api, streams) = (self.clone(), api.clone(), api.streams.clone());
         let look = move || {
-            let made = make(visit.clone());
+            let made = make(api.clone(), visit.clone(), of.clone());
             async move { Ok(Now::of("main", made.await?.main.into_string())) }
         };
         match streams.follow(look).await {
             Ok(stream) => stream,
+            Err(problem) => self.problem(&problem),
+        }
+    }
+
+    /// A page of a list that changes by itself.
+    pub(super) async fn list<F>(
+        self,
+        api: &Api,
+        which: Result<Query<Which>, Problem>,
+        mut make: impl FnMut(Api, Visit, Query<Which>) -> F + Send + 'static,
+    ) -> Response
+    where
+        F: Future<Output = Result<Page, Problem>> + Send,
+    {
+        match rows(which) {
+            Ok(Query(which)) => {
+                let make = move |api, visit, which| make(api, visit, Query(which));
+                self.live(api, which, make).await
+            }
             Err(problem) => self.problem(&problem),
         }
     }

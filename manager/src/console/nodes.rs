@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{self, Page, Visit, rows, see, table};
+use super::layout::{self, Page, Visit, see, table};
 use super::{overview, text};
 use crate::api::Api;
 use crate::api::body::Query;
@@ -25,15 +25,9 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/nodes", &headers);
-    let which = match rows(which) {
-        Ok(Query(which)) => which,
-        Err(problem) => return visit.problem(&problem),
-    };
-    let asked = api.clone();
-    let make = move |_| {
-        let (api, which) = (asked.clone(), which.clone());
-        async move {
-            let nodes = members::nodes(State(api.clone()), Query(which)).await?.0;
+    visit
+        .list(&api, which, move |api, _, which| async move {
+            let nodes = members::nodes(State(api.clone()), which).await?.0;
             let first = Query(Which::default());
             let schedulers = members::schedulers(State(api), first).await?.0;
             Ok(Page {
@@ -41,9 +35,8 @@ pub(super) async fn list(
                 main: members_of(&nodes, &schedulers.items),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn members_of(nodes: &List<Member>, schedulers: &[Member]) -> Markup {
@@ -89,19 +82,16 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/nodes", &headers);
-    let asked = api.clone();
-    let make = move |visit: Visit| {
-        let (api, id) = (asked.clone(), id.clone());
-        async move {
+    visit
+        .live(&api, id, move |api, visit, id| async move {
             let node = look::node(State(api), Path(id)).await?.0;
             Ok(Page {
                 title: node.member.id.clone(),
                 main: one(&node),
                 forms: revoking(&visit, &node.member.id),
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn one(node: &Node) -> Markup {

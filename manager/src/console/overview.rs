@@ -19,10 +19,8 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/", &headers);
-    let look = api.clone();
-    let make = move |_| {
-        let api = look.clone();
-        async move {
+    visit
+        .live(&api, (), move |api, _, ()| async move {
             let now = overview::overview(State(api.clone())).await.0;
             let past = overview::past(State(api)).await.0;
             Ok(Page {
@@ -30,9 +28,8 @@ pub(super) async fn show(
                 main: main(&now, &past.items),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn main(now: &Overview, past: &[PastPoint]) -> Markup {

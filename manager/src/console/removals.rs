@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{Page, Visit, further, rows, see, table};
+use super::layout::{Page, Visit, further, see, table};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
@@ -51,23 +51,16 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/images", &headers);
-    let which = match rows(which) {
-        Ok(Query(which)) => which,
-        Err(problem) => return visit.problem(&problem),
-    };
-    let asked = api.clone();
-    let make = move |_| {
-        let (api, which) = (asked.clone(), which.clone());
-        async move {
-            let removals = look::list(State(api), Query(which)).await?.0;
+    visit
+        .list(&api, which, move |api, _, which| async move {
+            let removals = look::list(State(api), which).await?.0;
             Ok(Page {
                 title: "Removals".to_owned(),
                 main: all(&removals),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn all(removals: &List<ShownRemoval>) -> Markup {
@@ -95,19 +88,16 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/images", &headers);
-    let asked = api.clone();
-    let make = move |_| {
-        let (api, number) = (asked.clone(), number.clone());
-        async move {
+    visit
+        .live(&api, number, move |api, _, number| async move {
             let removal = look::show(State(api), Path(number)).await?.0;
             Ok(Page {
                 title: format!("Removal {}", removal.number),
                 main: one(&removal),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn one(removal: &ShownRemoval) -> Markup {

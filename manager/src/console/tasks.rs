@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{Page, Visit, further, rows, table};
+use super::layout::{Page, Visit, further, table};
 use super::picture::pieces::{Bar, piece_map};
 use super::picture::topology::{self, Link, topology};
 use super::text;
@@ -29,23 +29,16 @@ pub(super) async fn list(
     which: Result<Query<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/tasks", &headers);
-    let which = match rows(which) {
-        Ok(Query(which)) => which,
-        Err(problem) => return visit.problem(&problem),
-    };
-    let asked = api.clone();
-    let make = move |_| {
-        let (api, which) = (asked.clone(), which.clone());
-        async move {
-            let tasks = look::list(State(api), Query(which)).await?.0;
+    visit
+        .list(&api, which, move |api, _, which| async move {
+            let tasks = look::list(State(api), which).await?.0;
             Ok(Page {
                 title: "Tasks".to_owned(),
                 main: all(&tasks),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn all(tasks: &TaskList) -> Markup {
@@ -99,19 +92,16 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/tasks", &headers);
-    let asked = api.clone();
-    let make = move |_| {
-        let (api, id) = (asked.clone(), id.clone());
-        async move {
+    visit
+        .live(&api, id, move |api, _, id| async move {
             let task = look::show(State(api), Path(id)).await?.0;
             Ok(Page {
                 title: "Task".to_owned(),
                 main: one(&task),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn one(shown: &ShownTask) -> Markup {
@@ -172,19 +162,16 @@ pub(super) async fn swarm(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/tasks", &headers);
-    let asked = api.clone();
-    let make = move |_| {
-        let api = asked.clone();
-        async move {
+    visit
+        .live(&api, (), move |api, _, _| async move {
             let shape = look::swarm(State(api)).await.0;
             Ok(Page {
                 title: "Swarm".to_owned(),
                 main: whole(&shape),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn whole(shape: &Topology) -> Markup {

@@ -18,19 +18,16 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let visit = Visit::new(caller, "/upstreams", &headers);
-    let asked = api.clone();
-    let make = move |_| {
-        let api = asked.clone();
-        async move {
+    visit
+        .live(&api, (), move |api, _, _| async move {
             let upstreams = overview::upstreams(State(api)).await.0;
             Ok(Page {
                 title: "Upstreams".to_owned(),
                 main: main(&upstreams.items),
                 ..Page::default()
             })
-        }
-    };
-    visit.live(&api, make).await
+        })
+        .await
 }
 
 fn main(upstreams: &[UpstreamInfo]) -> Markup {
