@@ -314,7 +314,7 @@ impl Jobs {
             let step = self.step(&mut looked).await;
             if let (Err(error), false) = (&step, failing) {
                 let error = with_causes(error);
-                tracing::error!(error, "jobs are not kept; going on from memory");
+                tracing::error!(error, "jobs are not kept; nodes go on with what they were given, and tell its end until it is kept");
             }
             failing = step.is_err();
             if draining {
@@ -326,6 +326,7 @@ impl Jobs {
     /// Reads what others changed, looks who is there, and writes what has changed here.
     async fn step(&self, looked: &mut bool) -> Result<(), DatabaseError> {
         let database = &self.shared.database;
+        let looked_ms = now();
         if !*looked || database.is_shared() {
             let mut jobs = kept::running(database).await?;
             let found: BTreeSet<_> = jobs.iter().map(|job| job.id.clone()).collect();
@@ -344,7 +345,7 @@ impl Jobs {
         }
         let present = self.nodes(&To::Nodes).into_iter().map(|(id, _)| id);
         let present = present.collect();
-        self.apply(Event::Tick { present });
+        self.apply(Event::Tick { present, looked_ms });
         self.write().await
     }
 

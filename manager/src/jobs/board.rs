@@ -18,13 +18,16 @@ pub const AT_ONCE: usize = 64;
 /// A node that is out of the cluster for this long is not waited for: longer than it takes to
 /// restart one.
 pub const ABSENT_MS: u64 = 30_000;
+/// A node that was not heard for so long may have been with another manager: longer than two
+/// keep-alives.
+pub const SILENT_MS: u64 = 5_000;
 /// From a failed attempt to the next; twice as long after that.
 pub const PAUSE_MS: u64 = 1000;
 
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
-    /// This is a job, or another copy of one.
+    /// The database has this job, or this copy of one.
     Take(Job),
     /// A node lives, and tells of its orders.
     Heard {
@@ -37,6 +40,8 @@ pub enum Event {
     Tick {
         /// By name.
         present: BTreeSet<String>,
+        /// What the database had at this time (unix time in ms) has been taken.
+        looked_ms: u64,
     },
 }
 
@@ -53,6 +58,8 @@ pub enum Action {
 #[derive(Debug, Default)]
 pub struct Board {
     jobs: BTreeMap<String, Known>,
+    heard: BTreeMap<String, Heard>,
+    looked_ms: u64,
 }
 
 #[derive(Debug)]
@@ -60,6 +67,23 @@ struct Known {
     job: Job,
     /// When each node was last in the cluster.
     seen_ms: BTreeMap<String, u64>,
+    /// What has ended by the word of its node, and is not known to the database.
+    told: BTreeMap<(String, u32), Told>,
+}
+
+/// An order that a node has told the end of.
+#[derive(Debug)]
+struct Told {
+    attempt: u32,
+    order: Order,
+}
+
+/// A node that has been heard here, in unix time in ms.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// Since when without a break.
+    since_ms: u64,
+    last_ms: u64,
 }
 
 impl Board {
@@ -76,7 +100,11 @@ impl Board {
                 let orders = self.orders(now, &node, &mut changed);
                 actions.push(Action::Order(orders));
             }
-            Event::Tick { present } => self.miss(now, &present, &mut changed),
+            Event::Tick { present, looked_ms } => {
+                self.looked_ms = looked_ms;
+                self.heard.retain(|node, _| present.contains(node));
+                self.miss(now, &present, &mut changed);
+            }
         }
         actions.extend(changed.into_iter().map(Action::Store));
         actions
@@ -107,10 +135,19 @@ impl Board {
     fn take(&mut self, now: u64, job: Job) {
         if let Some(known) = self.jobs.get_mut(&job.id) {
             known.job.merge(&job);
+            known.told.retain(|(node, image), told| {
+                let mut items = job.items.iter();
+                let item = items.find(|item| item.node == *node && item.image == *image);
+                !item.is_some_and(|item| item.knows_end(told.attempt))
+            });
         } else if !job.is_ended() {
             let nodes = job.items.iter().map(|item| (item.node.clone(), now));
-            let seen_ms = nodes.collect();
-            self.jobs.insert(job.id.clone(), Known { job, seen_ms });
+            let known = Known {
+                seen_ms: nodes.collect(),
+                told: BTreeMap::new(),
+                job,
+            };
+            self.jobs.insert(known.job.id.clone(), known);
         }
     }
 
@@ -119,11 +156,12 @@ impl Board {
             return;
         };
         let items = &mut known.job.items;
-        let Some(item) = items.iter_mut().find(|item| {
+        let Some(at) = items.iter().position(|item| {
             item.node == node && item.image == report.id.image && item.attempt == report.id.attempt
         }) else {
             return;
         };
+        let item = &mut known.job.items[at];
         let before = item.clone();
         if let State::Waiting { .. } = item.state {
             // Another manager has given the order, and died before it said so.
@@ -142,16 +180,25 @@ impl Board {
         if *item != before {
             changed.insert(report.id.job);
         }
+        if item.knows_end(before.attempt)
+            && let Some(order) = order(&known.job, &before)
+        {
+            let attempt = before.attempt;
+            let told = Told { attempt, order };
+            known.told.insert((before.node, before.image), told);
+        }
         known.settle();
     }
 
-    /// What `node` is to do: what it is at, and what it may begin.
+    /// What `node` is to do: what it is at, what it is to answer for, and what it may begin.
     fn orders(&mut self, now: u64, node: &str, changed: &mut BTreeSet<String>) -> Vec<Order> {
         let mut orders = Vec::new();
-        let items = self.jobs.values().flat_map(|known| &known.job.items);
-        let running = items.filter(|item| item.node == node && item.state == State::Running);
+        let standing = self.jobs.values().map(|known| known.standing(node).count());
         // What runs is not to be dropped for what could.
-        let mut room = MAX_ORDERS.saturating_sub(running.count());
+        let mut room = MAX_ORDERS.saturating_sub(standing.sum());
+        if !self.has_been_here(now, node) {
+            room = 0;
+        }
         for (id, known) in &mut self.jobs {
             known.seen_ms.insert(node.to_owned(), now);
             let begun = known.begin(now, node, room);
@@ -159,20 +206,29 @@ impl Board {
             if begun > 0 {
                 changed.insert(id.clone());
             }
-            let job = &known.job;
-            let running = job
-                .items
-                .iter()
-                .filter(|item| item.node == node && item.state == State::Running);
-            orders.extend(running.filter_map(|item| order(job, item)));
+            orders.extend(known.standing(node));
         }
         orders.truncate(MAX_ORDERS);
         orders
     }
 
+    /// Whether all that other managers knew of `node` when it came here is known here.
+    fn has_been_here(&mut self, now: u64, node: &str) -> bool {
+        let new = Heard {
+            since_ms: now,
+            last_ms: now,
+        };
+        let heard = self.heard.entry(node.to_owned()).or_insert(new);
+        if now.saturating_sub(heard.last_ms) >= SILENT_MS {
+            *heard = new;
+        }
+        heard.last_ms = now;
+        heard.since_ms <= self.looked_ms
+    }
+
     fn miss(&mut self, now: u64, present: &BTreeSet<String>, changed: &mut BTreeSet<String>) {
         for (id, known) in &mut self.jobs {
-            let Known { job, seen_ms } = known;
+            let Known { job, seen_ms, .. } = known;
             for item in job.items.iter_mut().filter(|item| !item.state.is_ended()) {
                 let seen = seen_ms.entry(item.node.clone()).or_insert(now);
                 if present.contains(&item.node) {
@@ -191,6 +247,15 @@ impl Board {
 }
 
 impl Known {
+    /// The orders that `node` is to go on with, or to answer for.
+    fn standing(&self, node: &str) -> impl Iterator<Item = Order> {
+        let items = self.job.items.iter();
+        let running = items.filter(move |item| item.node == node && item.state == State::Running);
+        let running = running.filter_map(|item| order(&self.job, item));
+        let told = self.told.iter().filter(move |((of, _), _)| of == node);
+        running.chain(told.map(|(_, told)| told.order.clone()))
+    }
+
     /// Begins at most `room` items of `node`. Says how many.
     fn begin(&mut self, now: u64, node: &str, room: usize) -> usize {
         let running = |item: &&Item| item.state == State::Running;
@@ -207,7 +272,8 @@ impl Known {
             let due =
                 matches!(item.state, State::Waiting { not_before_ms, .. } if not_before_ms <= now);
             let turn = item.seed || (places > 0 && !seeding.contains(&item.image));
-            if due && turn && begun < room {
+            let told = self.told.contains_key(&(item.node.clone(), item.image));
+            if due && turn && !told && begun < room {
                 item.state = State::Running;
                 places = places.saturating_sub(usize::from(!item.seed));
                 begun += 1;

@@ -232,6 +232,11 @@ impl Item {
         (self.attempt, self.state.rank(), self.held)
     }
 
+    /// Whether it says that this attempt is over.
+    pub fn knows_end(&self, attempt: u32) -> bool {
+        self.attempt > attempt || (self.attempt == attempt && self.state.is_ended())
+    }
+
     /// To be tried anew, with all attempts.
     fn again(&mut self) {
         self.attempt += 1;

@@ -6,7 +6,7 @@ use darner_proto::id::Host;
 use darner_proto::preheat::{MAX_ORDERS, OrderId, Outcome, Progress, Target};
 use proptest::prelude::*;
 
-use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS};
+use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS, SILENT_MS};
 use super::job::{ATTEMPTS, MIN_RATE, Phase, State};
 use super::*;
 use crate::database::testing::Place;
@@ -66,6 +66,12 @@ fn failed(id: &OrderId, for_good: bool) -> Report {
     report(id, 0, Outcome::Failed { why, for_good })
 }
 
+/// The database knows now what the board knows.
+fn written(board: &mut Board) {
+    let job = board.get("1a").unwrap().clone();
+    board.apply(0, Event::Take(job));
+}
+
 fn state(board: &Board, index: usize) -> State {
     board.get("1a").unwrap().items[index].state.clone()
 }
@@ -83,8 +89,11 @@ fn seeds_come_first_and_an_order_stands_until_it_has_ended() {
     assert_eq!(board.get("1a").unwrap().items[0].held.bytes, 4);
     assert_eq!(heard(&mut board, 4, "mirror", vec![]), []);
     let done = report(&given[0], 10, Outcome::Done);
+    assert_eq!(heard(&mut board, 5, "seed", vec![done.clone()]), given);
+    assert_eq!(heard(&mut board, 5, "seed", vec![done.clone()]), given);
+    written(&mut board);
     assert_eq!(heard(&mut board, 5, "seed", vec![done]), []);
-    let given = heard(&mut board, 6, "mirror", vec![]);
+    let given = heard(&mut board, 0, "mirror", vec![]);
     let done = report(&given[0], 10, Outcome::Done);
     heard(&mut board, 7, "mirror", vec![done]);
     assert_eq!(board.get("1a").unwrap().phase(), Phase::Done);
@@ -99,10 +108,12 @@ fn a_failure_is_tried_again_a_few_times_and_then_told() {
     for attempt in 1..=ATTEMPTS {
         let given = heard(&mut board, now, "mirror", vec![]);
         assert_eq!(given[0].attempt, attempt);
-        assert_eq!(
-            heard(&mut board, now, "mirror", vec![failed(&given[0], false)]),
-            []
-        );
+        let failed = failed(&given[0], false);
+        let standing = heard(&mut board, now, "mirror", vec![failed.clone()]);
+        assert_eq!(standing, given);
+        let later = now + 2 * PAUSE_MS;
+        assert_eq!(heard(&mut board, later, "mirror", vec![failed]), given);
+        written(&mut board);
         // What is heard of an attempt that is over counts for nothing.
         let late = report(&given[0], 10, Outcome::Done);
         assert_eq!(heard(&mut board, now, "mirror", vec![late]), []);
@@ -142,7 +153,8 @@ fn a_node_that_stays_away_is_not_waited_for() {
     let present = BTreeSet::from(["mirror".to_owned()]);
     let tick = |board: &mut Board, now| {
         let present = present.clone();
-        board.apply(now, Event::Tick { present })
+        let looked_ms = now;
+        board.apply(now, Event::Tick { present, looked_ms })
     };
     assert_eq!(tick(&mut board, ABSENT_MS - 1), []);
     assert_eq!(
@@ -197,9 +209,51 @@ fn what_a_dead_manager_began_goes_on_and_is_dropped_for_nothing_else() {
         .collect();
     assert_eq!(heard(&mut other, 1, "seed", reports.clone()), given);
     reports[0].outcome = Outcome::Done;
+    let mut next = heard(&mut other, 2, "seed", reports.clone());
+    next.sort();
+    let mut same = given.clone();
+    same.sort();
+    assert_eq!(next, same, "its end is not known to the database");
+    let job = other.get(&given[0].job).unwrap().clone();
+    other.apply(2, Event::Take(job));
     let next = heard(&mut other, 2, "seed", reports);
     assert_eq!(next.len(), MAX_ORDERS);
     assert!(given[1..].iter().all(|id| next.contains(id)), "{next:?}");
+    assert!(!next.contains(&given[0]));
+}
+
+/// A node's answer is in the database before this manager has read it there.
+#[test]
+fn a_node_that_comes_from_another_manager_begins_nothing_before_its_jobs_were_read() {
+    let mut board = board(job(&[("mirror", false)]));
+    let tick = |looked_ms| Event::Tick {
+        present: ["mirror".to_owned()].into(),
+        looked_ms,
+    };
+    board.apply(10, tick(10));
+    assert_eq!(heard(&mut board, 20, "mirror", vec![]), []);
+    board.apply(30, tick(19));
+    assert_eq!(heard(&mut board, 31, "mirror", vec![]), []);
+    let mut done = board.get("1a").unwrap().clone();
+    done.items[0].state = State::Done;
+    board.apply(40, Event::Take(done));
+    board.apply(40, tick(32));
+    assert_eq!(heard(&mut board, 41, "mirror", vec![]), []);
+    let other = Job {
+        id: "2b".to_owned(),
+        ..job(&[("mirror", false)])
+    };
+    board.apply(42, Event::Take(other));
+    assert_eq!(heard(&mut board, 43, "mirror", vec![]).len(), 1);
+    // It has been elsewhere meanwhile.
+    let third = Job {
+        id: "3c".to_owned(),
+        ..job(&[("mirror", false)])
+    };
+    board.apply(44, Event::Take(third));
+    assert_eq!(heard(&mut board, 43 + SILENT_MS, "mirror", vec![]).len(), 1);
+    board.apply(44 + SILENT_MS, tick(44 + SILENT_MS));
+    assert_eq!(heard(&mut board, 45 + SILENT_MS, "mirror", vec![]).len(), 2);
 }
 
 #[test]
@@ -307,6 +361,13 @@ fn wanted(to: &str) -> Wanted {
     }
 }
 
+/// A node is heard that has been here for a while.
+async fn orders(jobs: &Jobs, key: &MemberKey) -> Vec<Order> {
+    jobs.heard(key, vec![]).await;
+    jobs.step(&mut true).await.unwrap();
+    jobs.heard(key, vec![]).await
+}
+
 fn key(role: Role, id: &str) -> MemberKey {
     let id = id.parse().unwrap();
     MemberKey { role, id }
@@ -320,14 +381,14 @@ async fn another_manager_takes_a_job_up_and_both_hear_of_its_end() {
         let job = one.create(wanted("zone=a"), ANN).await.unwrap().job();
         let nodes: Vec<_> = job.items.iter().map(|item| item.node.as_str()).collect();
         assert_eq!(nodes, ["m1", "seed"]);
-        let given = one.heard(&key(Role::Seed, "seed"), vec![]).await;
+        let given = orders(&one, &key(Role::Seed, "seed")).await;
         let done = report(&given[0].id, 10, Outcome::Done);
         one.heard(&key(Role::Seed, "seed"), vec![done]).await;
         one.step(&mut true).await.unwrap();
 
         // The other one has not looked yet: a node that tells of the job goes on with it.
         let other = Jobs::new(database.clone(), members());
-        let at_it = one.heard(&key(Role::Mirror, "m1"), vec![]).await;
+        let at_it = orders(&one, &key(Role::Mirror, "m1")).await;
         let running = report(&at_it[0].id, 4, Outcome::Running);
         let given = other.heard(&key(Role::Mirror, "m1"), vec![running]).await;
         assert_eq!(given, at_it);
@@ -355,7 +416,7 @@ async fn cancel_and_retry_are_remembered_and_audited() {
         let database = place.open().await;
         let jobs = Jobs::new(database.clone(), members());
         let job = jobs.create(wanted("seeds"), ANN).await.unwrap().job();
-        assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).await.len(), 1);
+        assert_eq!(orders(&jobs, &key(Role::Seed, "seed")).await.len(), 1);
         let job = jobs.cancel(&job.id, "bob").await.unwrap();
         assert_eq!(job.phase(), Phase::Cancelled);
         assert_eq!(jobs.heard(&key(Role::Seed, "seed"), vec![]).await, []);
@@ -430,7 +491,7 @@ async fn files_come_after_images_and_what_is_signed_is_not_shown() {
         ..wanted("seeds")
     };
     let job = jobs.create(wanted, ANN).await.unwrap().job();
-    let given = jobs.heard(&key(Role::Seed, "seed"), vec![]).await;
+    let given = orders(&jobs, &key(Role::Seed, "seed")).await;
     let targets: Vec<_> = given.iter().map(|order| &order.target).collect();
     let [Target::Image { .. }, Target::File(file)] = targets[..] else {
         panic!("{targets:?}")
