@@ -314,7 +314,10 @@ impl Jobs {
             let step = self.step(&mut looked).await;
             if let (Err(error), false) = (&step, failing) {
                 let error = with_causes(error);
-                tracing::error!(error, "jobs are not kept; nodes go on with what they were given, and tell its end until it is kept");
+                tracing::error!(
+                    error,
+                    "jobs are not kept; nodes go on with what they were given, and tell its end until it is kept"
+                );
             }
             failing = step.is_err();
             if draining {

@@ -303,6 +303,7 @@ async fn requests_that_make_no_sense_are_refused() {
         protocol,
         id: id.into(),
         known_version,
+        host: None,
     };
     let good = wire::Host::from(&host("m", Role::Mirror));
     let nowhere = wire::Host {

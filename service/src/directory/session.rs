@@ -212,6 +212,7 @@ impl Known {
                 protocol: PROTOCOL,
                 id: host.id.to_string(),
                 known_version: self.configuration.version,
+                host: Some(host.into()),
             };
             let end = match answered(client.watch(request)).await {
                 Ok(stream) => {

@@ -39,6 +39,7 @@ fn configuration(version: u64, schedulers: &[&str], seeds: &[&str]) -> Configura
         schedulers: hosts(schedulers, Role::Scheduler),
         seeds: hosts(seeds, Role::Seed),
         trust: Arc::default(),
+        rules: Arc::default(),
     }
 }
 
