@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::authority::Authority;
+use crate::clusters::Clusters;
 use crate::console;
 use crate::database::Database;
 use crate::figures::Tallies;
@@ -36,6 +37,7 @@ use crate::users::throttle::Throttle;
 
 pub mod access;
 pub(crate) mod body;
+pub(crate) mod clusters;
 pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod join;
@@ -73,6 +75,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Api {
     /// Who belongs to the cluster.
     pub members: Members,
+    /// Which of them hear of each other.
+    pub clusters: Clusters,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
     /// And when, by themselves.
@@ -106,6 +110,8 @@ pub struct Api {
 pub struct Parts {
     /// Who belongs to the cluster.
     pub members: Members,
+    /// Which of them hear of each other.
+    pub clusters: Clusters,
     /// What they are to hold ahead of time.
     pub jobs: Jobs,
     /// And at whose word.
@@ -151,6 +157,7 @@ impl Api {
     pub fn new(parts: Parts, shutdown: Shutdown) -> Self {
         let Parts {
             members,
+            clusters,
             jobs,
             hooks,
             tallies,
@@ -164,6 +171,7 @@ impl Api {
         } = parts;
         Self {
             members,
+            clusters,
             schedules: Schedules::new(database.clone(), jobs.clone()),
             jobs,
             hooks,
@@ -237,6 +245,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(members::seeds))
         .routes(routes!(members::schedulers))
         .routes(routes!(members::configuration))
+        .routes(routes!(clusters::list, clusters::create))
+        .routes(routes!(clusters::show, clusters::replace, clusters::remove))
         .routes(routes!(jobs::list, jobs::create))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::events))

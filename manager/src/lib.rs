@@ -14,6 +14,7 @@
 
 pub mod api;
 pub mod authority;
+pub mod clusters;
 mod console;
 pub mod database;
 pub mod figures;

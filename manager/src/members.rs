@@ -15,6 +15,7 @@ use darner_service::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::clusters::set::ClusterSet;
 use crate::membership::{
     Action, Elsewhere, Event, MemberKey, Membership, ROLES, Refusal, Snapshot, Time, Timing,
 };
@@ -104,6 +105,11 @@ impl Members {
         if *self.read().told().trust != trust {
             self.apply(Event::Trust(trust));
         }
+    }
+
+    /// Divides the hosts from now on.
+    pub fn divide(&self, clusters: ClusterSet) {
+        self.apply(Event::Divide(clusters));
     }
 
     /// Takes note of what other managers over the same database hear.

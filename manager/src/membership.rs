@@ -3,7 +3,7 @@
 //! The manager's half of the rules in [`darner_service::directory`]:
 //!
 //! - A version is `max(last + 1, unix time in ms)`, and above every version anybody asked with. It
-//!   is used for a change of schedulers or seeds, not for a keep-alive or a mirror.
+//!   is used for a change of schedulers, seeds or clusters, not for a keep-alive or a mirror.
 //! - After a start, what the database knew is believed for [`Timing::report`], the time members need
 //!   to find the manager again. A member that then asks with a version which neither the database
 //!   knew nor this process has told comes from a memory that was lost (a deleted database, an old
@@ -20,6 +20,8 @@ use std::time::Duration;
 use darner_proto::id::{Host, HostId, Role};
 use darner_proto::manager::{Configuration, MAX_SCHEDULERS, MAX_SEEDS};
 use darner_proto::trust::Trust;
+
+use crate::clusters::set::ClusterSet;
 
 #[cfg(test)]
 mod tests;
@@ -140,6 +142,8 @@ pub enum Event {
     Elsewhere(Elsewhere),
     /// The authority's word on whose certificates count.
     Trust(Trust),
+    /// The hosts are divided so from now on.
+    Divide(ClusterSet),
     /// Time passed.
     Tick,
 }
@@ -185,6 +189,9 @@ pub struct Membership {
     told: Arc<Configuration>,
     /// Whose certificates count.
     trust: Arc<Trust>,
+    /// Who is told of whom. A change of it is a new version of the same configuration: of that, each
+    /// host is told its own part.
+    clusters: Arc<ClusterSet>,
     /// Above which the next version has to be.
     floor: u64,
     start: Start,
@@ -233,6 +240,7 @@ impl Membership {
             members,
             told: Arc::default(),
             trust: Arc::default(),
+            clusters: Arc::default(),
             floor: snapshot.version,
             start: Start::Recent {
                 ends,
@@ -248,6 +256,11 @@ impl Membership {
     /// What is told to those who ask now.
     pub fn told(&self) -> &Arc<Configuration> {
         &self.told
+    }
+
+    /// Who is told of whom.
+    pub fn clusters(&self) -> &Arc<ClusterSet> {
+        &self.clusters
     }
 
     /// The members of a role, by id; those after `after` where it is given.
@@ -301,6 +314,7 @@ impl Membership {
                 self.trust = Arc::new(trust);
                 self.changed(now)
             }
+            Event::Divide(clusters) => self.divide(now, clusters),
             Event::Tick => self.tick(now),
         }
     }
@@ -396,6 +410,15 @@ impl Membership {
         if news { self.changed(now) } else { Vec::new() }
     }
 
+    fn divide(&mut self, now: Time, clusters: ClusterSet) -> Vec<Action> {
+        if *self.clusters == clusters {
+            return Vec::new();
+        }
+        self.clusters = Arc::new(clusters);
+        let current = Configuration::clone(&self.told);
+        vec![self.tell(now, current), Action::Store]
+    }
+
     fn tick(&mut self, now: Time) -> Vec<Action> {
         let pause = self.pause(now);
         let mut dropped = false;
@@ -478,7 +501,6 @@ impl Membership {
             schedulers: hosts(Role::Scheduler),
             seeds: hosts(Role::Seed),
             trust: self.trust.clone(),
-            rules: Arc::default(),
         }
     }
 

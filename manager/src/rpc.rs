@@ -209,6 +209,7 @@ impl Manager for Rpc {
         let request = request.into_inner();
         check_protocol(request.protocol)?;
         let id: HostId = request.id.parse()?;
+        let host = request.host.map(Host::try_from).transpose()?;
         let place = self.watchers.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("{MAX_WATCHERS} follow the configuration already"))
         })?;
@@ -217,6 +218,8 @@ impl Manager for Rpc {
         tracing::debug!(host = %id, known, waits, "watching");
         let watcher = Watcher {
             watching,
+            members: self.members.clone(),
+            host,
             first: true,
             shutdown: self.shutdown.clone(),
             _counted: Counted::new(self.metrics.watchers.clone(), place),
@@ -229,6 +232,9 @@ impl Manager for Rpc {
 /// and nothing piles up.
 struct Watcher {
     watching: Watching,
+    members: Members,
+    /// Which decides what part it is told; a program of an earlier version does not say it.
+    host: Option<Host>,
     first: bool,
     shutdown: Shutdown,
     _counted: Counted,
@@ -265,7 +271,9 @@ impl Watcher {
         };
         *waits = false;
         self.first = false;
-        configuration
+        // Never older than the configuration: a change of clusters makes a new one.
+        let clusters = self.members.look(|members| members.clusters().clone());
+        Some(clusters.narrow(&configuration?, self.host.as_ref()))
     }
 }
 

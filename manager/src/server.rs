@@ -17,6 +17,7 @@ use crate::api::tls::{Files, Tls, TlsError};
 use crate::api::{Api, Parts};
 use crate::authority::seal::Seal;
 use crate::authority::{self, Authority, AuthorityError};
+use crate::clusters::Clusters;
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
@@ -119,14 +120,7 @@ impl Manager {
         let identity_metrics = identity;
         let metrics = ManagerMetrics::new(metrics);
         let manager = &settings.manager;
-        let (listen, api_listen) = (manager.listen, manager.api_listen);
-        let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS, WhenFull::Wait)
-            .await
-            .map_err(|source| StartError::Listen { listen, source })?;
-        let listen = api_listen;
-        let api = Listener::bind(listen, api::MAX_CONNECTIONS, WhenFull::Wait)
-            .await
-            .map_err(|source| StartError::Api { listen, source })?;
+        let (rpc, api) = listen(manager).await?;
         let location = Location::of(settings);
         let shared = location.is_shared();
         let database = Database::open(location, metrics.database_errors.clone())
@@ -143,6 +137,8 @@ impl Manager {
         }
         let invited = credentials::invite(&database).await;
         let invitation = invited.map_err(StartError::Database)?;
+        let clusters = Clusters::new(database.clone(), members.clone());
+        clusters.look().await.map_err(StartError::Database)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
         let oidc = settings.oidc.clone();
@@ -151,6 +147,7 @@ impl Manager {
         let removals = Removals::new(database.clone(), members.clone());
         let parts = Parts {
             members: members.clone(),
+            clusters,
             jobs: jobs.clone(),
             hooks: Hooks::new(database.clone(), jobs.clone(), seal(manager)?),
             tallies: tallies.clone(),
@@ -247,6 +244,7 @@ impl Manager {
             drop(last);
         });
         shutdown.spawn(served.schedules.clone().run(shutdown.clone()));
+        shutdown.spawn(served.clusters.clone().run(shutdown.clone()));
         match tls {
             Some(tls) => {
                 let front = tls.front(api, &shutdown);
@@ -267,6 +265,19 @@ impl Manager {
             part.not_ready("stopping");
         });
     }
+}
+
+/// The listeners of members, and of the API.
+async fn listen(manager: &settings::Manager) -> Result<(Listener, Listener), StartError> {
+    let listen = manager.listen;
+    let rpc = Listener::bind(listen, rpc::MAX_CONNECTIONS, WhenFull::Wait);
+    let rpc = rpc.await;
+    let rpc = rpc.map_err(|source| StartError::Listen { listen, source })?;
+    let listen = manager.api_listen;
+    let api = Listener::bind(listen, api::MAX_CONNECTIONS, WhenFull::Wait);
+    let api = api.await;
+    let api = api.map_err(|source| StartError::Api { listen, source })?;
+    Ok((rpc, api))
 }
 
 /// What secrets are sealed with.

@@ -86,6 +86,7 @@ impl Nodes {
                 &[
                     ("ID", |item| string(item, "id")),
                     ("ROLE", |item| string(item, "role")),
+                    ("CLUSTER", |item| string(item, "cluster")),
                     ("ADDRESS", |item| string(item, "address")),
                     ("LABELS", labels),
                 ],

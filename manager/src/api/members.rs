@@ -12,6 +12,7 @@ use super::Api;
 use super::body::Query;
 use super::page::{List, Page};
 use super::problem::{Document, Problem};
+use crate::clusters::set::ClusterSet;
 use crate::members::Members;
 use crate::membership::{MemberKey, Membership, Record};
 
@@ -26,6 +27,8 @@ pub(crate) struct Member {
     pub(crate) address: String,
     /// Where it is, and the like.
     pub(crate) labels: BTreeMap<String, String>,
+    /// The cluster that it is of.
+    pub(crate) cluster: String,
     /// What its statements about pieces are checked with, hexadecimal.
     pub(crate) signing_key: Option<String>,
     /// Pieces it sends at once.
@@ -94,10 +97,14 @@ fn list(members: &Members, roles: &[Role], page: &Page) -> Result<Json<List<Memb
     let limit = page.limit()?;
     let after = page.after.as_deref().map(|after| parse_after(after, roles));
     let after = after.transpose()?;
-    let records = members.look(|membership| records(membership, roles, after.as_ref(), limit + 1));
+    let (records, clusters) = members.look(|membership| {
+        let records = records(membership, roles, after.as_ref(), limit + 1);
+        (records, membership.clusters().clone())
+    });
     let key = |record: &Record| format!("{}:{}", record.host.role, record.host.id);
     let List { items, next } = List::of(records, limit, key);
-    let items = items.iter().map(Member::from).collect();
+    let items = items.iter().map(|record| Member::new(record, &clusters));
+    let items = items.collect();
     Ok(Json(List { items, next }))
 }
 
@@ -128,8 +135,9 @@ fn parse_after(text: &str, roles: &[Role]) -> Result<MemberKey, Problem> {
     Ok(MemberKey { role, id })
 }
 
-impl From<&Record> for Member {
-    fn from(record: &Record) -> Self {
+impl Member {
+    /// A member as it is remembered, where hosts are divided so.
+    pub(crate) fn new(record: &Record, clusters: &ClusterSet) -> Self {
         let Host {
             id,
             address,
@@ -143,6 +151,7 @@ impl From<&Record> for Member {
             role: role.to_string(),
             address: address.clone(),
             labels: labels.clone(),
+            cluster: clusters.of(&record.host).to_owned(),
             signing_key: signing_key.map(|key| format!("{key:?}")),
             upload_slots: *upload_slots,
             last_seen_ms: record.last_seen,

@@ -224,7 +224,7 @@ pub(crate) async fn node(
         let roles = [Role::Seed, Role::Mirror];
         roles.into_iter().find_map(|role| {
             let record = membership.get(&of(role))?;
-            Some((of(role), Member::from(record)))
+            Some((of(role), Member::new(record, membership.clusters())))
         })
     });
     let (key, member) = found.ok_or_else(absent)?;

@@ -10,6 +10,7 @@ use tower::ServiceExt as _;
 
 use super::access::{COOKIE, Need, ROUTES};
 use super::*;
+use crate::clusters::Clusters;
 use crate::database::testing::Place;
 use crate::membership::{Snapshot, Timing};
 use crate::metrics::ManagerMetrics;
@@ -41,6 +42,7 @@ fn api(members: Members, database: Database, passwords: Passwords) -> Api {
         images: Images::default(),
         removals: Removals::new(database.clone(), members.clone()),
         swarms: Swarms::new(members.clone(), plain()),
+        clusters: Clusters::new(database.clone(), members.clone()),
         members,
         authority: None,
         database,

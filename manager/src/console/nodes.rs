@@ -41,19 +41,19 @@ pub(super) async fn list(
 
 fn members_of(nodes: &List<Member>, schedulers: &[Member]) -> Markup {
     html! {
-        (table("Mirrors and seeds", &["Node", "Role", "Address", "Labels", "Last heard"], &html! {
+        (table("Mirrors and seeds", &["Node", "Role", "Cluster", "Address", "Labels", "Last heard"], &html! {
             @for node in &nodes.items {
                 tr {
                     th scope="row" { a href={ "/nodes/" (node.id) } { (node.id) } }
                     (facts(node))
                 }
             }
-            @if nodes.items.is_empty() { tr { td colspan="5" { "None" } } }
+            @if nodes.items.is_empty() { tr { td colspan="6" { "None" } } }
         }))
         (layout::further("/nodes", nodes.next.as_deref()))
-        (table("Schedulers", &["Scheduler", "Role", "Address", "Labels", "Last heard"], &html! {
+        (table("Schedulers", &["Scheduler", "Role", "Cluster", "Address", "Labels", "Last heard"], &html! {
             @for node in schedulers { tr { th scope="row" { (node.id) } (facts(node)) } }
-            @if schedulers.is_empty() { tr { td colspan="5" { "None" } } }
+            @if schedulers.is_empty() { tr { td colspan="6" { "None" } } }
         }))
     }
 }
@@ -61,6 +61,7 @@ fn members_of(nodes: &List<Member>, schedulers: &[Member]) -> Markup {
 fn facts(node: &Member) -> Markup {
     html! {
         td { (node.role) }
+        td { (node.cluster) }
         td { (node.address) }
         td { (labels(node)) }
         td { (text::time(node.last_seen_ms)) }
@@ -99,6 +100,7 @@ fn one(node: &Node) -> Markup {
     html! {
         dl.facts {
             div { dt { "Role" } dd { (member.role) } }
+            div { dt { "Cluster" } dd { (member.cluster) } }
             div { dt { "Address" } dd { (member.address) } }
             div { dt { "Labels" } dd { (labels(member)) } }
             div { dt { "Pieces sent at once" } dd { (member.upload_slots) } }

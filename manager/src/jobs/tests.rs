@@ -216,6 +216,11 @@ fn what_a_dead_manager_began_goes_on_and_is_dropped_for_nothing_else() {
     assert_eq!(next, same, "its end is not known to the database");
     let job = other.get(&given[0].job).unwrap().clone();
     other.apply(2, Event::Take(job));
+    let tick = Event::Tick {
+        present: ["seed".to_owned()].into(),
+        looked_ms: 2,
+    };
+    other.apply(2, tick);
     let next = heard(&mut other, 2, "seed", reports);
     assert_eq!(next.len(), MAX_ORDERS);
     assert!(given[1..].iter().all(|id| next.contains(id)), "{next:?}");

@@ -24,6 +24,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Manager, StartError};
+use crate::clusters::Clusters;
+use crate::clusters::settings::{ClusterSettings, MemberRule};
+use crate::database::named::Change;
 
 /// Longer than anything here may take: members report within ten seconds.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -55,6 +58,7 @@ struct Running {
     api: SocketAddr,
     health: Health,
     metrics: Metrics,
+    clusters: Clusters,
     shutdown: Shutdown,
 }
 
@@ -75,6 +79,7 @@ impl Running {
             panic!("{:?}", manager.addresses());
         };
         let link = manager.setup_link();
+        let clusters = manager.served.clusters.clone();
         manager.serve();
         let kept = data_dir.join("cookie");
         if let Some(link) = link {
@@ -87,6 +92,7 @@ impl Running {
             api,
             health,
             metrics,
+            clusters,
             shutdown,
         }
     }
@@ -265,6 +271,50 @@ async fn members_find_each_other_and_go_in_order() {
     scheduler.leave().await;
     let kept = mirror.sees(|known| known.version > without.version).await;
     assert_eq!(scheduler_ids(&kept), ["s"], "kept by the member");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn hosts_hear_of_their_own_cluster_as_soon_as_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = Running::start(dir.path(), loopback(0)).await;
+    let join = |id, role| Member::join(&manager.url(), id, role);
+    let servers = [
+        join("s-e", Role::Scheduler),
+        join("s-w", Role::Scheduler),
+        join("seed-e", Role::Seed),
+        join("seed-w", Role::Seed),
+    ];
+    let (mut east, mut west) = (join("m-e", Role::Mirror), join("m-w", Role::Mirror));
+    let all = (["s-e", "s-w"], ["seed-e", "seed-w"]);
+    for member in [&mut east, &mut west] {
+        member.sees_members(&all.0, &all.1).await;
+    }
+    let name = "west".parse().unwrap();
+    let change = Change {
+        actor: "ann",
+        name: &name,
+        expected: None,
+    };
+    let settings = ClusterSettings {
+        position: 0,
+        members: MemberRule {
+            hosts: vec!["*-w".to_owned()],
+            ..MemberRule::default()
+        },
+    };
+    let clusters = &manager.clusters;
+    clusters.create(change, &settings).await.unwrap();
+    west.sees_members(&["s-w"], &["seed-w"]).await;
+    east.sees_members(&["s-e"], &["seed-e"]).await;
+    // Who comes later is told the same.
+    let mut late = join("late-w", Role::Mirror);
+    late.sees_members(&["s-w"], &["seed-w"]).await;
+    clusters.remove(change).await.unwrap();
+    for member in [&mut east, &mut west] {
+        member.sees_members(&all.0, &all.1).await;
+    }
+    drop(servers);
     manager.stop().await;
 }
 

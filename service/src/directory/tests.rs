@@ -39,7 +39,6 @@ fn configuration(version: u64, schedulers: &[&str], seeds: &[&str]) -> Configura
         schedulers: hosts(schedulers, Role::Scheduler),
         seeds: hosts(seeds, Role::Seed),
         trust: Arc::default(),
-        rules: Arc::default(),
     }
 }
 

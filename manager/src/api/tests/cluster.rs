@@ -253,3 +253,47 @@ async fn join_tokens_are_made_listed_and_revoked_and_that_is_audited() {
         assert_eq!(lines, expected);
     }
 }
+
+#[tokio::test]
+async fn clusters_are_made_changed_and_removed_by_administrators() {
+    let scene = Scene::with(&[("m", MemberRole::Mirror)]).await;
+    let all = "/api/v1/clusters";
+    let new = json!({ "name": "west", "members": { "labels": { "zone": "a" } } });
+    let (head, _) = scene.ask_as(Role::Operator, "POST", all, new.clone()).await;
+    assert_eq!(head.status(), StatusCode::FORBIDDEN);
+    let (head, made) = scene.ask_as(Role::Admin, "POST", all, new.clone()).await;
+    assert_eq!(head.status(), StatusCode::CREATED, "{made}");
+    assert_eq!(head.headers()[header::ETAG], "\"1\"");
+    assert_eq!(made["members"]["labels"], json!({ "zone": "a" }));
+    let (head, _) = scene.ask_as(Role::Admin, "POST", all, new).await;
+    assert_eq!(head.status(), StatusCode::CONFLICT);
+    for bad in [
+        json!({ "name": "east", "members": {} }),
+        json!({ "name": "default", "members": { "hosts": ["a"] } }),
+        json!({ "name": "east", "members": { "networks": ["10.1"] } }),
+    ] {
+        let (head, told) = scene.ask_as(Role::Admin, "POST", all, bad).await;
+        assert_eq!(head.status(), StatusCode::BAD_REQUEST, "{told}");
+    }
+    let nodes = get(&scene, "/api/v1/nodes").await;
+    assert_eq!(nodes["items"][0]["cluster"], "west");
+
+    let one = "/api/v1/clusters/west";
+    let token = format!("Bearer {}", scene.token(Role::Admin));
+    let with = |tag: &'static str| [("authorization", token.as_str()), ("if-match", tag)];
+    let other = json!({ "position": 3, "members": { "hosts": ["x-*"] } });
+    let put = async |tag| {
+        let (head, _) = scene.ask("PUT", one, &with(tag), other.clone()).await;
+        head
+    };
+    assert_eq!(put("\"7\"").await.status(), StatusCode::PRECONDITION_FAILED);
+    assert_eq!(put("\"1\"").await.headers()[header::ETAG], "\"2\"");
+    assert_eq!(get(&scene, one).await["position"], 3);
+    let node = get(&scene, "/api/v1/nodes/m").await;
+    assert_eq!(node["cluster"], "default");
+    let (head, _) = scene.ask("DELETE", one, &with("\"1\""), Value::Null).await;
+    assert_eq!(head.status(), StatusCode::PRECONDITION_FAILED);
+    let (head, _) = scene.ask("DELETE", one, &with("\"2\""), Value::Null).await;
+    assert_eq!(head.status(), StatusCode::NO_CONTENT);
+    assert_eq!(get(&scene, all).await["items"], json!([]));
+}

@@ -19,7 +19,7 @@ async fn members_are_listed_by_what_they_are() {
     let last_seen = seed.as_object_mut().unwrap().remove("last_seen_ms");
     assert!(last_seen.unwrap().as_u64().unwrap() > 1_700_000_000_000);
     let expected = json!({
-        "id": "seed", "role": "seed", "address": "10.0.0.1:7421", "labels": { "zone": "a" },
+        "id": "seed", "role": "seed", "address": "10.0.0.1:7421", "labels": { "zone": "a" }, "cluster": "default",
         "signing_key": "ab".repeat(32), "upload_slots": 16,
     });
     assert_eq!(seed, expected);

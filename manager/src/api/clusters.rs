@@ -1,0 +1,133 @@
+//! Clusters: which hosts hear of which schedulers and seeds.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use axum::{Extension, Json as Answer};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::body::{Json, Query, expected_version, given_version, versioned};
+use super::named::{change, changed, name_in_path};
+use super::page::{List, Page};
+use super::problem::{Document, Problem};
+use crate::clusters::settings::{ClusterSettings, MemberRule};
+use crate::clusters::{ClusterError, Kept};
+use crate::users::Name;
+use crate::users::credentials::Caller;
+
+/// A new cluster.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewCluster {
+    /// What to call it; not `default`.
+    pub(crate) name: Name,
+    /// Clusters are looked through in this order, the least first, and then by name: a host is of the
+    /// first that it fits, or of `default`.
+    #[serde(default)]
+    #[schema(maximum = 1000000)]
+    pub(crate) position: u32,
+    /// Which hosts are of it.
+    pub(crate) members: MemberRule,
+}
+
+/// Clusters; hosts that fit none are of `default`, which is not listed
+#[utoipa::path(get, path = "/api/v1/clusters", tag = "cluster", params(Page),
+    responses((status = 200, body = List<Kept>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
+pub(crate) async fn list(
+    State(api): State<Api>,
+    Query(page): Query<Page>,
+) -> Result<Answer<List<Kept>>, Problem> {
+    let found = api.clusters.list(page.after(), page.wanted()?).await?;
+    let list = List::of(found, page.limit()?, |cluster| cluster.name.clone());
+    Ok(Answer(list))
+}
+
+/// Make a cluster: its hosts hear of its own schedulers and seeds from now on, and of no others
+#[utoipa::path(post, path = "/api/v1/clusters", tag = "cluster", request_body = NewCluster,
+    responses((status = 201, body = Kept), (status = "4XX", body = Document, content_type = "application/problem+json")))]
+pub(crate) async fn create(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(new): Json<NewCluster>,
+) -> Result<Response, Problem> {
+    let NewCluster {
+        name,
+        position,
+        members,
+    } = new;
+    let settings = ClusterSettings { position, members };
+    let actor = caller.actor();
+    let made = api.clusters.create(change(&actor, &name, None), &settings);
+    changed(made.await?, "cluster", &name)?;
+    shown(&api, &name, StatusCode::CREATED).await
+}
+
+/// A cluster
+#[utoipa::path(get, path = "/api/v1/clusters/{name}", tag = "cluster",
+    params(("name" = String, Path, description = "The cluster's name")),
+    responses((status = 200, body = Kept), (status = "4XX", body = Document, content_type = "application/problem+json")))]
+pub(crate) async fn show(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    shown(&api, &name_in_path(&name)?, StatusCode::OK).await
+}
+
+/// Change which hosts are of a cluster
+#[utoipa::path(put, path = "/api/v1/clusters/{name}", tag = "cluster", request_body = ClusterSettings,
+    params(("name" = String, Path, description = "The cluster's name"),
+        ("If-Match" = String, Header, description = "The cluster's ETag, or * for any")),
+    responses((status = 200, body = Kept), (status = "4XX", body = Document, content_type = "application/problem+json")))]
+pub(crate) async fn replace(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Json(settings): Json<ClusterSettings>,
+) -> Result<Response, Problem> {
+    let name = name_in_path(&name)?;
+    let expected = expected_version(&headers)?;
+    let actor = caller.actor();
+    let made = api
+        .clusters
+        .change(change(&actor, &name, expected), &settings);
+    changed(made.await?, "cluster", &name)?;
+    shown(&api, &name, StatusCode::OK).await
+}
+
+/// Remove a cluster; its hosts are of the next that they fit
+#[utoipa::path(delete, path = "/api/v1/clusters/{name}", tag = "cluster",
+    params(("name" = String, Path, description = "The cluster's name"),
+        ("If-Match" = Option<String>, Header, description = "The cluster's ETag")),
+    responses((status = 204), (status = "4XX", body = Document, content_type = "application/problem+json")))]
+pub(crate) async fn remove(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let name = name_in_path(&name)?;
+    let expected = given_version(&headers);
+    let actor = caller.actor();
+    let removed = api.clusters.remove(change(&actor, &name, expected));
+    changed(removed.await?, "cluster", &name)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn shown(api: &Api, name: &Name, status: StatusCode) -> Result<Response, Problem> {
+    let found = api.clusters.get(name).await?;
+    let found = found.ok_or_else(|| Problem::not_found(name.as_str()))?;
+    let version = found.version;
+    Ok(versioned(status, found, version))
+}
+
+impl From<ClusterError> for Problem {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Database(error) => error.into(),
+            ClusterError::Invalid(invalid) => Self::bad_request(invalid.to_string()),
+        }
+    }
+}
