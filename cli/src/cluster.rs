@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 mod begun;
 mod client;
+mod clusters;
 mod images;
 mod jobs;
 mod login;
@@ -63,6 +64,8 @@ pub(crate) enum Ask {
     Schedule(begun::Schedule),
     /// Make, see and remove what registries tell of pushes
     Webhook(begun::Webhook),
+    /// Divide the hosts of a manager into clusters
+    Cluster(clusters::Cluster),
     /// See and revoke tokens
     Token(people::Token),
     /// Make, see, change and remove accounts
@@ -82,6 +85,7 @@ impl Ask {
             Self::Job(job) => job.run().await,
             Self::Schedule(schedule) => schedule.run().await,
             Self::Webhook(webhook) => webhook.run().await,
+            Self::Cluster(cluster) => cluster.run().await,
             Self::Token(token) => token.run().await,
             Self::User(user) => user.run().await,
         };

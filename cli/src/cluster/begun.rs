@@ -214,14 +214,14 @@ impl Webhook {
     }
 }
 
-async fn remove(common: &Common, all: &str, name: &str) -> Result<(), ClientError> {
+pub(super) async fn remove(common: &Common, all: &str, name: &str) -> Result<(), ClientError> {
     let client = common.client()?;
     let path = format!("{all}/{}", segment(name)?);
     client.send(client.request(Method::DELETE, &path)).await?;
     Ok(())
 }
 
-fn words(list: &Value) -> String {
+pub(super) fn words(list: &Value) -> String {
     let words = list.as_array().into_iter().flatten();
     let words = words.filter_map(Value::as_str);
     words.collect::<Vec<_>>().join(" ")

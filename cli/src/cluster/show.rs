@@ -88,7 +88,7 @@ impl Nodes {
                     ("ROLE", |item| string(item, "role")),
                     ("CLUSTER", |item| string(item, "cluster")),
                     ("ADDRESS", |item| string(item, "address")),
-                    ("LABELS", labels),
+                    ("LABELS", table::labels),
                 ],
                 &nodes,
             ),
@@ -99,13 +99,4 @@ impl Nodes {
 
 fn bytes(value: &Value) -> String {
     ByteSize::b(value.as_u64().unwrap_or(0)).to_string()
-}
-
-fn labels(item: &Value) -> String {
-    let labels = item["labels"].as_object().into_iter().flatten();
-    let labels = labels.map(|(key, value)| {
-        let value = value.as_str().unwrap_or_default();
-        format!("{key}={value}")
-    });
-    labels.collect::<Vec<_>>().join(",")
 }

@@ -57,6 +57,16 @@ fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
+/// An item's labels.
+pub(super) fn labels(item: &Value) -> String {
+    let labels = item["labels"].as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| {
+        let value = value.as_str().unwrap_or_default();
+        format!("{key}={value}")
+    });
+    labels.collect::<Vec<_>>().join(",")
+}
+
 /// The text at `key`, or nothing.
 pub(super) fn string(item: &Value, key: &str) -> String {
     match &item[key] {
