@@ -93,19 +93,21 @@ const OWNERS: [(&str, &[&str]); 8] = [
             "manager/src/jobs",
             "manager/src/removals",
             "manager/src/hooks",
+            "manager/src/clusters",
         ],
     ),
     ("clap", &["cli/src"]),
 ];
 
 /// Parts that decide and do nothing else.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "proto/src",
     "scheduler/src/swarm",
     "mirror/src/task/state",
     "mirror/src/swarm/keepers",
     "service/src/gossip/members",
     "manager/src/membership",
+    "manager/src/clusters/set",
     "manager/src/jobs/board",
     "manager/src/jobs/job",
     "manager/src/images/catalog",
