@@ -149,6 +149,17 @@ fn an_image_is_removed_everywhere_and_upstream_is_asked_anew() {
             image.bytes()
         );
         until_told(scene, image, 3, 3).await?;
+
+        // One layer alone, which the image needs: it is had again.
+        let layer = image.blobs.last().context("no layer")?;
+        let removed = told(scene, &["tasks", "rm", &layer.digest.to_string(), "--wait"])?;
+        ensure!(removed["done"] == 3, "{removed}");
+        for node in cluster.mirrors.iter().chain(&cluster.seeds) {
+            ensure!(held(scene, node, image) == all - 1, "{}", node.name());
+        }
+        cluster.pull_everywhere(image).await?;
+        let again = upstream.ledger().blob_bytes(image) - before - read;
+        ensure!(again == layer.size, "{again} bytes were read anew");
         Ok(())
     });
 }

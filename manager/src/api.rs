@@ -238,7 +238,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(removals::events))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::all_events))
-        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::show, removals::remove_content))
         .routes(routes!(tasks::events))
         .routes(routes!(tasks::swarm))
         .routes(routes!(images::nodes))

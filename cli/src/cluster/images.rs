@@ -75,7 +75,10 @@ impl Images {
                 common,
                 digest,
                 wait,
-            }) => remove(&common, &digest, wait).await?,
+            }) => {
+                let path = format!("/api/v1/images/{}", segment(&digest)?);
+                remove(&common, &path, wait).await?;
+            }
             Some(What::Removals { common }) => {
                 let removals = common.client()?.list("/api/v1/removals").await?;
                 print(&common, REMOVALS, removals);
@@ -153,10 +156,10 @@ const REMOVALS: &[Column] = &[
 /// Between looks at a removal.
 const LOOK: Duration = Duration::from_millis(500);
 
-async fn remove(common: &Common, digest: &str, wait: bool) -> Result<(), ClientError> {
-    let path = format!("/api/v1/images/{}", segment(digest)?);
+/// Has what is at `path` of the API be removed from every node.
+pub(super) async fn remove(common: &Common, path: &str, wait: bool) -> Result<(), ClientError> {
     let client = common.client()?;
-    let mut removal = client.json(client.request(Method::DELETE, &path)).await?;
+    let mut removal = client.json(client.request(Method::DELETE, path)).await?;
     let path = format!("/api/v1/removals/{}", removal["number"]);
     while wait && removal["done"] != removal["nodes"] {
         tokio::time::sleep(LOOK).await;

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
-use super::images::segment;
+use super::images::{remove, segment};
 use super::people::print;
 use super::table::{self, Column, string};
 use super::{Common, Output};
@@ -32,6 +32,18 @@ enum What {
         common: Common,
         /// The digest of a layer, or the key of a file
         id: String,
+    },
+    /// Remove what one brings from every node, whether it is on its way or not
+    ///
+    /// It is had again when somebody wants it. What is on its way comes to its end.
+    Rm {
+        #[command(flatten)]
+        common: Common,
+        /// The digest of a layer, or the key of a file
+        id: String,
+        /// Wait until every node that is in the cluster has done it
+        #[arg(long)]
+        wait: bool,
     },
 }
 
@@ -87,6 +99,10 @@ impl Tasks {
                         table::print(NODES, &nodes.unwrap_or_default());
                     }
                 }
+            }
+            Some(What::Rm { common, id, wait }) => {
+                let path = format!("/api/v1/tasks/{}", segment(&id)?);
+                remove(&common, &path, wait).await?;
             }
             None => {
                 let tasks = self.common.client()?.list("/api/v1/tasks").await?;

@@ -66,6 +66,7 @@ pub const ROUTES: &Routes = &[
     ("GET", "/api/v1/tasks", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/tasks/events", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/tasks/{id}", Need::Role(Role::Viewer)),
+    ("DELETE", "/api/v1/tasks/{id}", Need::Role(Role::Operator)),
     ("GET", "/api/v1/tasks/{id}/events", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/swarm", Need::Role(Role::Viewer)),
     ("GET", "/api/v1/join-tokens", Need::Role(Role::Admin)),

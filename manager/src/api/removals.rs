@@ -1,10 +1,11 @@
-//! Images that every node is to remove, and how far they are.
+//! Images, and single contents, that every node is to remove, and how far they are.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use darner_proto::digest::Digest;
+use darner_proto::id::TaskId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,6 +19,8 @@ use crate::images::ImageSeen;
 use crate::removals::{Asked, Progress, RemovalError, Wanted};
 use crate::users::credentials::Caller;
 
+/// What a content is called that is removed by its key.
+const LAYER_OR_FILE: &str = "a layer or a file";
 /// Nodes that are named as not having done it yet.
 const MAX_WAITING: usize = 100;
 
@@ -26,7 +29,7 @@ const MAX_WAITING: usize = 100;
 pub(crate) struct ShownRemoval {
     /// Grows from one to the next.
     pub(crate) number: u64,
-    /// Of the image's manifest.
+    /// Of the image's manifest, or of the content.
     pub(crate) digest: String,
     /// What it was called.
     pub(crate) name: String,
@@ -57,11 +60,33 @@ pub(crate) async fn remove(
     Path(digest): Path<String>,
 ) -> Result<Response, Problem> {
     let shown = begin(&api, &caller, &digest).await?;
-    let place = [(
-        header::LOCATION,
-        format!("/api/v1/removals/{}", shown.number),
-    )];
-    Ok((StatusCode::ACCEPTED, place, Json(shown)).into_response())
+    Ok(accepted(shown))
+}
+
+/// Remove a task's content, a layer or a file, from every node
+///
+/// What holds it or not, and whether any image needs it, is not looked at: it is had again when somebody
+/// wants it. What is being downloaded, and what comes after this was asked for, stays.
+#[utoipa::path(delete, path = "/api/v1/tasks/{id}", tag = "tasks",
+    params(("id" = String, Path, description = "The task's id: the digest of a layer, or the key of a file")),
+    responses((status = 202, body = ShownRemoval),
+        (status = "4XX", body = Document, content_type = "application/problem+json")))]
+pub(crate) async fn remove_content(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let key: TaskId = id.parse().map_err(|_| Problem::not_found(&id))?;
+    // Nobody knows of all contents; of one that no node has, every node says that it is gone.
+    let name = LAYER_OR_FILE.to_owned();
+    let shown = ask(&api, &caller, &Wanted { key, name }).await?;
+    Ok(accepted(shown))
+}
+
+fn accepted(shown: ShownRemoval) -> Response {
+    let place = format!("/api/v1/removals/{}", shown.number);
+    let place = [(header::LOCATION, place)];
+    (StatusCode::ACCEPTED, place, Json(shown)).into_response()
 }
 
 /// Has every node remove the image.
@@ -75,7 +100,11 @@ pub(crate) async fn begin(
     let sees = sees(caller);
     let image = api.images.look(|catalog| catalog.image(sees, &key));
     let wanted = wanted(&image.ok_or_else(absent)?);
-    let asked = api.removals.ask(&wanted, &caller.actor()).await?;
+    ask(api, caller, &wanted).await
+}
+
+async fn ask(api: &Api, caller: &Caller, wanted: &Wanted) -> Result<ShownRemoval, Problem> {
+    let asked = api.removals.ask(wanted, &caller.actor()).await?;
     let found = api.removals.get(asked.number);
     let (asked, progress) = found.unwrap_or((asked, Progress::default()));
     Ok(shown(&asked, &progress))

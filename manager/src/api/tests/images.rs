@@ -154,6 +154,18 @@ async fn an_operator_has_an_image_removed_and_follows_it() {
     assert_eq!((&list["items"][0], &list["next"]), (&shown, &Value::Null));
     let audit = get(&scene, Role::Admin, "/api/v1/audit?limit=1").await;
     assert_eq!(audit["items"][0]["action"], "image.remove");
+    let layer = digest("a layer").to_string();
+    let uri = format!("/api/v1/tasks/{layer}");
+    let (head, removal) = scene
+        .ask_as(Role::Operator, "DELETE", &uri, Value::Null)
+        .await;
+    assert_eq!(head.status(), StatusCode::ACCEPTED, "{removal}");
+    let ordered = scene.api.removals.heard(&node("m-1"), number);
+    assert_eq!(ordered[0].key.to_string(), layer);
+    let (head, _) = scene
+        .ask_as(Role::Operator, "DELETE", "/api/v1/tasks/none", Value::Null)
+        .await;
+    assert_eq!(head.status(), StatusCode::NOT_FOUND);
     let absent = format!("/api/v1/images/{}", digest("nothing"));
     let (head, _) = scene
         .ask_as(Role::Operator, "DELETE", &absent, Value::Null)
