@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use darner_proto::invalid::Invalid;
 use darner_service::shutdown::Shutdown;
-use darner_service::telemetry::with_causes;
 use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
+use crate::database::follow::look_every;
 use crate::database::named::{Change, Changed, Table};
 use crate::database::{Database, DatabaseError, Writing};
 use crate::members::Members;
@@ -160,21 +159,8 @@ impl Clusters {
         if !self.database.is_shared() {
             return;
         }
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.draining() => return,
-            }
-            let looked = self.look().await;
-            if let (Err(error), false) = (&looked, failing) {
-                let error = with_causes(error);
-                tracing::error!(error, "clusters cannot be read; going on with those known");
-            }
-            failing = looked.is_err();
-        }
+        let trouble = "clusters cannot be read; going on with those known";
+        look_every(LOOK, &shutdown, trouble, || self.look()).await;
     }
 
     /// Divides the members as the database says.

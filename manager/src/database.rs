@@ -26,6 +26,7 @@ use tokio::sync::Mutex;
 pub(crate) mod authority;
 pub mod backup;
 mod error;
+pub(crate) mod follow;
 pub mod keeper;
 pub mod members;
 pub mod named;

@@ -13,9 +13,8 @@ use darner_proto::digest::Digest;
 use darner_proto::id::Role;
 use darner_proto::removal::{MAX_REMOVALS, Removal};
 use darner_service::shutdown::Shutdown;
-use darner_service::telemetry::with_causes;
-use tokio::time::{MissedTickBehavior, interval};
 
+use crate::database::follow::look_every;
 use crate::database::{Database, DatabaseError};
 use crate::members::Members;
 use crate::membership::{MemberKey, ROLES};
@@ -205,21 +204,8 @@ impl Removals {
 
     /// Keeps in step with the database until the process drains.
     pub async fn run(self, shutdown: Shutdown) {
-        let mut ticks = interval(STEP);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.draining() => return,
-            }
-            let looked = self.look().await;
-            if let (Err(error), false) = (&looked, failing) {
-                let error = with_causes(error);
-                tracing::error!(error, "removals cannot be read; going on from memory");
-            }
-            failing = looked.is_err();
-        }
+        let trouble = "removals cannot be read; going on from memory";
+        look_every(STEP, &shutdown, trouble, || self.look()).await;
     }
 
     async fn look(&self) -> Result<(), DatabaseError> {

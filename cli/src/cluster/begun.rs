@@ -178,7 +178,7 @@ impl Webhook {
                     ("KIND", |item| string(item, "kind")),
                     ("REGISTRY", |item| string(item, "registry")),
                     ("TO", |item| string(item, "to")),
-                    ("REPOSITORIES", |item| words(&item["repositories"])),
+                    ("REPOSITORIES", |item| table::words(&item["repositories"])),
                 ];
                 print(&common, columns, hooks);
             }
@@ -219,10 +219,4 @@ pub(super) async fn remove(common: &Common, all: &str, name: &str) -> Result<(),
     let path = format!("{all}/{}", segment(name)?);
     client.send(client.request(Method::DELETE, &path)).await?;
     Ok(())
-}
-
-pub(super) fn words(list: &Value) -> String {
-    let words = list.as_array().into_iter().flatten();
-    let words = words.filter_map(Value::as_str);
-    words.collect::<Vec<_>>().join(" ")
 }

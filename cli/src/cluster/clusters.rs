@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::begun::{remove, words};
+use super::begun::remove;
 use super::client::{Client, ClientError};
 use super::people::{print, segment};
 use super::table::{self, string};
@@ -90,8 +90,10 @@ impl Cluster {
 const COLUMNS: &[table::Column] = &[
     ("NAME", |item| string(item, "name")),
     ("POSITION", |item| item["position"].to_string()),
-    ("NETWORKS", |item| words(&item["members"]["networks"])),
-    ("HOSTS", |item| words(&item["members"]["hosts"])),
+    ("NETWORKS", |item| {
+        table::words(&item["members"]["networks"])
+    }),
+    ("HOSTS", |item| table::words(&item["members"]["hosts"])),
     ("LABELS", |item| table::labels(&item["members"])),
 ];
 

@@ -57,6 +57,13 @@ fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
+/// The words of a list.
+pub(super) fn words(list: &Value) -> String {
+    let words = list.as_array().into_iter().flatten();
+    let words = words.filter_map(Value::as_str);
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// An item's labels.
 pub(super) fn labels(item: &Value) -> String {
     let labels = item["labels"].as_object().into_iter().flatten();

@@ -2,8 +2,11 @@
 //!
 //! A node is given orders when it is heard, so nothing is sent to anybody. For each image the seeds
 //! come first: they read upstream, once for all, and the other nodes get it from them and from one
-//! another. An order stands until the node has said how it ended, whatever is restarted meanwhile;
-//! it is the same order then, and what the node holds already is held.
+//! another. An order stands until the node has said how it ended and the database knows that, whatever is
+//! restarted meanwhile; it is the same order then, and what the node holds already is held. A node answers
+//! for an order as long as it is given, so a manager that dies takes nothing along that the node would not
+//! tell the next one. That one begins nothing new on a node before it has read what others knew when the
+//! node came to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;

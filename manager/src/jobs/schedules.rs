@@ -9,16 +9,15 @@
 use std::time::Duration;
 
 use darner_service::shutdown::Shutdown;
-use darner_service::telemetry::with_causes;
 use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
 use super::cron::Cron;
 use super::plan::Plan;
 use super::{By, JobError, Jobs, RequestKey};
+use crate::database::follow::look_every;
 use crate::database::named::{Change, Changed, Table};
 use crate::database::{Database, DatabaseError, Writing};
 use crate::users::accounts::decode;
@@ -155,24 +154,8 @@ impl Schedules {
 
     /// Begins what is due until the process drains.
     pub async fn run(self, shutdown: Shutdown) {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.draining() => return,
-            }
-            let fired = self.fire(now()).await;
-            if let (Err(error), false) = (&fired, failing) {
-                let error = with_causes(error);
-                tracing::error!(
-                    error,
-                    "schedules cannot be looked up; they fire when they can be"
-                );
-            }
-            failing = fired.is_err();
-        }
+        let trouble = "schedules cannot be looked up; they fire when they can be";
+        look_every(LOOK, &shutdown, trouble, || self.fire(now())).await;
     }
 
     /// Begins what is due at `now`.
