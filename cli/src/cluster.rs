@@ -15,6 +15,7 @@ mod images;
 mod jobs;
 mod login;
 mod people;
+mod rules;
 mod show;
 mod table;
 mod tasks;
@@ -64,7 +65,7 @@ pub(crate) enum Ask {
     Schedule(begun::Schedule),
     /// Make, see and remove what registries tell of pushes
     Webhook(begun::Webhook),
-    /// Divide the hosts of a manager into clusters
+    /// Divide the hosts of a manager into clusters, and say what is set for their nodes
     Cluster(clusters::Cluster),
     /// See and revoke tokens
     Token(people::Token),

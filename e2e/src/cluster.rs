@@ -265,12 +265,12 @@ pub async fn join_mirror(
     joining.mirror(upstream, "mirror", name.to_owned()).await
 }
 
-/// As [`join_mirror`], with settings of its own beside [`mirror_settings`].
-pub async fn join_mirror_with(
+/// Starts one more node of the cluster of `manager`, in `role`, with these settings.
+pub async fn join_with(
     scene: &Scene,
     manager: &Darner,
     settings: Settings,
-    name: &str,
+    (role, name): (&str, &str),
 ) -> Result<Darner> {
     let joining = Joining {
         scene,
@@ -278,9 +278,7 @@ pub async fn join_mirror_with(
         plain: false,
         web: None,
     };
-    joining
-        .mirror_with(settings, "mirror", name.to_owned())
-        .await
+    joining.mirror_with(settings, role, name.to_owned()).await
 }
 
 /// Settings of the manager of a scene.
@@ -298,11 +296,15 @@ pub fn in_plain_text(settings: Settings) -> Settings {
 
 /// Settings of a mirror of the test registry, with no scheduler and no manager.
 pub fn mirror_settings(scene: &Scene, upstream: &Upstream, name: &str) -> Result<Settings> {
+    let settings = unknowing_settings(scene, name)?.set("registry.default_upstream", NAME);
+    Ok(settings.upstream(NAME, &upstream.url()))
+}
+
+/// Settings of a mirror that does not know of the test registry.
+pub fn unknowing_settings(scene: &Scene, name: &str) -> Result<Settings> {
     Ok(node(scene, name)?
         .set("registry.listen", fixed_port()?)
-        .set("registry.default_upstream", NAME)
-        .set("pieces.listen", fixed_port()?)
-        .upstream(NAME, &upstream.url()))
+        .set("pieces.listen", fixed_port()?))
 }
 
 /// Settings of `darner up` for the test registry, every listener at a free port.

@@ -100,14 +100,16 @@ const OWNERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Parts that decide and do nothing else.
-const PURE: [&str; 10] = [
+const PURE: [&str; 12] = [
     "proto/src",
     "scheduler/src/swarm",
     "mirror/src/task/state",
     "mirror/src/swarm/keepers",
     "service/src/gossip/members",
     "manager/src/membership",
+    "manager/src/clusters/rules",
     "manager/src/clusters/set",
+    "mirror/src/rules/merge",
     "manager/src/jobs/board",
     "manager/src/jobs/job",
     "manager/src/images/catalog",

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::{Client, SOURCE};
-use darner_e2e::cluster::{Cluster, join_mirror_with, mirror_settings, seeds};
+use darner_e2e::cluster::{Cluster, join_with, mirror_settings, seeds};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::{scene, wait};
 use darner_proto::digest::Digest;
@@ -35,7 +35,7 @@ fn what_a_disk_has_lost_is_had_again_from_another_node() {
         let settings = mirror_settings(scene, &upstream, "scrubbed")?
             .set("store.scrub_every", "1s")
             .set("store.scrub_share", 50);
-        let mirror = join_mirror_with(scene, &cluster.manager, settings, "scrubbed").await?;
+        let mirror = join_with(scene, &cluster.manager, settings, ("mirror", "scrubbed")).await?;
         let client = Client::new(&mirror, NAME)?;
         let image = upstream.images.middle.clone();
         client.pull(&image).await?;

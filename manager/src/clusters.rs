@@ -1,10 +1,12 @@
-//! Clusters: which hosts hear of which schedulers and seeds.
+//! Clusters: which hosts hear of which schedulers and seeds, and what is set for them.
 //!
-//! Without any, all hosts are of one. People make others by rules over what hosts say of themselves
-//! ([`settings`]); [`set`] decides by them. They are rows in the database; a change made here counts at
+//! Without any, all hosts are of one, `default`. People make others by rules over what hosts say of
+//! themselves ([`settings`]); [`set`] decides by them, and [`rules`] are what is set for nodes of each, with
+//! [`passwords`] for those who read upstream. They are rows in the database; a change made here counts at
 //! once, one that another manager over the same database made within [`LOOK`]. Each makes a new version
 //! of the configuration, so that every host hears it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use darner_proto::invalid::Invalid;
@@ -14,6 +16,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
+use crate::authority::seal::{Seal, SealError};
 use crate::database::follow::look_every;
 use crate::database::named::{Change, Changed, Table};
 use crate::database::{Database, DatabaseError, Writing};
@@ -21,11 +24,14 @@ use crate::members::Members;
 use crate::users::Name;
 use crate::users::accounts::decode;
 
+pub mod passwords;
+mod rules;
 pub mod set;
 pub mod settings;
 #[cfg(test)]
 mod tests;
 
+use passwords::Passwords;
 use set::{Cluster, ClusterSet};
 use settings::ClusterSettings;
 
@@ -43,6 +49,7 @@ const TABLE: Table = Table {
 pub struct Clusters {
     database: Database,
     members: Members,
+    seal: Option<Arc<Seal>>,
 }
 
 /// A cluster as it is kept.
@@ -58,6 +65,9 @@ pub struct Kept {
     /// Counts changes; it is the `ETag`.
     #[serde(skip)]
     pub version: i64,
+    /// Its passwords, sealed.
+    #[serde(skip)]
+    passwords: String,
 }
 
 /// A cluster is not made, or not changed.
@@ -69,12 +79,38 @@ pub enum ClusterError {
     /// It cannot be meant.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// There is a password, and no key.
+    #[error(
+        "passwords of registries are only kept sealed: set [manager] seal_key_file, or give the nodes that need one a credentials file of their own"
+    )]
+    NoSeal,
+    /// A password cannot be sealed.
+    #[error("the password cannot be sealed")]
+    Seal(#[source] SealError),
+    /// A password cannot be opened.
+    #[error(
+        "the password of {registry} in cluster {cluster} does not open: set [manager] seal_key_file to the key it was sealed with"
+    )]
+    Sealed {
+        /// Whose.
+        cluster: String,
+        /// For which.
+        registry: String,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
 }
 
 impl Clusters {
     /// Those in `database`, by which `members` are divided once they have been [looked](Self::look) at.
-    pub fn new(database: Database, members: Members) -> Self {
-        Self { database, members }
+    /// Passwords in them are sealed with `seal`.
+    pub fn new(database: Database, members: Members, seal: Option<Arc<Seal>>) -> Self {
+        Self {
+            database,
+            members,
+            seal,
+        }
     }
 
     /// Clusters by name, those after `after`, `most` at most.
@@ -101,15 +137,16 @@ impl Clusters {
         &self,
         change: Change<'_>,
         settings: &ClusterSettings,
+        passwords: Passwords,
     ) -> Result<Changed, ClusterError> {
-        Cluster::new(change.name.as_str(), settings)?;
-        let document = json(settings)?;
+        let (document, sealed) = self.written(change.name, settings, &passwords)?;
         let insert = async |step: &mut Writing| {
-            let sql = "INSERT INTO cluster (name, document, version, made_by)
-                VALUES ($1, $2, 1, $3)";
+            let sql = "INSERT INTO cluster (name, document, passwords, version, made_by)
+                VALUES ($1, $2, $3, 1, $4)";
             let query = sqlx::query(sql)
                 .bind(change.name.as_str().to_owned())
                 .bind(document.clone())
+                .bind(sealed.clone())
                 .bind(change.actor.to_owned());
             query.execute(&mut **step).await.map(drop)
         };
@@ -128,12 +165,24 @@ impl Clusters {
         &self,
         change: Change<'_>,
         settings: &ClusterSettings,
+        passwords: Passwords,
     ) -> Result<Changed, ClusterError> {
-        Cluster::new(change.name.as_str(), settings)?;
-        let document = json(settings)?;
+        let Some(before) = self.get(change.name).await? else {
+            return Ok(Changed::Absent);
+        };
+        let kept = self.opened(&before)?;
+        let passwords = passwords.or_kept(&settings.rules, (&before.settings.rules, &kept));
+        let (document, sealed) = self.written(change.name, settings, &passwords)?;
+        // What was kept is what was looked at.
+        let change = Change {
+            expected: change.expected.or(Some(before.version)),
+            ..change
+        };
         let update = async |step: &mut Writing| {
-            let query = sqlx::query("UPDATE cluster SET document = $1 WHERE name = $2")
+            let sql = "UPDATE cluster SET document = $1, passwords = $2 WHERE name = $3";
+            let query = sqlx::query(sql)
                 .bind(document.clone())
+                .bind(sealed.clone())
                 .bind(change.name.as_str().to_owned());
             query.execute(&mut **step).await.map(drop)
         };
@@ -148,7 +197,7 @@ impl Clusters {
     ///
     /// # Errors
     /// The database fails, and nothing is changed.
-    pub async fn remove(&self, change: Change<'_>) -> Result<Changed, DatabaseError> {
+    pub async fn remove(&self, change: Change<'_>) -> Result<Changed, ClusterError> {
         let removed = TABLE.remove(&self.database, change).await?;
         self.look().await?;
         Ok(removed)
@@ -166,18 +215,33 @@ impl Clusters {
     /// Divides the members as the database says.
     ///
     /// # Errors
-    /// The database cannot be read, and nothing is changed.
-    pub async fn look(&self) -> Result<(), DatabaseError> {
-        let found = self.list("", MOST).await?;
-        let meant = found.iter().filter_map(|kept| {
-            let made = Cluster::new(&kept.name, &kept.settings);
-            if let Err(error) = &made {
-                tracing::warn!(name = kept.name, %error, "a cluster means nothing");
+    /// The database cannot be read, or a password not opened, and nothing is changed.
+    pub async fn look(&self) -> Result<(), ClusterError> {
+        let mut clusters = Vec::new();
+        for kept in self.list("", MOST).await? {
+            match Cluster::new(&kept.name, &kept.settings, &self.opened(&kept)?) {
+                Ok(cluster) => clusters.push(cluster),
+                Err(error) => tracing::warn!(name = kept.name, %error, "a cluster means nothing"),
             }
-            made.ok()
-        });
-        self.members.divide(ClusterSet::new(meant));
+        }
+        self.members.divide(ClusterSet::new(clusters));
         Ok(())
+    }
+
+    fn opened(&self, kept: &Kept) -> Result<Passwords, ClusterError> {
+        Passwords::open(&kept.name, &kept.passwords, self.seal.as_ref())
+    }
+
+    /// What is kept of a cluster that can be meant: its document, and its passwords, sealed.
+    fn written(
+        &self,
+        name: &Name,
+        settings: &ClusterSettings,
+        passwords: &Passwords,
+    ) -> Result<(String, String), ClusterError> {
+        Cluster::new(name.as_str(), settings, passwords)?;
+        let sealed = passwords.seal(name.as_str(), self.seal.as_ref())?;
+        Ok((json(settings)?, sealed))
     }
 }
 
@@ -189,6 +253,7 @@ fn kept(row: &AnyRow) -> Result<Kept, sqlx::Error> {
         settings: settings.map_err(|error| decode(no_cluster(&error)))?,
         by: row.try_get("made_by")?,
         version: row.try_get("version")?,
+        passwords: row.try_get("passwords")?,
     })
 }
 

@@ -501,6 +501,7 @@ impl Membership {
             schedulers: hosts(Role::Scheduler),
             seeds: hosts(Role::Seed),
             trust: self.trust.clone(),
+            rules: Arc::default(),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::api::tls::{Files, Tls, TlsError};
 use crate::api::{Api, Parts};
 use crate::authority::seal::Seal;
 use crate::authority::{self, Authority, AuthorityError};
-use crate::clusters::Clusters;
+use crate::clusters::{ClusterError, Clusters};
 use crate::database::keeper::Keeper;
 use crate::database::members::Remembered;
 use crate::database::{Database, DatabaseError, Location};
@@ -68,6 +68,9 @@ pub enum StartError {
     #[error("the manager's database cannot be used")]
     Database(#[source] DatabaseError),
     /// The certificate authority cannot be used.
+    #[error("clusters cannot be read")]
+    Clusters(#[source] ClusterError),
+    /// Nobody can be given a certificate.
     #[error("the cluster's certificate authority cannot be used")]
     Authority(#[source] AuthorityError),
     /// The manager has no certificate.
@@ -137,8 +140,9 @@ impl Manager {
         }
         let invited = credentials::invite(&database).await;
         let invitation = invited.map_err(StartError::Database)?;
-        let clusters = Clusters::new(database.clone(), members.clone());
-        clusters.look().await.map_err(StartError::Database)?;
+        let seal = seal(manager)?;
+        let clusters = Clusters::new(database.clone(), members.clone(), seal.clone());
+        clusters.look().await.map_err(StartError::Clusters)?;
         let passwords = Passwords::new().map_err(StartError::Passwords)?;
         let jobs = Jobs::new(database.clone(), members.clone());
         let oidc = settings.oidc.clone();
@@ -149,7 +153,7 @@ impl Manager {
             members: members.clone(),
             clusters,
             jobs: jobs.clone(),
-            hooks: Hooks::new(database.clone(), jobs.clone(), seal(manager)?),
+            hooks: Hooks::new(database.clone(), jobs.clone(), seal),
             tallies: tallies.clone(),
             images: images.clone(),
             removals: removals.clone(),

@@ -7,9 +7,11 @@
 //! sender waits too, and nothing piles up here.
 //!
 //! Where a limit is tight, what nobody waits for leaves it to what somebody does: see [`Urgency`].
+//!
+//! A limit may change: who waits then takes a new place by the new one.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use darner_service::metrics::Metrics;
@@ -18,6 +20,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A timer that fires late by less than this costs no bandwidth; by so much a second may hold more
@@ -36,7 +39,7 @@ const LEFT_OVER: u32 = 10;
 /// Seconds that transfers have waited.
 type Waited = Counter<f64, AtomicU64>;
 
-/// The limits of a node.
+/// The limits of a node. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Bandwidth {
     /// Pieces to other nodes.
@@ -45,12 +48,13 @@ pub struct Bandwidth {
     pub download: Limit,
     /// What comes from registries.
     pub upstream: Limit,
+    limits: Family<Label, Gauge>,
 }
 
 /// So many bytes a second, or as many as there are. Clones share the schedule.
 #[derive(Debug, Clone, Default)]
 pub struct Limit {
-    shared: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
     urgency: Urgency,
 }
 
@@ -85,10 +89,25 @@ impl Urgency {
 
 #[derive(Debug)]
 struct Shared {
-    rate: u64,
+    /// 0 for as many as there are.
+    rate: AtomicU64,
+    /// The rate is another now.
+    changed: Notify,
     began: Instant,
     schedule: Mutex<Schedule>,
     waited: Waited,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            rate: AtomicU64::new(0),
+            changed: Notify::new(),
+            began: Instant::now(),
+            schedule: Mutex::default(),
+            waited: Waited::default(),
+        }
+    }
 }
 
 /// When the next byte is due. Pure.
@@ -109,8 +128,8 @@ struct Label {
 impl Bandwidth {
     /// As set; what is not set is not limited.
     pub fn new(settings: &settings::Limits, metrics: &Metrics) -> Self {
-        let limits = Family::<Label, Gauge>::default();
-        let waited = Family::<Label, Waited>::default();
+        let limits: Family<Label, Gauge> = Family::default();
+        let waits: Family<Label, Counter<f64, AtomicU64>> = Family::default();
         metrics.register(|registry| {
             registry.register(
                 "bandwidth_limit_bytes_per_second",
@@ -120,23 +139,36 @@ impl Bandwidth {
             registry.register(
                 "bandwidth_waited_seconds",
                 "Time that transfers have waited for a limited bandwidth, added up",
-                waited.clone(),
+                waits.clone(),
             );
         });
-        let limit = |direction, rate: Option<u64>| {
-            let label = Label { direction };
-            let Some(rate) = rate else {
-                return Limit::default();
-            };
-            let gauge = limits.get_or_create(&label);
-            gauge.set(i64::try_from(rate).unwrap_or(i64::MAX));
-            Limit::new(rate, waited.get_or_create_owned(&label))
+        let limit = |direction| Limit::new(0, waits.get_or_create_owned(&Label { direction }));
+        let bandwidth = Self {
+            upload: limit("upload"),
+            download: limit("download"),
+            upstream: limit("upstream"),
+            limits,
         };
-        Self {
-            upload: limit("upload", settings.upload),
-            download: limit("download", settings.download),
-            upstream: limit("upstream", settings.upstream),
-        }
+        bandwidth.set(settings);
+        bandwidth
+    }
+
+    /// These are the limits from now on.
+    pub fn set(&self, settings: &settings::Limits) {
+        let set = |direction, limit: &Limit, rate: Option<u64>| {
+            limit.set(rate.map_or(0, |rate| rate.max(1)));
+            let label = Label { direction };
+            match rate {
+                Some(rate) => {
+                    let gauge = self.limits.get_or_create(&label);
+                    gauge.set(i64::try_from(rate).unwrap_or(i64::MAX));
+                }
+                None => drop(self.limits.remove(&label)),
+            }
+        };
+        set("upload", &self.upload, settings.upload);
+        set("download", &self.download, settings.download);
+        set("upstream", &self.upstream, settings.upstream);
     }
 
     /// The same limits, for a transfer of this urgency.
@@ -145,6 +177,7 @@ impl Bandwidth {
             upload: self.upload.for_urgency(urgency),
             download: self.download.for_urgency(urgency),
             upstream: self.upstream.for_urgency(urgency),
+            limits: self.limits.clone(),
         }
     }
 }
@@ -152,17 +185,30 @@ impl Bandwidth {
 impl Limit {
     /// `rate` bytes a second, counted nowhere.
     pub(crate) fn of(rate: u64) -> Self {
-        Self::new(rate, Waited::default())
+        Self::new(rate.max(1), Waited::default())
+    }
+
+    /// Lets `rate` bytes a second through from now on; 0 for as many as there are.
+    fn set(&self, rate: u64) {
+        let shared = &self.shared;
+        if shared.rate.swap(rate, Ordering::AcqRel) == rate {
+            return;
+        }
+        // What was planned by the old rate does not count.
+        *shared.schedule() = Schedule {
+            free_at: shared.began.elapsed(),
+            ..Schedule::default()
+        };
+        shared.changed.notify_waiters();
     }
 
     fn new(rate: u64, waited: Waited) -> Self {
         Self {
-            shared: Some(Arc::new(Shared {
-                rate: rate.max(1),
-                began: Instant::now(),
-                schedule: Mutex::default(),
+            shared: Arc::new(Shared {
+                rate: AtomicU64::new(rate),
                 waited,
-            })),
+                ..Shared::default()
+            }),
             urgency: Urgency::default(),
         }
     }
@@ -177,41 +223,64 @@ impl Limit {
 
     /// How many bytes are to be moved between two calls of [`Limit::take`], of `most`.
     pub fn turn(&self, most: u64) -> u64 {
-        let Some(shared) = &self.shared else {
-            return most;
-        };
-        (shared.rate / TURNS_PER_SECOND).max(LEAST_TURN).min(most)
+        match self.shared.rate() {
+            0 => most,
+            rate => (rate / TURNS_PER_SECOND).max(LEAST_TURN).min(most),
+        }
     }
 
     /// Waits until what was taken before is through, and takes `bytes` more.
     pub async fn take(&self, bytes: u64) {
-        let Some(shared) = &self.shared else {
-            return;
-        };
-        let cost = cost(bytes, shared.rate);
+        let shared = &self.shared;
         let awaited = self.urgency.is_awaited();
         if !awaited {
-            let until =
-                |schedule: &mut Schedule, now| schedule.stand_back(now, cost).unwrap_or(now);
-            shared.wait(until).await;
+            let until = |schedule: &mut Schedule, now, cost| {
+                let until = schedule.stand_back(now, cost);
+                until.unwrap_or(now)
+            };
+            shared.wait(bytes, until).await;
         }
-        let due = |schedule: &mut Schedule, now| schedule.take(now, cost, awaited);
-        shared.wait(due).await;
+        let due = |schedule: &mut Schedule, now, cost| schedule.take(now, cost, awaited);
+        shared.wait(bytes, due).await;
     }
 }
 
 impl Shared {
-    /// Waits until the moment that `find` finds in the schedule.
-    async fn wait(&self, find: impl FnOnce(&mut Schedule, Duration) -> Duration) {
-        let now = self.began.elapsed();
-        let due = {
-            let schedule = self.schedule.lock();
-            find(&mut schedule.unwrap_or_else(PoisonError::into_inner), now)
-        };
-        let wait = due.saturating_sub(now);
-        if !wait.is_zero() {
-            self.waited.inc_by(wait.as_secs_f64());
-            tokio::time::sleep(wait).await;
+    fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Acquire)
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the moment that `find` finds in the schedule for `bytes`, which cost so much time;
+    /// when the rate changes meanwhile, until the one it finds then.
+    async fn wait(
+        &self,
+        bytes: u64,
+        mut find: impl FnMut(&mut Schedule, Duration, Duration) -> Duration,
+    ) {
+        loop {
+            // Before the rate is looked at, so that no change is missed.
+            let changed = self.changed.notified();
+            let rate = self.rate();
+            if rate == 0 {
+                return;
+            }
+            let now = self.began.elapsed();
+            let due = find(&mut self.schedule(), now, cost(bytes, rate));
+            let wait = due.saturating_sub(now);
+            if wait.is_zero() {
+                return;
+            }
+            let waiting = tokio::time::timeout(wait, changed).await;
+            let waited = self.began.elapsed().saturating_sub(now);
+            self.waited.inc_by(waited.as_secs_f64());
+            // It is due.
+            if waiting.is_err() {
+                return;
+            }
         }
     }
 }
@@ -317,6 +386,55 @@ mod tests {
         // A client has come for it.
         ahead.set(true);
         assert!(alone.urgency.is_awaited());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_counts_for_who_waits_already() {
+        let limit = Limit::of(MIB);
+        limit.take(100 * MIB).await;
+        let begun = Instant::now();
+        let waiting = async {
+            limit.take(MIB).await;
+            begun.elapsed()
+        };
+        let changing = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            limit.set(10 * MIB);
+        };
+        let (waited, ()) = tokio::join!(waiting, changing);
+        assert_eq!(waited, Duration::from_secs(1));
+        assert_eq!(limit.turn(MIB), 10 * MIB / TURNS_PER_SECOND);
+        let begun = Instant::now();
+        limit.take(MIB).await;
+        assert!(begun.elapsed().as_millis().abs_diff(100) < 5);
+
+        limit.take(1000 * MIB).await;
+        let begun = Instant::now();
+        tokio::join!(limit.take(MIB), async { limit.set(0) });
+        assert!(begun.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_that_are_gone_are_not_shown() {
+        let metrics = Metrics::default();
+        let shown = || {
+            let mut text = String::new();
+            metrics
+                .register(|registry| prometheus_client::encoding::text::encode(&mut text, registry))
+                .unwrap();
+            text.contains("bandwidth_limit_bytes_per_second{direction=\"upload\"} 7")
+        };
+        let some = settings::Limits {
+            upload: Some(7),
+            ..settings::Limits::default()
+        };
+        let bandwidth = Bandwidth::new(&some, &metrics);
+        assert!(shown());
+        bandwidth.set(&settings::Limits::default());
+        assert!(!shown());
+        assert_eq!(bandwidth.upload.turn(MIB), MIB);
+        bandwidth.set(&some);
+        assert!(shown());
     }
 
     #[tokio::test(start_paused = true)]

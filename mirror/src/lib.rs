@@ -9,7 +9,7 @@
 //! [`bandwidth`] what all transfers share. [`files`] answers for what is no image, from the same
 //! tasks, and [`proxy`] is how other programs ask for either. [`preheat`] brings images here before
 //! anybody asks, [`repair`] what a disk has lost, `figures` tells the manager what was counted
-//! and `holdings` which images are here, `removal` removes what it says,
+//! and `holdings` which images are here, `removal` removes what it says, `rules` follows what it sets,
 //! [`server`] puts the parts together, `private` those for what is not public.
 
 pub mod access;
@@ -26,6 +26,7 @@ pub mod registry;
 mod removal;
 pub mod repair;
 pub mod resolve;
+mod rules;
 pub mod server;
 pub mod store;
 pub mod swarm;

@@ -30,6 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::bandwidth::Limit;
 use crate::files::version::Version;
 use crate::resolve::{Resolver, links};
+use crate::rules::Blocked;
 use crate::store::Store;
 use crate::task::{Reading, Tasks};
 use crate::upstream::{UpstreamError, Upstreams};
@@ -53,6 +54,8 @@ pub struct Preheat {
     pub store: Store,
     /// Which registries there are.
     pub upstreams: Upstreams,
+    /// What is not served.
+    pub blocked: Blocked,
 }
 
 /// What there is to be held.
@@ -69,6 +72,8 @@ struct Wanted {
 enum Failure {
     #[error("the registry {0} is not configured on this node")]
     Unknown(String),
+    #[error("the rules of this cluster do not let it be served")]
+    Blocked,
     #[error("upstream has no such image")]
     NotFound,
     #[error("the registry refuses anonymous readers, and only what anybody may read is preheated")]
@@ -109,6 +114,7 @@ impl Failure {
         matches!(
             self,
             Self::Unknown(_)
+                | Self::Blocked
                 | Self::NotFound
                 | Self::NotPublic
                 | Self::Platform { .. }
@@ -247,6 +253,9 @@ impl Preheat {
         if self.upstreams.get(registry).is_none() {
             return Err(Failure::Unknown(registry.to_string()));
         }
+        if self.blocked.repository(&image.source) {
+            return Err(Failure::Blocked);
+        }
         let mut found = self.manifest(&image.source, &image.reference).await?;
         let mut manifests = vec![found.digest];
         if links(&found.content).iter().any(|(_, link)| link.manifest) {
@@ -262,6 +271,9 @@ impl Preheat {
         let blobs: BTreeMap<_, _> = blobs.map(|(digest, link)| (digest, link.size)).collect();
         if blobs.is_empty() {
             return Err(Failure::Manifest);
+        }
+        if blobs.keys().any(|digest| self.blocked.digest(digest)) {
+            return Err(Failure::Blocked);
         }
         Ok(Wanted {
             sources: vec![image.source.clone().into()],
@@ -290,6 +302,9 @@ impl Preheat {
 
     async fn manifest(&self, source: &Source, reference: &Reference) -> Result<Resolved, Failure> {
         match self.resolver.manifest(source, reference).await {
+            ResolveReply::Found(found) if self.blocked.digest(&found.digest) => {
+                Err(Failure::Blocked)
+            }
             ResolveReply::Found(found) => Ok(found),
             ResolveReply::NotFound => Err(Failure::NotFound),
             ResolveReply::NotPublic => Err(Failure::NotPublic),

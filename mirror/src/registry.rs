@@ -47,6 +47,7 @@ use crate::access::NoRandom;
 use crate::files::FileFront;
 use crate::listen::{self, ListenMetrics, Outlet};
 use crate::resolve::Resolver;
+use crate::rules::Blocked;
 use crate::task::Tasks;
 use crate::upstream::Upstreams;
 use admission::Admission;
@@ -71,6 +72,8 @@ pub struct Parts {
     pub upstreams: Upstreams,
     /// What serves what is not public; without it that passes through.
     pub private: Option<Private>,
+    /// What is not served.
+    pub blocked: Blocked,
     /// What is no image.
     pub files: FileFront,
     /// Clients that speak TLS are answered by this.
@@ -130,6 +133,7 @@ impl Registry {
             tasks,
             upstreams,
             private,
+            blocked,
             files,
             tls,
         } = parts;
@@ -152,6 +156,7 @@ impl Registry {
             admission: Admission::new(settings.max_requests),
             metrics: RegistryMetrics::new(metrics),
             private,
+            blocked,
             files,
             on_this_machine: address.ip().is_loopback(),
             tls,

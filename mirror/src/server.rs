@@ -6,12 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use darner_proto::gossip::Place;
-use darner_proto::id::{DEFAULT_WEIGHT, Host, WEIGHT_LABEL, repository_key};
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
 use darner_service::directory::{Directory, DirectoryError};
-use darner_service::gossip::{self, Gossip, GossipMetrics};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
 use darner_service::identity::local::{DIRECTORY, Local, LocalError};
@@ -21,7 +18,6 @@ use darner_service::settings::Settings;
 use darner_service::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::access::NoRandom;
 use crate::bandwidth::Bandwidth;
@@ -39,13 +35,17 @@ use crate::registry::{self, Registry, RegistryError};
 use crate::removal::Remover;
 use crate::repair::Repair;
 use crate::resolve::Resolver;
-use crate::store::{Options, Schedule, Store, StoreError, StoreEvent};
-use crate::swarm::sessions::Input;
-use crate::swarm::{Inventory, PeerError, Peers, Schedulers, Swarm};
+use crate::rules::{Blocked, Ruled};
+use crate::store::{Options, Schedule, Store, StoreError};
+use crate::swarm::{PeerError, Peers, Swarm};
 use crate::task::buffers::Buffers;
 use crate::task::metrics::TaskMetrics;
 use crate::task::{Parts, Tasks};
 use crate::upstream::{UpstreamError, Upstreams};
+
+mod cluster;
+
+use cluster::{announce, directory, gossip, host, inventory, schedulers};
 
 /// A mirror, or a seed, that listens.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ pub struct Mirror {
     private: Option<Private>,
     swarm: Swarm,
     preheat: Preheat,
+    rules: Ruled,
     repair: Repair,
     counted: Counted,
     shelf: Shelf,
@@ -144,10 +145,8 @@ impl Mirror {
         let pieces_metrics = PiecesMetrics::new(metrics);
         let held = inventory(&store, pieces_metrics.clone());
         let gossip = gossip(settings, &me, &identity, metrics, shutdown);
-        let schedulers = Schedulers {
-            named: directory.watch(),
-            keepers: gossip.as_ref().map(Gossip::keepers),
-        };
+        let schedulers = schedulers(&directory, gossip.as_ref());
+        let rules = Ruled::begin(settings, &upstreams, &bandwidth, &directory);
         let (swarm, leases) = Swarm::start(me, schedulers, held, &identity, shutdown);
         let peers = Peers::new(&settings.node.id, &identity).map_err(StartError::Peers)?;
         let downloads = Parts {
@@ -166,13 +165,14 @@ impl Mirror {
         let tasks = Tasks::new(downloads);
         let resolver = Resolver::new(store.clone(), upstreams.clone(), swarm.clone(), peers);
         let repair = Repair::new(store.clone(), tasks.clone(), resolver.clone(), metrics);
-        let preheat = preheat(&resolver, &tasks, &store, &upstreams);
+        let preheat = preheat(&resolver, &tasks, rules.blocked());
         let parts = registry::Parts {
             files: FileFront::new(&tasks, private.as_ref().map(Private::tasks), metrics),
             resolver: resolver.clone(),
             tasks: tasks.clone(),
             upstreams,
             private: private.as_ref().map(Private::for_clients),
+            blocked: rules.blocked().clone(),
             tls: local_tls(settings)?,
         };
         let registry = listen_for_clients(settings, metrics, shutdown, parts).await?;
@@ -195,6 +195,7 @@ impl Mirror {
             private,
             swarm,
             preheat,
+            rules,
             repair,
             listening: ListenMetrics::new(metrics),
             part,
@@ -224,6 +225,7 @@ impl Mirror {
             private,
             swarm,
             preheat,
+            rules,
             repair,
             counted,
             shelf,
@@ -245,6 +247,7 @@ impl Mirror {
                 () = ending.draining() => {}
             }
         });
+        shutdown.spawn(rules.follow(shutdown.clone()));
         shutdown.spawn(repair.run(shutdown.clone()));
         shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
         shutdown.spawn(counted.tell(shutdown.clone()));
@@ -266,12 +269,14 @@ impl Mirror {
     }
 }
 
-fn preheat(resolver: &Resolver, tasks: &Tasks, store: &Store, upstreams: &Upstreams) -> Preheat {
+fn preheat(resolver: &Resolver, tasks: &Tasks, blocked: &Blocked) -> Preheat {
+    let parts = tasks.parts();
     Preheat {
         resolver: resolver.clone(),
         tasks: tasks.clone(),
-        store: store.clone(),
-        upstreams: upstreams.clone(),
+        store: parts.store.clone(),
+        upstreams: parts.upstreams.clone(),
+        blocked: blocked.clone(),
     }
 }
 
@@ -390,112 +395,4 @@ pub(crate) async fn open_at(options: Options, metrics: Metrics) -> Result<Store,
         Ok(opened) => opened.map_err(|source| StartError::Store { path, source }),
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
-}
-
-fn host(settings: &Settings, bound: SocketAddr, signer: &PieceSigner) -> Result<Host, StartError> {
-    let address = match &settings.pieces.advertise {
-        Some(advertise) => advertise.clone(),
-        None if bound.ip().is_unspecified() => return Err(StartError::Advertise(bound)),
-        None => bound.to_string(),
-    };
-    let mut labels = settings.node.labels.clone();
-    if settings.mirror.weight != DEFAULT_WEIGHT {
-        labels.insert(WEIGHT_LABEL.to_owned(), settings.mirror.weight.to_string());
-    }
-    Ok(Host {
-        id: settings.node.id.clone(),
-        address: darner_proto::id::parse_address(address).map_err(StartError::BadAdvertise)?,
-        role: settings.mirror.role,
-        labels,
-        signing_key: Some(signer.public()),
-        upload_slots: settings.pieces.upload_slots,
-    })
-}
-
-/// Who the schedulers are: by the manager's word, or by this node's own settings.
-fn directory(
-    settings: &Settings,
-    me: &Host,
-    identity: &Identity,
-    shutdown: &Shutdown,
-) -> Result<Directory, StartError> {
-    match &settings.manager.address {
-        Some(manager) => {
-            let me = me.clone();
-            Directory::managed(manager, me, &settings.data_dir, identity, shutdown)
-                .map_err(StartError::Directory)
-        }
-        None => Ok(Directory::fixed(&settings.scheduler.addresses)),
-    }
-}
-
-/// The membership among mirrors, where this one takes part in it.
-fn gossip(
-    settings: &Settings,
-    me: &Host,
-    identity: &Identity,
-    metrics: &Metrics,
-    shutdown: &Shutdown,
-) -> Option<Gossip> {
-    if !settings.gossip.enabled {
-        return None;
-    }
-    let scheduler = &settings.scheduler;
-    let advertised = scheduler.advertise.as_ref();
-    let advertised = advertised.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
-    let options = gossip::Options {
-        id: me.id.clone(),
-        place: Place {
-            address: me.address.clone(),
-            scheduler_port: advertised.unwrap_or(scheduler.listen.port()),
-            role: me.role,
-            labels: me.labels.clone(),
-        },
-        join: settings.gossip.join.clone(),
-        service: gossip::KubernetesService::of(&settings.gossip),
-    };
-    let metrics = GossipMetrics::new(metrics);
-    Some(Gossip::start(options, identity, metrics, shutdown))
-}
-
-fn inventory(store: &Store, pieces: PiecesMetrics) -> Inventory {
-    let (listed, asked) = (store.clone(), store.clone());
-    Inventory {
-        sending: Arc::new(move || pieces.sending()),
-        keys: Arc::new(move || {
-            let mut keys = listed.keys();
-            keys.extend(listed.sources().iter().map(repository_key));
-            keys
-        }),
-        holds: Arc::new(move |key| {
-            asked.size_of(key).is_some()
-                || asked
-                    .sources()
-                    .iter()
-                    .any(|source| repository_key(source) == *key)
-        }),
-    }
-}
-
-/// Tells the schedulers of everything the store gains and loses: announcing follows the store, so
-/// that no way of filling it can forget to.
-async fn announce(store: &Store, swarm: &Swarm, shutdown: &Shutdown) {
-    let mut events = store.events();
-    loop {
-        let event = tokio::select! {
-            event = events.recv() => event,
-            () = shutdown.draining() => break,
-        };
-        match event {
-            Ok(StoreEvent::Held(digest)) => swarm.tell(Input::Held(vec![digest])).await,
-            Ok(StoreEvent::Withdrawn(digest)) => swarm.tell(Input::Withdrawn(vec![digest])).await,
-            // It was withdrawn just before.
-            Ok(StoreEvent::Damaged(..)) => {}
-            // What was missed is told again in full.
-            Err(RecvError::Lagged(_)) => swarm.tell(Input::Held(store.keys())).await,
-            Err(RecvError::Closed) => break,
-        }
-    }
-    // Going away: what this node holds is no longer to be counted on.
-    swarm.tell(Input::Withdrawn(store.keys())).await;
 }

@@ -33,15 +33,16 @@ mod metrics;
 mod origin;
 mod relay;
 mod routes;
+mod setup;
 mod sign_in;
+mod table;
 mod token;
 mod version;
 mod wire;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use backon::{ConstantBuilder, Retryable as _};
@@ -55,7 +56,6 @@ use http::HeaderValue;
 use url::Url;
 
 use crate::bandwidth::Bandwidth;
-use ask::{Asker, Patience};
 pub use body::ByteStream;
 use endpoint::Endpoint;
 use error::Fault;
@@ -64,8 +64,10 @@ use files::Files;
 use health::Turns;
 use metrics::UpstreamMetrics;
 pub use relay::{Relay, Relayed};
+pub use setup::Setup;
 use sign_in::Opens;
 pub use sign_in::{Account, SignedIn};
+use table::{Maker, Table};
 
 /// The largest manifest or index. The specification lets registries refuse larger ones.
 pub const MAX_MANIFEST: usize = 4 << 20;
@@ -76,14 +78,13 @@ const MAX_PUBLIC: u64 = 10_000;
 /// A manifest is here within this time or not at all: a client waits for it.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The configured registries. Clones share them.
+/// The configured registries, which may change while the process runs. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Upstreams {
-    by_name: Arc<HashMap<RegistryName, Arc<Inner>>>,
+    table: Arc<RwLock<Arc<Table>>>,
     bandwidth: Bandwidth,
     files: Files,
-    metrics: UpstreamMetrics,
-    shutdown: Shutdown,
+    maker: Maker,
 }
 
 /// One configured registry. Clones share its connections, tokens and limits.
@@ -101,6 +102,7 @@ pub struct AsCaller {
 }
 
 struct Inner {
+    setup: Setup,
     name: RegistryName,
     tag_ttl: Duration,
     tag_stale: Duration,
@@ -175,56 +177,51 @@ impl Upstreams {
         metrics: &Metrics,
         shutdown: &Shutdown,
     ) -> Result<Self, UpstreamError> {
-        let metrics = UpstreamMetrics::new(metrics);
-        let mut by_name = HashMap::new();
-        for settings in settings {
-            let name = &settings.name;
-            if by_name.contains_key(name) {
-                continue;
-            }
-            let endpoint = |settings: &settings::Upstream, patience| {
-                let counts = metrics.of(name);
-                let asker = Asker::new(settings, counts, shutdown.cancellation(), patience);
-                let asker = asker.map_err(|fault| UpstreamError::new(name, fault));
-                asker.map(Endpoint::new)
-            };
-            let mirrors = settings.mirrors.iter().map(|url| {
-                let settings = of_mirror(settings, url);
-                endpoint(&settings, Patience::MIRROR)
-            });
-            let inner = Arc::new(Inner {
-                name: name.clone(),
-                tag_ttl: settings.tag_ttl,
-                tag_stale: settings.tag_stale,
-                registry: endpoint(settings, Patience::REGISTRY)?,
-                mirrors: mirrors.collect::<Result<_, _>>()?,
-                public: moka::future::Cache::builder()
-                    .max_capacity(MAX_PUBLIC)
-                    .time_to_live(PUBLIC_FOR)
-                    .build(),
-            });
-            by_name.insert(name.clone(), inner);
+        let maker = Maker {
+            metrics: UpstreamMetrics::new(metrics),
+            shutdown: shutdown.clone(),
+        };
+        let setups = settings.iter().map(Setup::from).collect();
+        let (table, faults) = Table::default().with(setups, &maker);
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(fault);
         }
         Ok(Self {
-            by_name: Arc::new(by_name),
+            table: Arc::new(RwLock::new(Arc::new(table))),
             bandwidth: Bandwidth::default(),
-            files: Files::new(&[], metrics.of_files(), shutdown)?,
-            metrics,
-            shutdown: shutdown.clone(),
+            files: Files::new(&[], maker.metrics.of_files(), shutdown)?,
+            maker,
         })
     }
 
     /// The same, with these routes for what is no registry.
-    ///
-    /// The hosts of registries, and of their token services, have routes of their own after these:
-    /// what is asked of them goes there straight.
     pub fn routed(self, routes: &[settings::Route]) -> Result<Self, UpstreamError> {
-        let registries = self.by_name.values();
-        let own = registries.flat_map(|inner| inner.registry.asker.wire.routes());
-        let routes: Vec<_> = routes.iter().cloned().chain(own).collect();
-        let files = Files::new(&routes, self.metrics.of_files(), &self.shutdown)?;
-        let files = files.limited(self.bandwidth.clone());
-        Ok(Self { files, ..self })
+        let table = self.table();
+        let table = Table {
+            registries: table.registries.clone(),
+            routes: routes.to_vec(),
+        };
+        self.files.reroute(&table.ways())?;
+        self.put(table);
+        Ok(self)
+    }
+
+    /// From now on these are the registries. One that cannot be set up is left out; why is returned.
+    /// What is under way goes on as it began.
+    pub fn replace(&self, setups: Vec<Setup>) -> Vec<UpstreamError> {
+        let (table, mut faults) = self.table().with(setups, &self.maker);
+        faults.extend(self.files.reroute(&table.ways()).err());
+        self.put(table);
+        faults
+    }
+
+    fn table(&self) -> Arc<Table> {
+        let table = self.table.read();
+        table.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn put(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 
     /// The client for what is no registry.
@@ -240,14 +237,16 @@ impl Upstreams {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
-        let inner = self.by_name.get(&called.parse::<RegistryName>().ok()?)?;
+        let table = self.table();
+        let inner = table.registries.get(&called.parse().ok()?)?;
         inner.registry.asker.wire.origin.moved(url)
     }
 
     /// The registry whose own host a URL leads to, at no path of its own there.
     pub fn registry_at(&self, url: &Url) -> Option<RegistryName> {
+        let table = self.table();
         let is_at = |inner: &&Arc<Inner>| inner.registry.asker.wire.origin.is_whole(url);
-        let found = self.by_name.values().find(is_at);
+        let found = table.registries.values().find(is_at);
         found.map(|inner| inner.name.clone())
     }
 
@@ -262,20 +261,9 @@ impl Upstreams {
 
     /// The registry that clients call `name`, if it is configured.
     pub fn get(&self, name: &RegistryName) -> Option<Upstream> {
-        let inner = self.by_name.get(name)?.clone();
+        let inner = self.table().registries.get(name)?.clone();
         let bandwidth = self.bandwidth.clone();
         Some(Upstream { inner, bandwidth })
-    }
-}
-
-/// The settings of one of a registry's mirrors: what belongs to the registry's own host stays there.
-fn of_mirror(settings: &settings::Upstream, url: &str) -> settings::Upstream {
-    settings::Upstream {
-        url: url.to_owned(),
-        credentials: None,
-        client_cert_file: None,
-        client_key_file: None,
-        ..settings.clone()
     }
 }
 

@@ -25,6 +25,7 @@ pub mod piece_set;
 pub mod preheat;
 pub mod removal;
 pub mod rendezvous;
+pub mod rules;
 pub mod scheduler;
 pub mod swarms;
 pub mod trust;

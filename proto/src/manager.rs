@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::id::{Host, Role};
 use crate::invalid::Invalid;
+use crate::rules::Rules;
 use crate::trust::Trust;
 use crate::wire;
 
@@ -12,7 +13,7 @@ pub const MAX_SCHEDULERS: usize = 128;
 /// More seeds than this are refused: the list travels whole, to every node, on every change.
 pub const MAX_SEEDS: usize = 512;
 
-/// Who schedules and who seeds, as of a version.
+/// Who schedules and who seeds in a cluster, and what is set for its nodes, as of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Configuration {
     /// Grows with every change and never goes backwards.
@@ -23,6 +24,8 @@ pub struct Configuration {
     pub seeds: Vec<Host>,
     /// Whose certificates count. Empty from a manager that talks in plain text.
     pub trust: Arc<Trust>,
+    /// What is set for nodes.
+    pub rules: Arc<Rules>,
 }
 
 impl From<&Configuration> for wire::Configuration {
@@ -32,6 +35,7 @@ impl From<&Configuration> for wire::Configuration {
             schedulers: configuration.schedulers.iter().map(Into::into).collect(),
             seeds: configuration.seeds.iter().map(Into::into).collect(),
             trust: Some(configuration.trust.as_ref().into()),
+            rules: Some(configuration.rules.as_ref().into()),
         }
     }
 }
@@ -45,6 +49,7 @@ impl TryFrom<wire::Configuration> for Configuration {
             schedulers: hosts(configuration.schedulers, Role::Scheduler, MAX_SCHEDULERS)?,
             seeds: hosts(configuration.seeds, Role::Seed, MAX_SEEDS)?,
             trust: Arc::new(configuration.trust.unwrap_or_default().try_into()?),
+            rules: Arc::new(configuration.rules.unwrap_or_default().try_into()?),
         })
     }
 }
@@ -91,6 +96,10 @@ mod tests {
             trust: Arc::new(Trust {
                 authorities: vec![bytes::Bytes::from_static(b"DER")],
                 revoked: [("mirror-1".parse().expect("valid"), 7)].into(),
+            }),
+            rules: Arc::new(Rules {
+                blocked: vec!["docker.io/evil/*".parse().expect("valid")],
+                ..Rules::default()
             }),
         };
         let wire = wire::Configuration::from(&configuration);

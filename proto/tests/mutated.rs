@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use darner_proto::peer::{
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::preheat;
+use darner_proto::rules::{LimitRules, Login, Rules, UpstreamRule};
 use darner_proto::scheduler::{Join, Lease, LeaseClaim, NodeMessage, SchedulerMessage};
 use darner_proto::trust::Trust;
 use darner_proto::wire;
@@ -143,6 +145,29 @@ fn messages_of_peers() {
     });
 }
 
+fn rules() -> Result<Rules, Invalid> {
+    Ok(Rules {
+        upstreams: vec![UpstreamRule {
+            registry: "registry.example".parse()?,
+            url: Some("https://registry.example".to_owned()),
+            mirrors: vec!["https://near.example".to_owned()],
+            ca: None,
+            tag_ttl: Some(Duration::ZERO),
+            tag_stale: None,
+            max_connections: Some(3),
+            login: Some(Login {
+                username: "ann".to_owned(),
+                password: "secret".to_owned(),
+            }),
+        }],
+        limits: LimitRules {
+            upload: Some(7),
+            ..LimitRules::default()
+        },
+        blocked: vec!["docker.io/evil/*".parse()?],
+    })
+}
+
 #[test]
 fn messages_of_schedulers_and_managers() {
     let task = Digest::sha256(b"x");
@@ -168,10 +193,16 @@ fn messages_of_schedulers_and_managers() {
         authorities: vec![Bytes::from_static(b"certificate")],
         revoked: std::iter::once(("a".parse().unwrap(), 5)).collect(),
     };
+    let told = Configuration {
+        version: 7,
+        rules: Arc::new(rules().unwrap()),
+        ..Configuration::default()
+    };
     let good = [
         encoded::<wire::NodeMessage>(&join),
         encoded::<wire::SchedulerMessage>(&lease),
         encoded::<wire::Trust>(&trust),
+        encoded::<wire::Configuration>(&told),
     ];
     let good: Vec<_> = good.iter().map(Vec::as_slice).collect();
     darner_mutate::each(&good, |bytes| {

@@ -24,7 +24,7 @@ mod upstreams;
 mod value;
 
 pub use fault::{ConfigError, Fault, Origin};
-pub use upstreams::KNOWN;
+pub use upstreams::{KNOWN, default_connections, is_given, known_url};
 
 /// What the settings are for: some defaults and rules differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,9 @@
 //! 2. *The last known schedulers are kept until others are named.* A configuration without any
 //!    scheduler helps nobody, and the manager's not seeing them does not mean that nodes do not.
 //! 3. *The last good answer is on disk*, with the manager's URL. It serves at start until the manager
-//!    answers. Another manager's answer is not ours: with another URL it does not count.
+//!    answers. Another manager's answer is not ours: with another URL it does not count. Passwords of
+//!    registries are not in it: a process that starts while the manager is away reads with what its own
+//!    settings give it.
 //!
 //! What the schedulers at these addresses say is not this module's business.
 
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use darner_proto::digest::Digest;
 use darner_proto::id::{Host, HostId};
 use darner_proto::manager::Configuration;
+use darner_proto::rules::Rules;
 use tokio::sync::watch;
 use url::Url;
 
@@ -50,6 +53,8 @@ pub struct Membership {
     pub schedulers: Vec<SchedulerEntry>,
     /// The seeds, by id. A fixed list has none: nodes learn the seeds from their schedulers.
     pub seeds: Vec<Host>,
+    /// What the manager sets for this node; nothing in a fixed list.
+    pub rules: Arc<Rules>,
 }
 
 /// A scheduler, as nodes dial it.
@@ -114,6 +119,7 @@ impl Directory {
             version: 0,
             schedulers,
             seeds: Vec::new(),
+            rules: Arc::default(),
         })
     }
 
@@ -196,6 +202,7 @@ fn membership(configuration: &Configuration, scheme: &str) -> Membership {
         version: configuration.version,
         schedulers: configuration.schedulers.iter().map(entry).collect(),
         seeds: configuration.seeds.clone(),
+        rules: configuration.rules.clone(),
     }
 }
 

@@ -100,7 +100,7 @@ pub struct Registry {
 }
 
 /// `[[upstream]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// As clients call it, such as `docker.io`.
     pub name: RegistryName,
@@ -135,7 +135,7 @@ pub struct Upstream {
 }
 
 /// A user name and password for an upstream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The user to read from this registry as; with `password_file`.
     pub username: String,
@@ -145,7 +145,7 @@ pub struct Credentials {
 }
 
 /// `[[route]]`: of those given, the first that fits a URL says what becomes of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// `files.example.com`, `*.example.com` for what is below it, an address, or `*`; with `:port`,
     /// or else at ports 80 and 443. Names are meant as they stand in URLs.

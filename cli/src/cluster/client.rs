@@ -176,6 +176,11 @@ impl Client {
 
     pub(super) async fn json(&self, request: RequestBuilder) -> Result<Value, ClientError> {
         let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// What an answer says.
+    pub(super) async fn read(&self, response: Response) -> Result<Value, ClientError> {
         let read = response.json().await;
         read.map_err(|source| ClientError::Unreachable {
             manager: self.manager.clone(),

@@ -127,7 +127,7 @@ fn parse_link(link: &str) -> Result<(&str, &str), ClientError> {
 }
 
 /// One line of standard input. What is typed at a terminal shows there, so a pipe or a file is better.
-fn password() -> Result<Secret, ClientError> {
+pub(super) fn password() -> Result<Secret, ClientError> {
     if io::stdin().is_terminal() {
         crate::run::say(format_args!("Password (it shows as you type):"));
     }

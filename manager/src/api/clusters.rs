@@ -1,4 +1,4 @@
-//! Clusters: which hosts hear of which schedulers and seeds.
+//! Clusters: which hosts hear of which schedulers and seeds, and what is set for them.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,7 +12,8 @@ use super::body::{Json, Query, expected_version, given_version, versioned};
 use super::named::{change, changed, name_in_path};
 use super::page::{List, Page};
 use super::problem::{Document, Problem};
-use crate::clusters::settings::{ClusterSettings, MemberRule};
+use crate::clusters::passwords::GivenPasswords;
+use crate::clusters::settings::{ClusterSettings, MemberRule, NodeRules};
 use crate::clusters::{ClusterError, Kept};
 use crate::users::Name;
 use crate::users::credentials::Caller;
@@ -21,15 +22,44 @@ use crate::users::credentials::Caller;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCluster {
-    /// What to call it; not `default`.
+    /// What to call it; `default` for all that fit no other.
     pub(crate) name: Name,
     /// Clusters are looked through in this order, the least first, and then by name: a host is of the
     /// first that it fits, or of `default`.
     #[serde(default)]
     #[schema(maximum = 1000000)]
     pub(crate) position: u32,
-    /// Which hosts are of it.
+    /// Which hosts are of it; nothing for `default`.
+    #[serde(default)]
     pub(crate) members: MemberRule,
+    /// What is set for its nodes.
+    #[serde(default)]
+    pub(crate) rules: NodeRules,
+    /// By registry, the password of its `username`.
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>, write_only)]
+    pub(crate) passwords: GivenPasswords,
+}
+
+/// What a cluster is to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangedCluster {
+    /// As in a new one.
+    #[serde(default)]
+    #[schema(maximum = 1000000)]
+    pub(crate) position: u32,
+    /// As in a new one.
+    #[serde(default)]
+    pub(crate) members: MemberRule,
+    /// As in a new one.
+    #[serde(default)]
+    pub(crate) rules: NodeRules,
+    /// By registry, the password of its `username`. One that is left out stays as it was, while url and
+    /// username do.
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>, write_only)]
+    pub(crate) passwords: GivenPasswords,
 }
 
 /// Clusters; hosts that fit none are of `default`, which is not listed
@@ -56,10 +86,17 @@ pub(crate) async fn create(
         name,
         position,
         members,
+        rules,
+        passwords,
     } = new;
-    let settings = ClusterSettings { position, members };
+    let settings = ClusterSettings {
+        position,
+        members,
+        rules,
+    };
     let actor = caller.actor();
-    let made = api.clusters.create(change(&actor, &name, None), &settings);
+    let change = change(&actor, &name, None);
+    let made = api.clusters.create(change, &settings, passwords.into());
     changed(made.await?, "cluster", &name)?;
     shown(&api, &name, StatusCode::CREATED).await
 }
@@ -75,8 +112,8 @@ pub(crate) async fn show(
     shown(&api, &name_in_path(&name)?, StatusCode::OK).await
 }
 
-/// Change which hosts are of a cluster
-#[utoipa::path(put, path = "/api/v1/clusters/{name}", tag = "cluster", request_body = ClusterSettings,
+/// Change which hosts are of a cluster, and what is set for its nodes
+#[utoipa::path(put, path = "/api/v1/clusters/{name}", tag = "cluster", request_body = ChangedCluster,
     params(("name" = String, Path, description = "The cluster's name"),
         ("If-Match" = String, Header, description = "The cluster's ETag, or * for any")),
     responses((status = 200, body = Kept), (status = "4XX", body = Document, content_type = "application/problem+json")))]
@@ -85,14 +122,24 @@ pub(crate) async fn replace(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Json(settings): Json<ClusterSettings>,
+    Json(changed_to): Json<ChangedCluster>,
 ) -> Result<Response, Problem> {
     let name = name_in_path(&name)?;
     let expected = expected_version(&headers)?;
     let actor = caller.actor();
-    let made = api
-        .clusters
-        .change(change(&actor, &name, expected), &settings);
+    let ChangedCluster {
+        position,
+        members,
+        rules,
+        passwords,
+    } = changed_to;
+    let settings = ClusterSettings {
+        position,
+        members,
+        rules,
+    };
+    let change = change(&actor, &name, expected);
+    let made = api.clusters.change(change, &settings, passwords.into());
     changed(made.await?, "cluster", &name)?;
     shown(&api, &name, StatusCode::OK).await
 }
@@ -127,7 +174,10 @@ impl From<ClusterError> for Problem {
     fn from(error: ClusterError) -> Self {
         match error {
             ClusterError::Database(error) => error.into(),
-            ClusterError::Invalid(invalid) => Self::bad_request(invalid.to_string()),
+            ClusterError::Invalid(_) | ClusterError::NoSeal => Self::bad_request(error.to_string()),
+            ClusterError::Seal(_) | ClusterError::Sealed { .. } => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
         }
     }
 }

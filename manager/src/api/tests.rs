@@ -42,7 +42,7 @@ fn api(members: Members, database: Database, passwords: Passwords) -> Api {
         images: Images::default(),
         removals: Removals::new(database.clone(), members.clone()),
         swarms: Swarms::new(members.clone(), plain()),
-        clusters: Clusters::new(database.clone(), members.clone()),
+        clusters: Clusters::new(database.clone(), members.clone(), None),
         members,
         authority: None,
         database,

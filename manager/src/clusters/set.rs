@@ -11,8 +11,11 @@ use darner_proto::id::Host;
 use darner_proto::invalid::Invalid;
 use darner_proto::manager::Configuration;
 use darner_proto::pattern::is_like;
+use darner_proto::rules::Rules;
 use ipnet::IpNet;
 
+use super::passwords::Passwords;
+use super::rules;
 use super::settings::{ClusterSettings, MemberRule};
 
 /// The cluster of whoever fits no other.
@@ -28,6 +31,8 @@ const MAX_TEXT: usize = 253;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterSet {
     clusters: Vec<Arc<Cluster>>,
+    /// What is set for whoever fits none of them.
+    others: Told,
 }
 
 /// A cluster.
@@ -37,6 +42,16 @@ pub struct Cluster {
     pub name: String,
     position: u32,
     fits: Fits,
+    told: Told,
+}
+
+/// What is set for nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Told {
+    /// For those who read upstream for others.
+    with_logins: Arc<Rules>,
+    /// The same for everybody else.
+    without: Arc<Rules>,
 }
 
 /// [`MemberRule`], as it is meant.
@@ -51,13 +66,18 @@ impl Cluster {
     ///
     /// # Errors
     /// What cannot be meant.
-    pub fn new(name: &str, settings: &ClusterSettings) -> Result<Self, Invalid> {
-        if name == DEFAULT {
-            let why = format!("{DEFAULT:?} is the cluster of all hosts that fit no other");
-            return Err(Invalid::new("name", why));
-        }
+    pub fn new(
+        name: &str,
+        settings: &ClusterSettings,
+        passwords: &Passwords,
+    ) -> Result<Self, Invalid> {
         let fits = Fits::new(&settings.members)?;
-        if fits.rule == MemberRule::default() {
+        let says_nothing = fits.rule == MemberRule::default();
+        if name == DEFAULT && !says_nothing {
+            let why = format!("of {DEFAULT:?} are those that fit no other");
+            return Err(Invalid::new("members", why));
+        }
+        if name != DEFAULT && says_nothing {
             let why = "are empty: say by networks, hosts or labels which hosts are of it";
             return Err(Invalid::new("members", why));
         }
@@ -69,6 +89,7 @@ impl Cluster {
             name: name.to_owned(),
             position: settings.position,
             fits,
+            told: Told::new(rules::meant(&settings.rules, passwords)?),
         })
     }
 }
@@ -76,27 +97,44 @@ impl Cluster {
 impl ClusterSet {
     /// These, and the one of all others.
     pub fn new(clusters: impl IntoIterator<Item = Cluster>) -> Self {
-        let mut clusters: Vec<_> = clusters.into_iter().map(Arc::new).collect();
+        let all = clusters.into_iter().map(Arc::new);
+        let (others, mut clusters): (Vec<_>, Vec<_>) =
+            all.partition(|cluster| cluster.name == DEFAULT);
+        let others = others.first().map(|cluster| cluster.told.clone());
         clusters.sort_by(|one, other| {
             let key = |cluster: &Cluster| (cluster.position, cluster.name.clone());
             key(one).cmp(&key(other))
         });
-        Self { clusters }
+        Self {
+            clusters,
+            others: others.unwrap_or_default(),
+        }
     }
 
     /// The name of the one that a host is of.
     pub fn of(&self, host: &Host) -> &str {
-        let found = self.clusters.iter().find(|cluster| cluster.fits.fit(host));
-        found.map_or(DEFAULT, |cluster| &cluster.name)
+        self.find(host).map_or(DEFAULT, |cluster| &cluster.name)
     }
 
-    /// Of what is told to all, what a host is told: the schedulers and seeds of its own cluster. Who says
-    /// nothing of itself is of [`DEFAULT`].
-    pub fn narrow(&self, all: &Arc<Configuration>, host: Option<&Host>) -> Arc<Configuration> {
-        if self.clusters.is_empty() {
+    fn find(&self, host: &Host) -> Option<&Arc<Cluster>> {
+        self.clusters.iter().find(|cluster| cluster.fits.fit(host))
+    }
+
+    /// Of what is told to all, what a host is told: the schedulers and seeds of its own cluster, and what
+    /// is set for its nodes, with logins for who `reads` upstream for others. Who says nothing of itself is
+    /// of [`DEFAULT`].
+    pub fn narrow(
+        &self,
+        all: &Arc<Configuration>,
+        host: Option<&Host>,
+        reads: bool,
+    ) -> Arc<Configuration> {
+        if *self == Self::default() {
             return all.clone();
         }
-        let own = host.map_or(DEFAULT, |host| self.of(host));
+        let own = host.and_then(|host| self.find(host));
+        let told = own.map_or(&self.others, |cluster| &cluster.told);
+        let own = own.map_or(DEFAULT, |cluster| &cluster.name);
         let of_own = |hosts: &[Host]| {
             let hosts = hosts.iter().filter(|host| self.of(host) == own);
             hosts.cloned().collect()
@@ -106,7 +144,22 @@ impl ClusterSet {
             schedulers: of_own(&all.schedulers),
             seeds: of_own(&all.seeds),
             trust: all.trust.clone(),
+            rules: if reads {
+                &told.with_logins
+            } else {
+                &told.without
+            }
+            .clone(),
         })
+    }
+}
+
+impl Told {
+    fn new(rules: Rules) -> Self {
+        Self {
+            without: Arc::new(rules.without_logins()),
+            with_logins: Arc::new(rules),
+        }
     }
 }
 
@@ -173,6 +226,8 @@ impl Fits {
 mod tests {
     use darner_proto::id::Role;
 
+    use super::super::passwords::GivenPasswords;
+    use super::super::settings::{NodeRules, RegistryRule};
     use super::*;
 
     fn host(id: &str, address: &str, labels: &[(&str, &str)]) -> Host {
@@ -190,8 +245,12 @@ mod tests {
     }
 
     fn cluster(name: &str, position: u32, members: MemberRule) -> Cluster {
-        let settings = ClusterSettings { position, members };
-        Cluster::new(name, &settings).unwrap()
+        let settings = ClusterSettings {
+            position,
+            members,
+            ..ClusterSettings::default()
+        };
+        Cluster::new(name, &settings, &Passwords::default()).unwrap()
     }
 
     fn rule(networks: &[&str], hosts: &[&str], labels: &[(&str, &str)]) -> MemberRule {
@@ -249,30 +308,68 @@ mod tests {
             both.map(|host| host.id.to_string()).collect::<Vec<_>>()
         };
         let none = ClusterSet::default();
-        assert!(Arc::ptr_eq(&none.narrow(&all, None), &all));
+        assert!(Arc::ptr_eq(&none.narrow(&all, None, true), &all));
         let set = ClusterSet::new([cluster("gpu", 1, rule(&[], &[], &gpu))]);
-        let told = set.narrow(&all, Some(&host("c", "c:1", &gpu)));
+        let told = set.narrow(&all, Some(&host("c", "c:1", &gpu)), false);
         assert_eq!(
             (ids(&told), told.version),
             (vec!["b".into(), "b".into()], 7)
         );
-        let other = set.narrow(&all, Some(&host("c", "c:1", &[])));
+        let other = set.narrow(&all, Some(&host("c", "c:1", &[])), false);
         assert_eq!(ids(&other), ["a", "a"]);
-        assert_eq!(set.narrow(&all, None), other);
+        assert_eq!(set.narrow(&all, None, false), other);
+    }
+
+    #[test]
+    fn nodes_are_told_what_is_set_for_theirs_and_seeds_the_passwords_too() {
+        let settings = |members: MemberRule, registry: &str| ClusterSettings {
+            members,
+            rules: NodeRules {
+                upstreams: vec![RegistryRule {
+                    registry: registry.to_owned(),
+                    url: Some(format!("https://{registry}")),
+                    username: Some("ann".to_owned()),
+                    ..RegistryRule::default()
+                }],
+                ..NodeRules::default()
+            },
+            ..ClusterSettings::default()
+        };
+        let made = |name: &str, members, registry: &str| {
+            let given = format!(r#"{{"{registry}": "secret"}}"#);
+            let given: GivenPasswords = serde_json::from_str(&given).unwrap();
+            Cluster::new(name, &settings(members, registry), &given.into()).unwrap()
+        };
+        let gpu = [("zone", "gpu")];
+        let set = ClusterSet::new([
+            made("gpu", rule(&[], &[], &gpu), "gpu.example"),
+            made(DEFAULT, MemberRule::default(), "all.example"),
+        ]);
+        assert_eq!(set.of(&host("a", "a:1", &[])), DEFAULT);
+        let all = Arc::new(Configuration::default());
+        let told = |labels: &[(&str, &str)], reads| {
+            let told = set.narrow(&all, Some(&host("a", "a:1", labels)), reads);
+            let upstream = told.rules.upstreams[0].clone();
+            (upstream.registry.to_string(), upstream.login.is_some())
+        };
+        assert_eq!(told(&gpu, false), ("gpu.example".to_owned(), false));
+        assert_eq!(told(&gpu, true), ("gpu.example".to_owned(), true));
+        assert_eq!(told(&[], true), ("all.example".to_owned(), true));
+        assert_eq!(told(&[], false), ("all.example".to_owned(), false));
     }
 
     #[test]
     fn who_is_of_a_cluster_has_to_be_said_and_to_mean_something() {
         let refused = |name: &str, members: MemberRule| {
             let settings = ClusterSettings {
-                position: 0,
                 members,
+                ..ClusterSettings::default()
             };
-            let made = Cluster::new(name, &settings);
+            let made = Cluster::new(name, &settings, &Passwords::default());
             made.unwrap_err().to_string()
         };
         assert!(refused("edge", MemberRule::default()).contains("empty"));
-        assert!(refused(DEFAULT, rule(&[], &["a"], &[])).contains("name"));
+        assert!(refused(DEFAULT, rule(&[], &["a"], &[])).contains("members"));
         assert!(refused("edge", rule(&["10.1"], &[], &[])).contains("10.1"));
         assert!(refused("edge", rule(&[], &[""], &[])).contains("members"));
         refused("edge", rule(&[], &["a"; 65], &[]));

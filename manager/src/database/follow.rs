@@ -6,17 +6,16 @@ use darner_service::shutdown::Shutdown;
 use darner_service::telemetry::with_causes;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::DatabaseError;
-
 /// Looks every `step` until the process drains. `trouble` is logged when that begins to fail, not each time
 /// that it does.
-pub(crate) async fn look_every<Looked>(
+pub(crate) async fn look_every<Looked, Failed>(
     step: Duration,
     shutdown: &Shutdown,
     trouble: &str,
     look: impl Fn() -> Looked,
 ) where
-    Looked: Future<Output = Result<(), DatabaseError>>,
+    Looked: Future<Output = Result<(), Failed>>,
+    Failed: std::error::Error + 'static,
 {
     let mut ticks = interval(step);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -25,7 +25,8 @@ use tokio::time::timeout;
 
 use super::{Manager, StartError};
 use crate::clusters::Clusters;
-use crate::clusters::settings::{ClusterSettings, MemberRule};
+use crate::clusters::passwords::Passwords;
+use crate::clusters::settings::{ClusterSettings, MemberRule, NodeRules};
 use crate::database::named::Change;
 
 /// Longer than anything here may take: members report within ten seconds.
@@ -297,14 +298,15 @@ async fn hosts_hear_of_their_own_cluster_as_soon_as_there_is_one() {
         expected: None,
     };
     let settings = ClusterSettings {
-        position: 0,
         members: MemberRule {
             hosts: vec!["*-w".to_owned()],
             ..MemberRule::default()
         },
+        ..ClusterSettings::default()
     };
     let clusters = &manager.clusters;
-    clusters.create(change, &settings).await.unwrap();
+    let made = clusters.create(change, &settings, Passwords::default());
+    made.await.unwrap();
     west.sees_members(&["s-w"], &["seed-w"]).await;
     east.sees_members(&["s-e"], &["seed-e"]).await;
     // Who comes later is told the same.
@@ -315,6 +317,44 @@ async fn hosts_hear_of_their_own_cluster_as_soon_as_there_is_one() {
         member.sees_members(&all.0, &all.1).await;
     }
     drop(servers);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn nodes_are_told_what_is_set_for_them_now_and_when_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = Running::start(dir.path(), loopback(0)).await;
+    let mut early = Member::join(&manager.url(), "m", Role::Mirror);
+    let name = "default".parse().unwrap();
+    let change = Change {
+        actor: "ann",
+        name: &name,
+        expected: None,
+    };
+    let blocking = |pattern: &str| ClusterSettings {
+        rules: NodeRules {
+            blocked: vec![pattern.to_owned()],
+            ..NodeRules::default()
+        },
+        ..ClusterSettings::default()
+    };
+    let (clusters, none) = (&manager.clusters, Passwords::default());
+    let some = blocking("docker.io/evil/*");
+    clusters.create(change, &some, none.clone()).await.unwrap();
+    let blocks = |pattern: &'static str| {
+        move |known: &Membership| known.rules.blocked == [pattern.parse().unwrap()]
+    };
+    let before = early.sees(blocks("docker.io/evil/*")).await;
+    let mut late = Member::join(&manager.url(), "late", Role::Seed);
+    late.sees(blocks("docker.io/evil/*")).await;
+    let other = blocking("quay.io/*");
+    clusters.change(change, &other, none).await.unwrap();
+    for member in [&mut early, &mut late] {
+        let after = member.sees(blocks("quay.io/*")).await;
+        assert!(after.version > before.version);
+    }
+    clusters.remove(change).await.unwrap();
+    early.sees(|known| known.rules.blocked.is_empty()).await;
     manager.stop().await;
 }
 

@@ -44,6 +44,8 @@ pub(super) enum Trouble {
     Cut,
     /// Upstream could not be asked on the caller's behalf.
     Relay,
+    /// The manager's rules block it.
+    Blocked,
 }
 
 impl Kind {
@@ -68,6 +70,7 @@ impl Trouble {
             Self::Source => "source",
             Self::Cut => "cut",
             Self::Relay => "relay",
+            Self::Blocked => "blocked",
         }
     }
 }

@@ -66,6 +66,7 @@ impl Front {
         match (step, known) {
             (Step::Serve { stale }, Some(known)) => match &target {
                 Target::Manifest(_) => {
+                    self.check(call, &known.digest)?;
                     let manifest = self.private_manifest(private, &asked, &known).await;
                     self.reply_with(call, manifest, (known.digest, stale)).await
                 }

@@ -26,6 +26,7 @@ use super::request::{self, Asked, Object, Question, Registries};
 use crate::files::{FileFront, Refusal as FileRefusal, local};
 use crate::listen::{self, Outlet};
 use crate::resolve::{Answer, Found, Resolver};
+use crate::rules::Blocked;
 use crate::task::{ServedFrom, Tasks};
 use crate::upstream::Upstreams;
 
@@ -49,6 +50,8 @@ pub(super) struct Front {
     pub(super) metrics: RegistryMetrics,
     /// Without it, what is not public passes through and is not kept.
     pub(super) private: Option<Private>,
+    /// By the manager's rules.
+    pub(super) blocked: Blocked,
     pub(super) files: FileFront,
     /// No other machine reaches the listener.
     pub(super) on_this_machine: bool,
@@ -231,9 +234,15 @@ impl Front {
     }
 
     async fn serve(&self, call: &Call<'_>) -> Result<Reply, Refusal> {
+        if self.blocked.repository(&call.question.source) {
+            return Err(self.block(call));
+        }
         match &call.question.object {
             Object::Manifest(reference) => self.manifest(call, reference).await,
-            Object::Blob(digest) => self.blob(call, digest).await,
+            Object::Blob(digest) => {
+                self.check(call, digest)?;
+                self.blob(call, digest).await
+            }
             Object::Tags | Object::Referrers(_) => self.relay(call).await,
         }
     }
@@ -244,6 +253,7 @@ impl Front {
             Verdict::Serve(found) => found,
             Verdict::Relay => return self.private(call).await,
         };
+        self.check(call, &found.digest)?;
         Ok(call.manifest_reply(Manifest {
             digest: found.digest,
             media_type: &found.media_type,
@@ -252,6 +262,22 @@ impl Front {
             // Content under its digest does not go out of date.
             stale: found.stale && matches!(reference, Reference::Tag(_)),
         }))
+    }
+
+    /// The refusal of what the rules block: here it is not served, whatever else a client may ask.
+    fn block(&self, call: &Call<'_>) -> Refusal {
+        let Question { source, object, .. } = call.question;
+        tracing::info!(%source, %object, "blocked by the manager's rules");
+        self.metrics.trouble(Trouble::Blocked);
+        call.blocked()
+    }
+
+    /// Refuses content that the rules block, whatever it was asked for as.
+    pub(super) fn check(&self, call: &Call<'_>, digest: &Digest) -> Result<(), Refusal> {
+        match self.blocked.digest(digest) {
+            true => Err(self.block(call)),
+            false => Ok(()),
+        }
     }
 
     /// What is to be done about `target`.
@@ -310,6 +336,17 @@ impl Call<'_> {
             Object::Blob(_) => Refusal::no_blob(message),
             Object::Manifest(_) => Refusal::unavailable(Code::ManifestUnknown, message),
             Object::Tags | Object::Referrers(_) => Refusal::unavailable(Code::NameUnknown, message),
+        }
+    }
+
+    /// As with what cannot be served: a client that has another source turns to it.
+    fn blocked(&self) -> Refusal {
+        let message = "the rules of this cluster do not let this be served";
+        match &self.question.object {
+            Object::Blob(_) => Refusal::no_blob(message),
+            Object::Manifest(_) | Object::Tags | Object::Referrers(_) => {
+                Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
+            }
         }
     }
 

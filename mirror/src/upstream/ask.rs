@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use darner_service::settings;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use super::credentials::Keyring;
 use super::error::Fault;
 use super::limit::{Permit, Slots};
 use super::metrics::{Counts, Kind};
+use super::setup::Setup;
 use super::token::{Challenge, Key, Tokens};
 use super::wire::{Hop, Wire};
 
@@ -111,18 +111,18 @@ impl Ask {
 
 impl Asker {
     pub(super) fn new(
-        settings: &settings::Upstream,
+        setup: &Setup,
         counts: Counts,
         stop: CancellationToken,
         patience: Patience,
     ) -> Result<Self, Fault> {
-        let wire = Wire::new(settings, counts.clone())?;
-        let keyring = Keyring::new(settings, &wire.origin);
+        let wire = Wire::new(setup, counts.clone())?;
+        let keyring = Keyring::new(setup, &wire.origin);
         Ok(Self {
             wire,
             patience,
             tokens: Tokens::new(keyring, stop.clone()),
-            slots: Slots::new(settings.max_connections, counts),
+            slots: Slots::new(setup.settings.max_connections, counts),
             stop,
         })
     }

@@ -262,10 +262,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_limited_body_takes_its_time_and_is_no_stall() {
-        let bandwidth = Bandwidth {
-            upstream: Limit::of(1 << 10),
-            ..Bandwidth::default()
-        };
+        let mut bandwidth = Bandwidth::default();
+        bandwidth.upstream = Limit::of(1 << 10);
         let began = Instant::now();
         let name = "registry.test".parse().unwrap();
         let blame = move |fault| UpstreamError::new(&name, fault);

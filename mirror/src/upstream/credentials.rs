@@ -1,6 +1,7 @@
-//! The operator's credentials for one registry: a user name with a password file, a file in the form
-//! of Docker's `config.json`, or a credential helper. Nothing is kept here: files are read and
-//! helpers asked whenever credentials are needed, so that a change counts from the next token on.
+//! The operator's credentials for one registry: those the manager has told, a user name with a password
+//! file, a file in the form of Docker's `config.json`, or a credential helper. Of files nothing is kept
+//! here: they are read and helpers asked whenever credentials are needed, so that a change counts from
+//! the next token on.
 
 mod config;
 
@@ -9,6 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use darner_proto::name::RegistryName;
+use darner_proto::rules;
 use darner_service::secret::Secret;
 use darner_service::settings;
 use serde::Deserialize;
@@ -18,6 +20,7 @@ use tokio::time::timeout;
 
 use super::error::Fault;
 use super::origin::Origin;
+use super::setup::Setup;
 use config::{DockerConfig, Entry};
 
 /// A client waits for what is asked with these credentials.
@@ -36,6 +39,7 @@ const HUB_SERVER: &str = "https://index.docker.io/v1/";
 /// Where the credentials of one registry come from.
 #[derive(Debug)]
 pub(super) struct Keyring {
+    told: Option<rules::Login>,
     given: Option<settings::Credentials>,
     file: Option<PathBuf>,
     helper: Option<String>,
@@ -67,9 +71,13 @@ struct Reply {
 }
 
 impl Keyring {
-    pub(super) fn new(settings: &settings::Upstream, origin: &Origin) -> Self {
+    pub(super) fn new(setup: &Setup, origin: &Origin) -> Self {
+        let Setup {
+            settings, login, ..
+        } = setup;
         let (hosts, server) = hosts(&settings.name, origin);
         Self {
+            told: login.clone(),
             given: settings.credentials.clone(),
             file: settings.credentials_file.clone(),
             helper: settings.credential_helper.clone(),
@@ -80,11 +88,18 @@ impl Keyring {
 
     /// Whether there is nowhere to look.
     pub(super) fn is_empty(&self) -> bool {
-        self.given.is_none() && self.file.is_none() && self.helper.is_none()
+        let of_files = self.given.is_some() || self.file.is_some() || self.helper.is_some();
+        self.told.is_none() && !of_files
     }
 
     /// The credentials for a repository, as they are now.
     pub(super) async fn login(&self, repository: &str) -> Result<Option<Login>, Fault> {
+        if let Some(told) = &self.told {
+            return Ok(Some(Login::Password {
+                username: told.username.clone(),
+                password: Secret::new(told.password.clone()),
+            }));
+        }
         if let Some(given) = &self.given {
             let password = Secret::read(&given.password_file).map_err(Fault::CredentialsFile)?;
             return Ok(Some(Login::Password {

@@ -10,7 +10,7 @@ mod client;
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +35,7 @@ use super::error::{Fault, UpstreamError};
 use super::limit::Slots;
 use super::metrics::{Counts, Kind};
 use super::routes::Routes;
+use super::setup::Authorities;
 use super::{BlobBody, version};
 use crate::bandwidth::Bandwidth;
 use client::Client;
@@ -53,7 +54,8 @@ const MAX_URL: usize = 8 << 10;
 /// The client. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Files {
-    inner: Arc<Inner>,
+    /// Replaced when the routes change.
+    current: Arc<RwLock<Arc<Inner>>>,
     bandwidth: Bandwidth,
 }
 
@@ -61,7 +63,7 @@ pub struct Files {
 struct Inner {
     routes: Routes,
     /// One for each route, and one for what has none.
-    clients: Vec<Client>,
+    clients: Vec<Arc<Client>>,
     counts: Counts,
     slots: Slots,
     stop: CancellationToken,
@@ -103,34 +105,37 @@ impl std::fmt::Debug for PassedAnswer {
 impl Files {
     /// For these routes. What the operator has given is looked at before anything starts.
     pub(super) fn new(
-        routes: &[Route],
+        ways: &[(Route, Authorities)],
         counts: Counts,
         shutdown: &Shutdown,
     ) -> Result<Self, UpstreamError> {
-        let clients: Vec<_> = routes
-            .iter()
-            .map(|route| Client::new(Some(route)))
-            .chain([Client::new(None)])
-            .collect();
-        let with_ca = clients
-            .iter()
-            .filter_map(|client| Some((client, client.route.as_ref()?)))
-            .filter(|(_, route)| route.ca_file.is_some());
-        for (client, route) in with_ca {
-            client
-                .get()
-                .map_err(|fault| UpstreamError::of_host(&route.host.name, fault))?;
-        }
+        let inner = Inner {
+            routes: Routes::default(),
+            clients: Vec::new(),
+            slots: Slots::new(MAX_EXCHANGES, counts.clone()),
+            counts,
+            stop: shutdown.cancellation(),
+        };
+        let inner = inner.rerouted(ways)?;
         Ok(Self {
-            inner: Arc::new(Inner {
-                routes: Routes::new(routes),
-                clients,
-                slots: Slots::new(MAX_EXCHANGES, counts.clone()),
-                counts,
-                stop: shutdown.cancellation(),
-            }),
+            current: Arc::new(RwLock::new(Arc::new(inner))),
             bandwidth: Bandwidth::default(),
         })
+    }
+
+    /// From now on these are the routes, for all clones; what is under way goes on as it began.
+    ///
+    /// # Errors
+    /// A route cannot be used, and nothing is changed.
+    pub(super) fn reroute(&self, ways: &[(Route, Authorities)]) -> Result<(), UpstreamError> {
+        let inner = self.inner().rerouted(ways)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(inner);
+        Ok(())
+    }
+
+    fn inner(&self) -> Arc<Inner> {
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The same, with limits on how fast bodies come.
@@ -140,7 +145,7 @@ impl Files {
 
     /// What the routes say of a URL; `None` where none is about it.
     pub fn route(&self, url: &Url) -> Option<RouteTo> {
-        self.inner.routes.way(url).to()
+        self.inner().routes.way(url).to()
     }
 
     /// Why a URL must not be asked for, as far as it tells.
@@ -148,12 +153,12 @@ impl Files {
     /// # Errors
     /// The reason.
     pub fn check(&self, url: &Url) -> Result<(), UpstreamError> {
-        self.inner.check(url).map_err(|fault| blame(url, fault))
+        self.inner().check(url).map_err(|fault| blame(url, fault))
     }
 
     /// The URL without what does not say which file is meant.
     pub fn canonical(&self, url: &Url) -> Url {
-        self.inner.routes.canonical(url)
+        self.inner().routes.canonical(url)
     }
 
     /// Whether another node's word on where the content of `task` is to be read fits that task, and
@@ -168,12 +173,12 @@ impl Files {
             Some(validator) => validator.key(self.canonical(&url).as_str(), size) == *task,
             None => false,
         };
-        shared && fits && located.url.len() <= MAX_URL && self.inner.check(&url).is_ok()
+        shared && fits && located.url.len() <= MAX_URL && self.inner().check(&url).is_ok()
     }
 
     /// What the host says of the file at `url` to who asks for it so.
     pub async fn head(&self, url: &Url) -> Result<FileHead, UpstreamError> {
-        let head = self.inner.head(url).await;
+        let head = self.inner().head(url).await;
         head.map_err(|fault| self.blamed(url, fault))
     }
 
@@ -199,7 +204,7 @@ impl Files {
         let url = Url::parse(&located.url);
         let url = url.map_err(|_| UpstreamError::of_host("?", Fault::NotAllowed("its URL")))?;
         let validator = located.validator.as_ref();
-        let opened = self.inner.read(&url, validator, &part, shown).await;
+        let opened = self.inner().read(&url, validator, &part, shown).await;
         let (ranged, range, body) = opened.map_err(|fault| self.blamed(&url, fault))?;
         let body = body.with_length(range.end - range.start);
         Ok(BlobBody {
@@ -219,11 +224,11 @@ impl Files {
         body: Option<BoxStream<'static, io::Result<Bytes>>>,
     ) -> Result<PassedAnswer, UpstreamError> {
         let body = body.map(reqwest::Body::wrap_stream);
-        let passed = self.inner.pass(method, url, headers, body).await;
+        let passed = self.inner().pass(method, url, headers, body).await;
         let mut response = passed.map_err(|fault| self.blamed(url, fault))?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
-        let body = self.inner.body(response, None);
+        let body = self.inner().body(response, None);
         Ok(PassedAnswer {
             status,
             headers,
@@ -234,12 +239,12 @@ impl Files {
     /// Addresses of a host that something may be connected to in a client's name, without its being
     /// read here.
     pub async fn addresses(&self, url: &Url) -> Result<Vec<std::net::SocketAddr>, UpstreamError> {
-        let found = self.inner.addresses(url).await;
+        let found = self.inner().addresses(url).await;
         found.map_err(|fault| blame(url, fault))
     }
 
     fn stream(&self, url: &Url, body: Body) -> ByteStream {
-        let (inner, url) = (self.inner.clone(), url.clone());
+        let (inner, url) = (self.inner(), url.clone());
         body.into_stream(&self.bandwidth, move |fault| {
             inner.counts.error(fault.kind());
             blame(&url, fault)
@@ -247,7 +252,7 @@ impl Files {
     }
 
     fn blamed(&self, url: &Url, fault: Fault) -> UpstreamError {
-        self.inner.counts.error(fault.kind());
+        self.inner().counts.error(fault.kind());
         blame(url, fault)
     }
 }
@@ -257,6 +262,36 @@ fn blame(url: &Url, fault: Fault) -> UpstreamError {
 }
 
 impl Inner {
+    /// With these routes; a host whose way has not changed keeps its connections.
+    fn rerouted(&self, ways: &[(Route, Authorities)]) -> Result<Self, UpstreamError> {
+        let to = |route: Option<&Route>, authorities: &Authorities| {
+            let same = |client: &&Arc<Client>| {
+                client.route.as_ref() == route && client.authorities == *authorities
+            };
+            let kept = self.clients.iter().find(same).cloned();
+            kept.unwrap_or_else(|| Arc::new(Client::new(route, authorities.clone())))
+        };
+        let clients: Vec<_> = ways
+            .iter()
+            .map(|(route, authorities)| to(Some(route), authorities))
+            .chain([to(None, &Authorities::System)])
+            .collect();
+        for (client, (route, authorities)) in clients.iter().zip(ways) {
+            if *authorities != Authorities::System {
+                let made = client.get();
+                made.map_err(|fault| UpstreamError::of_host(&route.host.name, fault))?;
+            }
+        }
+        let routes: Vec<_> = ways.iter().map(|(route, _)| route.clone()).collect();
+        Ok(Self {
+            routes: Routes::new(&routes),
+            clients,
+            counts: self.counts.clone(),
+            slots: self.slots.clone(),
+            stop: self.stop.clone(),
+        })
+    }
+
     fn client(&self, url: &Url) -> &Client {
         let last = self.routes.len();
         let place = self.routes.way(url).route.map_or(last, |(place, _)| place);

@@ -19,8 +19,8 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// Exchanges at once with one registry.
-#[derive(Debug)]
+/// Exchanges at once with one registry. Clones share them.
+#[derive(Debug, Clone)]
 pub(super) struct Slots {
     all: Arc<Semaphore>,
     bulk: Arc<Semaphore>,

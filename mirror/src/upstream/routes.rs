@@ -29,7 +29,7 @@ const SIGNATURES: [(&str, &[&str]); 3] = [
 ];
 
 /// The routes, in the order they count.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Routes {
     routes: Vec<Route>,
 }

@@ -8,6 +8,7 @@ mod logins;
 mod manifests;
 mod mirrors;
 mod relays;
+mod replaced;
 mod scripted;
 
 use std::sync::LazyLock;

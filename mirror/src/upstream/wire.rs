@@ -10,7 +10,7 @@ use darner_service::secret::Secret;
 use darner_service::settings;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use reqwest::{Certificate, Identity, Request, Response};
+use reqwest::{Identity, Request, Response};
 
 use super::allowance::Allowance;
 use super::ask::Ask;
@@ -19,6 +19,7 @@ use super::error::Fault;
 use super::limit::Quiet;
 use super::metrics::{Counts, Kind};
 use super::origin::Origin;
+use super::setup::{Authorities, Setup};
 
 /// TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,7 +32,7 @@ const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub(super) struct Wire {
     client: OnceLock<reqwest::Client>,
-    settings: settings::Upstream,
+    setup: Setup,
     pub(super) origin: Origin,
     guard: Guard,
     quiet: Quiet,
@@ -47,19 +48,21 @@ pub(super) struct Hop {
 }
 
 impl Wire {
-    pub(super) fn new(settings: &settings::Upstream, counts: Counts) -> Result<Self, Fault> {
+    pub(super) fn new(setup: &Setup, counts: Counts) -> Result<Self, Fault> {
+        let settings = &setup.settings;
         let origin = Origin::new(&settings.name, &settings.url)?;
         let guard = Guard::new(&origin);
         let wire = Self {
             client: OnceLock::new(),
-            settings: settings.clone(),
+            setup: setup.clone(),
             origin,
             guard,
             quiet: Quiet::default(),
             counts,
         };
         // What the operator has given is looked at before anything starts.
-        if settings.ca_file.is_some() || settings.client_cert_file.is_some() {
+        let authorities = setup.authorities();
+        if authorities != Authorities::System || settings.client_cert_file.is_some() {
             wire.client()?;
         }
         Ok(wire)
@@ -67,8 +70,8 @@ impl Wire {
 
     /// How the registry's own host, and that of its token service, are reached by whoever talks to
     /// them without us.
-    pub(super) fn routes(&self) -> Vec<settings::Route> {
-        let straight = |host: (String, Option<u16>), private, ca_file| settings::Route {
+    pub(super) fn routes(&self) -> Vec<(settings::Route, Authorities)> {
+        let straight = |host: (String, Option<u16>), private| settings::Route {
             host: settings::RouteHost {
                 name: host.0,
                 port: host.1,
@@ -77,12 +80,15 @@ impl Wire {
             to: settings::RouteTo::Straight,
             ignore_query: Vec::new(),
             private,
-            ca_file,
+            ca_file: None,
         };
         let own = self.origin.route_host();
-        let own = own.map(|host| straight(host, true, self.settings.ca_file.clone()));
+        let own = own.map(|host| (straight(host, true), self.setup.authorities()));
         let services = self.origin.token_hosts();
-        let services = services.map(|host| straight((host.to_owned(), Some(443)), false, None));
+        let services = services.map(|host| {
+            let route = straight((host.to_owned(), Some(443)), false);
+            (route, Authorities::System)
+        });
         own.into_iter().chain(services).collect()
     }
 
@@ -92,7 +98,7 @@ impl Wire {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let new = client(&self.settings, &self.origin, &self.guard)?;
+        let new = client(&self.setup, &self.origin, &self.guard)?;
         Ok(self.client.get_or_init(|| new))
     }
 
@@ -197,11 +203,8 @@ fn location(response: &Response) -> Option<&HeaderValue> {
     response.headers().get(LOCATION).filter(|_| redirects)
 }
 
-fn client(
-    settings: &settings::Upstream,
-    origin: &Origin,
-    guard: &Guard,
-) -> Result<reqwest::Client, Fault> {
+fn client(setup: &Setup, origin: &Origin, guard: &Guard) -> Result<reqwest::Client, Fault> {
+    let settings = &setup.settings;
     let identity = identity(settings)?;
     let builder = || {
         let mut builder = reqwest::Client::builder()
@@ -222,8 +225,7 @@ fn client(
         }
         builder
     };
-    if let Some(path) = &settings.ca_file {
-        let roots = roots(&std::fs::read(path).map_err(Fault::CaFile)?)?;
+    if let Some(roots) = setup.authorities().roots()? {
         return builder()
             .tls_certs_only(roots)
             .build()
@@ -249,12 +251,4 @@ fn identity(settings: &settings::Upstream) -> Result<Option<Identity>, Fault> {
     let read = |path| std::fs::read(path).map_err(Fault::ClientFile);
     let pem = [read(certificate)?, b"\n".to_vec(), read(key)?].concat();
     Identity::from_pem(&pem).map(Some).map_err(Fault::Client)
-}
-
-pub(super) fn roots(pem: &[u8]) -> Result<Vec<Certificate>, Fault> {
-    let roots = Certificate::from_pem_bundle(pem).map_err(Fault::Client)?;
-    if roots.is_empty() {
-        return Err(Fault::Setup("its ca_file holds no certificate"));
-    }
-    Ok(roots)
 }

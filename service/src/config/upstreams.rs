@@ -65,7 +65,21 @@ pub(super) fn read(item: Option<Item>, role: Role, reading: &Reading) -> Vec<Ups
     upstreams
 }
 
-fn default_connections(role: Role) -> usize {
+/// Where everybody knows a registry to be.
+pub fn known_url(name: &RegistryName) -> Option<&'static str> {
+    let known = KNOWN.iter().find(|(known, _)| *known == name.as_str());
+    known.map(|(_, url)| *url)
+}
+
+/// Whether somebody has set something of a registry, beyond what everybody knows of it.
+pub fn is_given(upstream: &Upstream, role: Role) -> bool {
+    let name = upstream.name.clone();
+    let known = known_url(&name);
+    known.is_none_or(|url| *upstream != Upstream::new(name, url, default_connections(role)))
+}
+
+/// Connections to one registry where nobody sets them.
+pub fn default_connections(role: Role) -> usize {
     let connections = match role {
         Role::Seed => MAX_CONNECTIONS_OF_SEED,
         Role::Mirror | Role::Scheduler => MAX_CONNECTIONS,
@@ -109,11 +123,7 @@ fn upstream(mut section: Section<'_>, role: Role, reading: &Reading) -> Option<U
         has_url = true;
         parse::registry_url(item)
     });
-    let of_name = |name: &RegistryName| {
-        let known = KNOWN.iter().find(|(known, _)| *known == name.as_str());
-        known.map(|(_, url)| (*url).to_owned())
-    };
-    let known_url = name.as_ref().and_then(of_name);
+    let known_url = name.as_ref().and_then(known_url).map(str::to_owned);
     required("upstream.name", has_name);
     required("upstream.url", has_url || known_url.is_some());
     let mirrors = section.read("mirrors", mirrors);

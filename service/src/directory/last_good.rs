@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use darner_proto::id::{Host, Role};
 use darner_proto::invalid::Invalid;
 use darner_proto::manager::Configuration;
+use darner_proto::rules::Rules;
 use darner_proto::wire;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,29 @@ struct Record {
     /// process's own certificate.
     #[serde(default)]
     revoked: BTreeMap<String, u64>,
+    /// As they are on the wire, without passwords.
+    #[serde(default)]
+    rules: RulesRecord,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct RulesRecord {
+    upstreams: Vec<UpstreamRecord>,
+    upload: u64,
+    download: u64,
+    upstream: u64,
+    blocked: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UpstreamRecord {
+    registry: String,
+    url: String,
+    mirrors: Vec<String>,
+    ca: String,
+    tag_ttl_ms: Option<u64>,
+    tag_stale_ms: Option<u64>,
+    max_connections: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -136,6 +160,54 @@ impl Record {
                 .iter()
                 .map(|(id, until)| (id.to_string(), *until))
                 .collect(),
+            rules: configuration.rules.as_ref().into(),
+        }
+    }
+}
+
+impl From<&Rules> for RulesRecord {
+    fn from(rules: &Rules) -> Self {
+        let wire = wire::Rules::from(rules);
+        let limits = wire.limits.unwrap_or_default();
+        let upstreams = wire.upstreams.into_iter().map(|rule| UpstreamRecord {
+            registry: rule.registry,
+            url: rule.url,
+            mirrors: rule.mirrors,
+            ca: rule.ca,
+            tag_ttl_ms: rule.tag_ttl_ms,
+            tag_stale_ms: rule.tag_stale_ms,
+            max_connections: rule.max_connections,
+        });
+        Self {
+            upstreams: upstreams.collect(),
+            upload: limits.upload,
+            download: limits.download,
+            upstream: limits.upstream,
+            blocked: wire.blocked,
+        }
+    }
+}
+
+impl From<RulesRecord> for wire::Rules {
+    fn from(record: RulesRecord) -> Self {
+        let upstreams = record.upstreams.into_iter().map(|rule| wire::UpstreamRule {
+            registry: rule.registry,
+            url: rule.url,
+            mirrors: rule.mirrors,
+            ca: rule.ca,
+            tag_ttl_ms: rule.tag_ttl_ms,
+            tag_stale_ms: rule.tag_stale_ms,
+            max_connections: rule.max_connections,
+            login: None,
+        });
+        Self {
+            upstreams: upstreams.collect(),
+            limits: Some(wire::LimitRules {
+                upload: record.upload,
+                download: record.download,
+                upstream: record.upstream,
+            }),
+            blocked: record.blocked,
         }
     }
 }
@@ -157,6 +229,7 @@ impl TryFrom<Record> for Configuration {
                     .map(|(id, until)| wire::Revocation { id, until })
                     .collect(),
             }),
+            rules: Some(record.rules.into()),
         })
     }
 }

@@ -36,8 +36,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent connection is probed this often, and given up when a probe stays unanswered as long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// The longest configuration: twice what the most schedulers and seeds with labels, and the most
-/// revocations, can fill.
+/// The longest configuration: twice what the most schedulers and seeds with labels, the most
+/// revocations and the most rules can fill.
 const MAX_MESSAGE: usize = 6 << 20;
 /// The manager asks for keep-alives at its own pace, within reason.
 const KEEP_ALIVE_RANGE: (Duration, Duration) =

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use darner_proto::id::Role;
+use darner_proto::rules::{LimitRules, Login, Rules, UpstreamRule};
 use proptest::prelude::*;
 
 use crate::identity::{Identity, IdentityMetrics};
@@ -39,6 +40,30 @@ fn configuration(version: u64, schedulers: &[&str], seeds: &[&str]) -> Configura
         schedulers: hosts(schedulers, Role::Scheduler),
         seeds: hosts(seeds, Role::Seed),
         trust: Arc::default(),
+        rules: Arc::default(),
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        upstreams: vec![UpstreamRule {
+            registry: "registry.example".parse().expect("valid"),
+            url: Some("https://registry.example".to_owned()),
+            mirrors: vec!["https://near.example".to_owned()],
+            ca: Some("-----BEGIN CERTIFICATE-----".to_owned()),
+            tag_ttl: Some(std::time::Duration::ZERO),
+            tag_stale: None,
+            max_connections: Some(3),
+            login: Some(Login {
+                username: "ann".to_owned(),
+                password: "canary".to_owned(),
+            }),
+        }],
+        limits: LimitRules {
+            upload: Some(7),
+            ..LimitRules::default()
+        },
+        blocked: vec!["docker.io/evil/*".parse().expect("valid")],
     }
 }
 
@@ -106,7 +131,8 @@ async fn an_address_that_cannot_work_is_refused_at_once() {
 #[test]
 fn the_last_good_answer_is_kept_for_its_manager_only() {
     let dir = tempfile::tempdir().expect("a directory");
-    let known = configuration(9, &["s1", "s2"], &["seed"]);
+    let mut known = configuration(9, &["s1", "s2"], &["seed"]);
+    known.rules = Arc::new(rules());
     let (file, nothing) = LastGood::open(dir.path(), Role::Mirror, "http://m:1").expect("opened");
     assert_eq!(nothing, Configuration::default());
     file.write(&known).expect("written");
@@ -117,6 +143,9 @@ fn the_last_good_answer_is_kept_for_its_manager_only() {
     assert_eq!(mode & 0o777, 0o600);
 
     let (_, again) = LastGood::open(dir.path(), Role::Mirror, "http://m:1").expect("opened");
+    let text = fs::read_to_string(file.path()).expect("there");
+    assert!(!text.contains("canary"), "passwords stay in memory");
+    known.rules = Arc::new(rules().without_logins());
     assert_eq!(again, known);
     let (_, other) = LastGood::open(dir.path(), Role::Mirror, "http://other:1").expect("opened");
     assert_eq!(other, Configuration::default());

@@ -271,6 +271,10 @@ async fn clusters_are_made_changed_and_removed_by_administrators() {
         json!({ "name": "east", "members": {} }),
         json!({ "name": "default", "members": { "hosts": ["a"] } }),
         json!({ "name": "east", "members": { "networks": ["10.1"] } }),
+        json!({ "name": "default", "rules": { "blocked": ["nothing"] } }),
+        json!({ "name": "default", "rules": { "limits": { "upload": 0 } } }),
+        json!({ "name": "default", "rules": { "upstreams": [{ "registry": "r.example" }] } }),
+        json!({ "name": "default", "passwords": { "r.example": "canary" } }),
     ] {
         let (head, told) = scene.ask_as(Role::Admin, "POST", all, bad).await;
         assert_eq!(head.status(), StatusCode::BAD_REQUEST, "{told}");
@@ -296,4 +300,27 @@ async fn clusters_are_made_changed_and_removed_by_administrators() {
     let (head, _) = scene.ask("DELETE", one, &with("\"2\""), Value::Null).await;
     assert_eq!(head.status(), StatusCode::NO_CONTENT);
     assert_eq!(get(&scene, all).await["items"], json!([]));
+
+    // What is set for the nodes of no other cluster.
+    let rules = json!({
+        "upstreams": [{ "registry": "docker.io", "tag_ttl_seconds": 7 }],
+        "limits": { "upload": 1000 }, "blocked": ["docker.io/evil/*"],
+    });
+    let new = json!({ "name": "default", "rules": rules });
+    let (head, made) = scene.ask_as(Role::Admin, "POST", all, new).await;
+    assert_eq!(head.status(), StatusCode::CREATED, "{made}");
+    assert_eq!(made["rules"], rules);
+    // Passwords are kept sealed or not at all.
+    let user = json!({
+        "rules": { "upstreams": [{ "registry": "docker.io", "username": "ann" }] },
+        "passwords": { "docker.io": "canary" },
+    });
+    let one = "/api/v1/clusters/default";
+    let (head, told) = scene.ask("PUT", one, &with("*"), user).await;
+    assert_eq!(head.status(), StatusCode::BAD_REQUEST);
+    let told = told.to_string();
+    assert!(
+        told.contains("seal_key_file") && !told.contains("canary"),
+        "{told}"
+    );
 }

@@ -14,7 +14,7 @@ use crate::upstream::{BlobBody, UpstreamError};
 impl Files {
     /// What the host says of the file at `url` to who shows these headers.
     pub async fn head_as(&self, url: &Url, shown: &HeaderMap) -> Result<FileHead, UpstreamError> {
-        let head = self.inner.head_as(url, shown).await;
+        let head = self.inner().head_as(url, shown).await;
         head.map_err(|fault| self.blamed(url, fault))
     }
 

@@ -8,7 +8,7 @@ use darner_service::settings::Route;
 use super::Fault;
 use crate::upstream::dial::{Guard, Zone};
 use crate::upstream::routes::reach;
-use crate::upstream::wire::roots;
+use crate::upstream::setup::Authorities;
 
 /// TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -20,14 +20,16 @@ const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) route: Option<Route>,
+    pub(super) authorities: Authorities,
     pub(super) guard: Guard,
     made: OnceLock<reqwest::Client>,
 }
 
 impl Client {
     /// For a route, or for what has none.
-    pub(super) fn new(route: Option<&Route>) -> Self {
+    pub(super) fn new(route: Option<&Route>, authorities: Authorities) -> Self {
         Self {
+            authorities,
             route: route.cloned(),
             guard: Guard::within(reach(route)),
             made: OnceLock::new(),
@@ -56,12 +58,7 @@ impl Client {
             // No proxy leads into this network.
             if inside { builder.no_proxy() } else { builder }
         };
-        let ca_file = self
-            .route
-            .as_ref()
-            .and_then(|route| route.ca_file.as_deref());
-        if let Some(path) = ca_file {
-            let roots = roots(&std::fs::read(path).map_err(Fault::CaFile)?)?;
+        if let Some(roots) = self.authorities.roots()? {
             let client = builder().tls_certs_only(roots).build();
             return client.map_err(Fault::Client);
         }
