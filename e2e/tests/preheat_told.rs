@@ -54,6 +54,8 @@ fn written(file: &File) -> Result<u64> {
 #[derive(Debug, Default)]
 struct Told {
     bytes: BTreeMap<String, u64>,
+    /// Of layers on their way, by node.
+    layers: BTreeMap<(String, String), u64>,
     done: BTreeSet<String>,
 }
 
@@ -66,6 +68,7 @@ impl Told {
             let claimed = item["bytes"].as_u64().context("no bytes")?;
             let before = self.bytes.insert(node.to_owned(), claimed);
             ensure!(before <= Some(claimed), "{before:?}, then {item}");
+            self.layers(node, item, image)?;
             // Downloads change their names as they end.
             let mut there = on_disk(scene, node)?;
             if there < claimed {
@@ -77,6 +80,33 @@ impl Told {
                 is_whole(scene, node, image)?;
             }
         }
+        Ok(())
+    }
+}
+
+impl Told {
+    /// What is said of layers on their way is of the image's, never less than before, and part of what the
+    /// node holds.
+    fn layers(&mut self, node: &str, item: &Value, image: &Image) -> Result<()> {
+        let mut sum = 0;
+        for layer in item["coming"].as_array().into_iter().flatten() {
+            let digest = layer["digest"].as_str().context("no digest")?;
+            let blob = image.blobs.iter();
+            let mut blob = blob.filter(|blob| blob.digest.to_string() == digest);
+            let blob = blob.next().context("a layer of another image")?;
+            ensure!(layer["total_bytes"] == blob.size, "{layer}");
+            let bytes = layer["bytes"].as_u64().context("no bytes")?;
+            let before = self
+                .layers
+                .insert((node.to_owned(), digest.to_owned()), bytes);
+            ensure!(
+                before <= Some(bytes) && bytes <= blob.size,
+                "{before:?}, then {layer}"
+            );
+            sum += bytes;
+        }
+        ensure!(sum <= item["bytes"].as_u64().unwrap_or(0), "{item}");
+        ensure!(sum == 0 || item["state"] == "running", "{item}");
         Ok(())
     }
 }
@@ -113,6 +143,7 @@ fn what_a_job_says_of_eight_nodes_is_on_their_disks() {
         ensure!(ended["phase"] == "done", "{ended}");
         ensure!(looks > 3, "it ended after {looks} looks");
         ensure!(seen.done.len() == 8, "{seen:?}");
+        ensure!(seen.layers.values().any(|bytes| *bytes > 0), "{seen:?}");
         let ratio = upstream.ledger().ratio(image);
         ensure!(ratio == 1.0, "{ratio}:\n{}", upstream.ledger().describe());
         Ok(())

@@ -34,9 +34,10 @@ use crate::removals::Removals;
 
 mod catalog;
 
-/// A host of the largest size, with 32 labels: and small enough that the longest configuration
-/// (every scheduler and seed of this size) stays below the 4 MiB that members read.
-const MAX_MESSAGE: usize = (4 << 20) / (MAX_SCHEDULERS + MAX_SEEDS) - 512;
+/// A host of the largest size, with 32 labels, and a keep-alive with all there may be in it: and small
+/// enough that the longest configuration (every scheduler and seed of this size, and the rules) stays below
+/// the 6 MiB that members read.
+const MAX_MESSAGE: usize = (5 << 20) / (MAX_SCHEDULERS + MAX_SEEDS);
 /// Every member has one stream open; a few more for those whose old one has not been missed yet.
 const MAX_WATCHERS: usize = MAX_MIRRORS + 2 * (MAX_SCHEDULERS + MAX_SEEDS);
 /// Every member has one connection; as many again as watchers for those that are just leaving.

@@ -7,6 +7,7 @@
 
 mod platform;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,9 @@ use darner_proto::digest::Digest;
 use darner_proto::file::{FileUrl, Supply};
 use darner_proto::name::{Reference, Source};
 use darner_proto::peer::{ResolveReply, Resolved};
-use darner_proto::preheat::{Image, Order, OrderId, Outcome, Platform, Progress, Report, Target};
+use darner_proto::preheat::{
+    Coming, Image, MAX_COMING, Order, OrderId, Outcome, Platform, Progress, Report, Target,
+};
 use darner_service::directory::orders::Orders;
 use darner_service::settings::RouteTo;
 use darner_service::shutdown::Shutdown;
@@ -37,7 +40,7 @@ use crate::upstream::{UpstreamError, Upstreams};
 
 /// Blobs of one image that come at once: as many as containerd fetches, so that an order is no
 /// heavier than a pull.
-const BLOBS_AT_ONCE: usize = 3;
+const BLOBS_AT_ONCE: usize = MAX_COMING;
 /// Between looks at how far downloads are: as often as keep-alives tell it.
 const LOOK: Duration = Duration::from_millis(250);
 /// An order of which nothing has come for so long is given up, to be tried again.
@@ -234,7 +237,7 @@ impl Preheat {
             }
             let now = self.progress(&wanted, &here);
             if now != last {
-                (last, moved) = (now, Instant::now());
+                (last, moved) = (now.clone(), Instant::now());
                 note(now);
             } else if moved.elapsed() > PATIENCE {
                 return Err(Failure::Stalled);
@@ -336,19 +339,31 @@ impl Preheat {
 
     /// What is here, verified: whole blobs, and pieces of those that are coming.
     fn progress(&self, wanted: &Wanted, here: &HashSet<Digest>) -> Progress {
-        let held = |(digest, size): (&Digest, &u64)| match here.contains(digest) {
-            true => *size,
-            false => self
-                .tasks
-                .running(digest)
-                .map_or(0, |shared| shared.held_bytes()),
-        };
+        let mut coming = Vec::new();
+        let mut bytes = 0;
+        for (digest, size) in &wanted.blobs {
+            if here.contains(digest) {
+                bytes += size;
+            } else if let Some(shared) = self.tasks.running(digest) {
+                let held = shared.held_bytes();
+                bytes += held;
+                coming.push(Coming {
+                    digest: *digest,
+                    bytes: held,
+                    total_bytes: *size,
+                });
+            }
+        }
+        // Others may be brought here for clients: those that have most are told of.
+        coming.sort_by_key(|coming| Reverse(coming.bytes));
+        coming.truncate(MAX_COMING);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Progress {
-            bytes: wanted.blobs.iter().map(held).sum(),
+            bytes,
             total_bytes: wanted.blobs.values().sum(),
             blobs: count(here.len()),
             total_blobs: count(wanted.blobs.len()),
+            coming,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use crate::digest::Digest;
 use crate::file::FileUrl;
 use crate::invalid::Invalid;
 use crate::name::{Reference, RegistryName, Source};
@@ -17,6 +18,8 @@ use crate::wire;
 pub const MAX_ORDERS: usize = 8;
 /// Of a reason, so many bytes are told.
 pub const MAX_WHY: usize = 256;
+/// Blobs of an order that are told of while they are on their way: as many as a node brings at once.
+pub const MAX_COMING: usize = 3;
 /// What a job's id has at most.
 const MAX_JOB: usize = 32;
 /// The registry of names without one.
@@ -94,7 +97,7 @@ pub struct Report {
 }
 
 /// What is held and verified, of what there is; nothing of nothing before the manifest is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
     /// Bytes.
     pub bytes: u64,
@@ -104,6 +107,19 @@ pub struct Progress {
     pub blobs: u32,
     /// Of so many.
     pub total_blobs: u32,
+    /// Blobs that are on their way, [`MAX_COMING`] at most.
+    pub coming: Vec<Coming>,
+}
+
+/// A blob that is on its way, or what is at a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coming {
+    /// Which: the key of its task.
+    pub digest: Digest,
+    /// Held and verified.
+    pub bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
 }
 
 /// How far an order is.
@@ -288,8 +304,10 @@ impl From<&Report> for wire::OrderReport {
                 for_good: true,
             } => (wire::OrderOutcome::FailedForGood, why.as_str()),
         };
-        let progress = report.progress;
+        let progress = &report.progress;
+        let coming = progress.coming.iter().take(MAX_COMING);
         Self {
+            coming: coming.map(Into::into).collect(),
             id: Some((&report.id).into()),
             bytes: progress.bytes,
             total_bytes: progress.total_bytes,
@@ -318,15 +336,39 @@ impl TryFrom<wire::OrderReport> for Report {
                 for_good: true,
             },
         };
+        let coming = report.coming.into_iter().take(MAX_COMING);
         Ok(Self {
             progress: Progress {
                 bytes: report.bytes.min(report.total_bytes),
                 total_bytes: report.total_bytes,
                 blobs: report.blobs.min(report.total_blobs),
                 total_blobs: report.total_blobs,
+                coming: coming.map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
             id: report.id.try_into()?,
             outcome,
+        })
+    }
+}
+
+impl From<&Coming> for wire::Coming {
+    fn from(coming: &Coming) -> Self {
+        Self {
+            digest: coming.digest.to_wire().into(),
+            bytes: coming.bytes,
+            total_bytes: coming.total_bytes,
+        }
+    }
+}
+
+impl TryFrom<wire::Coming> for Coming {
+    type Error = Invalid;
+
+    fn try_from(coming: wire::Coming) -> Result<Self, Invalid> {
+        Ok(Self {
+            digest: Digest::from_wire(&coming.digest)?,
+            bytes: coming.bytes.min(coming.total_bytes),
+            total_bytes: coming.total_bytes,
         })
     }
 }
@@ -409,6 +451,11 @@ mod tests {
                 total_bytes: 2,
                 blobs: 0,
                 total_blobs: 1,
+                coming: vec![Coming {
+                    digest: Digest::sha256(b"a"),
+                    bytes: 3,
+                    total_bytes: 4,
+                }],
             },
             outcome: Outcome::Failed {
                 why,

@@ -253,10 +253,25 @@ fn show(common: &Common, job: &Value) {
         ("BLOBS", |item| {
             format!("{}/{}", item["blobs"], item["total_blobs"])
         }),
+        ("ON THEIR WAY", coming),
         ("IMAGE OR FILE", |item| string(item, "name")),
         ("WHY", |item| string(item, "why")),
     ];
     table::print(columns, &with_names.collect::<Vec<_>>());
+}
+
+/// The layers that are on their way, and how much of each is there.
+fn coming(item: &Value) -> String {
+    let layers = item["coming"].as_array().into_iter().flatten();
+    let layers = layers.map(|layer| {
+        let digest = layer["digest"].as_str().unwrap_or_default();
+        let short = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+        let short = short.get(..12).unwrap_or(short);
+        let number = |key: &str| layer[key].as_u64().unwrap_or(0);
+        let hundredths = number("bytes") * 100 / number("total_bytes").max(1);
+        format!("{short} {hundredths}%")
+    });
+    layers.collect::<Vec<_>>().join(", ")
 }
 
 /// What a job is about, in the order its items count it.

@@ -72,7 +72,7 @@ fn one(image: &ImageSummary) -> Markup {
             td.number { (image.layers.map_or("–".to_owned(), |layers| layers.to_string())) }
             td.number { (image.nodes) }
             td.number { (image.complete_nodes) }
-            td { code { (short(&image.digest)) } }
+            td { code { (text::short(&image.digest)) } }
         }
     }
 }
@@ -83,11 +83,6 @@ fn called(repository: &str, tags: &[String]) -> String {
         true => format!("{repository} (no tag)"),
         false => format!("{repository}:{}", tags.join(", ")),
     }
-}
-
-/// Enough of a digest to tell it from others.
-fn short(digest: &str) -> &str {
-    digest.get(..19).unwrap_or(digest)
 }
 
 fn searching(which: &Which) -> Markup {

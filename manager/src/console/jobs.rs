@@ -261,7 +261,10 @@ fn items(shown: &ShownJob) -> Markup {
                 tr {
                     th scope="row" { a href={ "/nodes/" (item.node) } { (item.node) } @if item.seed { " (seed)" } }
                     td { (stage(item)) }
-                    td.number { (text::bytes(item.held.bytes)) " of " (text::bytes(item.held.total_bytes)) }
+                    td.number {
+                        (text::bytes(item.held.bytes)) " of " (text::bytes(item.held.total_bytes))
+                        @if !item.coming.is_empty() { (coming(item)) }
+                    }
                     td.number { (item.held.blobs) "/" (item.held.total_blobs) }
                     td.number { (item.attempt) "/" (item.last_attempt) }
                     td { (image_of(shown, item.image)) }
@@ -270,6 +273,23 @@ fn items(shown: &ShownJob) -> Markup {
             }
         }))
         @if left > 0 { p { (left) " more are in the API's answer." } }
+    }
+}
+
+/// The layers that are on their way.
+fn coming(item: &Item) -> Markup {
+    html! {
+        ul.layers {
+            @for layer in &item.coming {
+                @let hundredths = text::hundredths(layer.bytes, layer.total_bytes);
+                @let short = text::short(&layer.digest);
+                li {
+                    code title=(layer.digest) { (short) } " "
+                    progress max="100" value=(hundredths) aria-label={ "Layer " (short) " on " (item.node) } { (hundredths) " %" }
+                    " " (hundredths) " %"
+                }
+            }
+        }
     }
 }
 

@@ -61,7 +61,7 @@ fn all(tasks: &TaskList) -> Markup {
 fn row(task: &TaskSummary) -> Markup {
     html! {
         tr {
-            th scope="row" { a href={ "/tasks/" (task.id) } { code { (task.id.get(..19).unwrap_or(&task.id)) } } }
+            th scope="row" { a href={ "/tasks/" (task.id) } { code { (text::short(&task.id)) } } }
             td { @for source in &task.sources { (source) br; } }
             td.number { (text::bytes(task.size_bytes)) }
             td.number { (task.nodes) }

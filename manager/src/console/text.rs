@@ -31,6 +31,11 @@ pub(super) fn hundredths(part: u64, whole: u64) -> u64 {
     }
 }
 
+/// Enough of a digest to tell it from others.
+pub(super) fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
 /// A unix time in ms.
 pub(super) fn time(ms: u64) -> Markup {
     let at = UNIX_EPOCH + Duration::from_millis(ms);

@@ -173,12 +173,14 @@ impl Board {
         if item.state != State::Running {
             return;
         }
-        // What is held stays held while the attempt lasts.
-        item.held = item.held.max(report.progress.into());
+        item.hear(&report.progress);
         match report.outcome {
             Outcome::Running => {}
             Outcome::Done => item.state = State::Done,
             Outcome::Failed { why, for_good } => fail(now, item, why, for_good),
+        }
+        if item.state != State::Running {
+            item.coming.clear();
         }
         if *item != before {
             changed.insert(report.id.job);
@@ -237,6 +239,7 @@ impl Board {
                 if present.contains(&item.node) {
                     *seen = now;
                 } else if now.saturating_sub(*seen) >= ABSENT_MS {
+                    item.coming.clear();
                     item.state = State::Failed {
                         why: "the node has left the cluster".to_owned(),
                         for_good: false,

@@ -7,7 +7,7 @@
 
 use darner_proto::file::shown;
 use darner_proto::invalid::Invalid;
-use darner_proto::preheat::{Progress, Target};
+use darner_proto::preheat::{Coming, Progress, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -72,6 +72,10 @@ pub struct Item {
     /// What the node holds.
     #[serde(flatten)]
     pub held: Held,
+    /// Of that, the layers that are on their way while the node is at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 3)]
+    pub coming: Vec<Layer>,
     /// How far it is.
     #[serde(flatten)]
     pub state: State,
@@ -90,6 +94,17 @@ pub struct Held {
     pub blobs: u32,
     /// Of so many; 0 while that is not known.
     pub total_blobs: u32,
+}
+
+/// A layer on its way to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Layer {
+    /// Its digest; of a file, what its task is called.
+    pub digest: String,
+    /// Bytes that the node holds, verified.
+    pub bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
 }
 
 /// How far an item is.
@@ -164,8 +179,18 @@ pub struct Summary {
     pub why: Option<String>,
 }
 
-impl From<Progress> for Held {
-    fn from(progress: Progress) -> Self {
+impl From<&Coming> for Layer {
+    fn from(coming: &Coming) -> Self {
+        Self {
+            digest: coming.digest.to_string(),
+            bytes: coming.bytes,
+            total_bytes: coming.total_bytes,
+        }
+    }
+}
+
+impl From<&Progress> for Held {
+    fn from(progress: &Progress) -> Self {
         Self {
             bytes: progress.bytes,
             total_bytes: progress.total_bytes,
@@ -221,10 +246,20 @@ impl Item {
             attempt: 1,
             last_attempt: ATTEMPTS,
             held: Held::default(),
+            coming: Vec::new(),
             state: State::Waiting {
                 not_before_ms: 0,
                 why: None,
             },
+        }
+    }
+
+    /// What its node says. What is held stays held while the attempt lasts.
+    pub fn hear(&mut self, progress: &Progress) {
+        let held = Held::from(progress);
+        if held >= self.held {
+            self.held = held;
+            self.coming = progress.coming.iter().map(Into::into).collect();
         }
     }
 
@@ -242,6 +277,7 @@ impl Item {
         self.attempt += 1;
         self.last_attempt = self.attempt + ATTEMPTS - 1;
         self.held = Held::default();
+        self.coming.clear();
         self.state = State::Waiting {
             not_before_ms: 0,
             why: None,
@@ -310,6 +346,7 @@ impl Job {
     pub fn cancel(&mut self) {
         for item in self.items.iter_mut().filter(|item| !item.state.is_ended()) {
             item.state = State::Cancelled;
+            item.coming.clear();
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use darner_proto::id::Host;
-use darner_proto::preheat::{MAX_ORDERS, OrderId, Outcome, Progress, Target};
+use darner_proto::preheat::{Coming, MAX_ORDERS, OrderId, Outcome, Progress, Target};
 use proptest::prelude::*;
 
 use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS, SILENT_MS};
@@ -53,6 +53,11 @@ fn report(id: &OrderId, bytes: u64, outcome: Outcome) -> Report {
         total_bytes: 10,
         blobs: 0,
         total_blobs: 1,
+        coming: vec![Coming {
+            digest: darner_proto::digest::Digest::sha256(b"a"),
+            bytes,
+            total_bytes: 10,
+        }],
     };
     Report {
         id: id.clone(),
@@ -87,6 +92,7 @@ fn seeds_come_first_and_an_order_stands_until_it_has_ended() {
     let less = report(&given[0], 3, Outcome::Running);
     heard(&mut board, 3, "seed", vec![less]);
     assert_eq!(board.get("1a").unwrap().items[0].held.bytes, 4);
+    assert_eq!(board.get("1a").unwrap().items[0].coming[0].bytes, 4);
     assert_eq!(heard(&mut board, 4, "mirror", vec![]), []);
     let done = report(&given[0], 10, Outcome::Done);
     assert_eq!(heard(&mut board, 5, "seed", vec![done.clone()]), given);
