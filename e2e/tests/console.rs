@@ -32,6 +32,8 @@ const PAGES: &[&str] = &[
     "/tasks",
     "/swarm",
     "/jobs",
+    "/clusters",
+    "/clusters/default",
     "/upstreams",
     "/tokens",
     "/join-tokens",

@@ -38,6 +38,7 @@ use crate::users::throttle::Throttle;
 pub mod access;
 pub(crate) mod body;
 pub(crate) mod clusters;
+mod etag;
 pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod join;
@@ -138,7 +139,7 @@ pub struct Parts {
 #[openapi(
     info(
         title = "Darner manager",
-        description = "Who belongs to a cluster of mirrors, what it is doing, and who may say so.",
+        description = "Who belongs to a cluster of mirrors, what it is doing, and who may say so. Every answer to a GET but a stream has an ETag, and If-None-Match is heeded.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     modifiers(&Security),
@@ -284,6 +285,7 @@ fn routes(api: Api) -> Router {
     };
     router
         .route("/api/openapi.json", get(described))
+        .route_layer(middleware::from_fn(etag::conditional))
         .route_layer(middleware::from_fn_with_state(
             api.clone(),
             access::authorize,

@@ -121,6 +121,14 @@ impl Clusters {
         TABLE.list(&self.database, after, most, kept).await
     }
 
+    /// All there are.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn all(&self) -> Result<Vec<Kept>, DatabaseError> {
+        self.list("", MOST).await
+    }
+
     /// One.
     ///
     /// # Errors
@@ -218,7 +226,7 @@ impl Clusters {
     /// The database cannot be read, or a password not opened, and nothing is changed.
     pub async fn look(&self) -> Result<(), ClusterError> {
         let mut clusters = Vec::new();
-        for kept in self.list("", MOST).await? {
+        for kept in self.all().await? {
             match Cluster::new(&kept.name, &kept.settings, &self.opened(&kept)?) {
                 Ok(cluster) => clusters.push(cluster),
                 Err(error) => tracing::warn!(name = kept.name, %error, "a cluster means nothing"),

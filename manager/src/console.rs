@@ -21,6 +21,7 @@ use crate::users::Role;
 mod account;
 mod audit;
 mod begun;
+mod clusters;
 mod gate;
 mod images;
 mod jobs;
@@ -75,6 +76,19 @@ pub(crate) const ROUTES: &Routes = &[
     ("GET", "/webhooks/new", Need::Role(Role::Admin)),
     ("POST", "/webhooks", Need::Role(Role::Admin)),
     ("POST", "/webhooks/{name}/remove", Need::Role(Role::Admin)),
+    ("GET", "/clusters", Need::Role(Role::Viewer)),
+    ("POST", "/clusters", Need::Role(Role::Admin)),
+    ("GET", "/clusters/{name}", Need::Role(Role::Viewer)),
+    ("POST", "/clusters/{name}/members", Need::Role(Role::Admin)),
+    ("POST", "/clusters/{name}/limits", Need::Role(Role::Admin)),
+    ("POST", "/clusters/{name}/blocked", Need::Role(Role::Admin)),
+    ("POST", "/clusters/{name}/registries", Need::Role(Role::Admin)),
+    (
+        "POST",
+        "/clusters/{name}/registries/remove",
+        Need::Role(Role::Admin),
+    ),
+    ("POST", "/clusters/{name}/remove", Need::Role(Role::Admin)),
     ("GET", "/upstreams", Need::Role(Role::Viewer)),
     ("GET", "/tokens", Need::Role(Role::Viewer)),
     ("POST", "/tokens", Need::Role(Role::Viewer)),
@@ -122,6 +136,17 @@ pub(crate) fn routes(api: &Api) -> Router<Api> {
         .route("/webhooks/new", get(begun::new_hook))
         .route("/webhooks", post(begun::create_hook))
         .route("/webhooks/{name}/remove", post(begun::remove_hook))
+        .route("/clusters", get(clusters::list).post(clusters::create))
+        .route("/clusters/{name}", get(clusters::show))
+        .route("/clusters/{name}/members", post(clusters::set_members))
+        .route("/clusters/{name}/limits", post(clusters::set_limits))
+        .route("/clusters/{name}/blocked", post(clusters::set_blocked))
+        .route("/clusters/{name}/registries", post(clusters::set_registry))
+        .route(
+            "/clusters/{name}/registries/remove",
+            post(clusters::remove_registry),
+        )
+        .route("/clusters/{name}/remove", post(clusters::remove))
         .route("/upstreams", get(upstreams::show))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}/revoke", post(tokens::revoke))

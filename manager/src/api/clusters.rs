@@ -8,11 +8,12 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::body::{Json, Query, expected_version, given_version, versioned};
+use super::body::{Json, Query, expected_version, given_version, stale, versioned};
 use super::named::{change, changed, name_in_path};
 use super::page::{List, Page};
 use super::problem::{Document, Problem};
-use crate::clusters::passwords::GivenPasswords;
+use crate::clusters::passwords::{GivenPasswords, Passwords};
+use crate::clusters::set::DEFAULT;
 use crate::clusters::settings::{ClusterSettings, MemberRule, NodeRules};
 use crate::clusters::{ClusterError, Kept};
 use crate::users::Name;
@@ -94,10 +95,7 @@ pub(crate) async fn create(
         members,
         rules,
     };
-    let actor = caller.actor();
-    let change = change(&actor, &name, None);
-    let made = api.clusters.create(change, &settings, passwords.into());
-    changed(made.await?, "cluster", &name)?;
+    make(&api, &caller, (&name, &settings), passwords.into()).await?;
     shown(&api, &name, StatusCode::CREATED).await
 }
 
@@ -126,7 +124,6 @@ pub(crate) async fn replace(
 ) -> Result<Response, Problem> {
     let name = name_in_path(&name)?;
     let expected = expected_version(&headers)?;
-    let actor = caller.actor();
     let ChangedCluster {
         position,
         members,
@@ -138,9 +135,8 @@ pub(crate) async fn replace(
         members,
         rules,
     };
-    let change = change(&actor, &name, expected);
-    let made = api.clusters.change(change, &settings, passwords.into());
-    changed(made.await?, "cluster", &name)?;
+    let (of, passwords) = ((&name, expected), passwords.into());
+    put(&api, &caller, of, (&settings, passwords)).await?;
     shown(&api, &name, StatusCode::OK).await
 }
 
@@ -156,11 +152,79 @@ pub(crate) async fn remove(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let name = name_in_path(&name)?;
-    let expected = given_version(&headers);
+    take_away(&api, &caller, (name, given_version(&headers))).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn make(
+    api: &Api,
+    caller: &Caller,
+    (name, settings): (&Name, &ClusterSettings),
+    passwords: Passwords,
+) -> Result<(), Problem> {
+    let actor = caller.actor();
+    let change = change(&actor, name, None);
+    let made = api.clusters.create(change, settings, passwords).await?;
+    changed(made, "cluster", name)
+}
+
+async fn put(
+    api: &Api,
+    caller: &Caller,
+    (name, expected): (&Name, Option<i64>),
+    (settings, passwords): (&ClusterSettings, Passwords),
+) -> Result<(), Problem> {
+    let actor = caller.actor();
+    let change = change(&actor, name, expected);
+    let made = api.clusters.change(change, settings, passwords).await?;
+    changed(made, "cluster", name)
+}
+
+pub(crate) async fn take_away(
+    api: &Api,
+    caller: &Caller,
+    (name, expected): (Name, Option<i64>),
+) -> Result<(), Problem> {
     let actor = caller.actor();
     let removed = api.clusters.remove(change(&actor, &name, expected));
-    changed(removed.await?, "cluster", &name)?;
-    Ok(StatusCode::NO_CONTENT)
+    changed(removed.await?, "cluster", &name)
+}
+
+/// The name of a cluster that there could be.
+pub(crate) fn name(text: &str) -> Result<Name, Problem> {
+    name_in_path(text)
+}
+
+/// What is set of a cluster, and its version. The one of all others is there without being made.
+pub(crate) async fn found(
+    api: &Api,
+    name: &Name,
+) -> Result<(ClusterSettings, Option<i64>), Problem> {
+    match api.clusters.get(name).await? {
+        Some(kept) => Ok((kept.settings, Some(kept.version))),
+        None if name.as_str() == DEFAULT => Ok((ClusterSettings::default(), None)),
+        None => Err(Problem::not_found(name.as_str())),
+    }
+}
+
+/// Changes a part of a cluster that has this version.
+pub(crate) async fn edit(
+    api: &Api,
+    caller: &Caller,
+    (name, expected): (Name, Option<i64>),
+    change: impl FnOnce(&mut ClusterSettings) -> Result<Passwords, Problem>,
+) -> Result<(), Problem> {
+    let (mut settings, version) = found(api, &name).await?;
+    let passwords = change(&mut settings)?;
+    match version {
+        Some(_) => {
+            let of = (&name, expected.or(Some(0)));
+            put(api, caller, of, (&settings, passwords)).await
+        }
+        None if expected.is_none() => make(api, caller, (&name, &settings), passwords).await,
+        // It was removed meanwhile.
+        None => Err(stale()),
+    }
 }
 
 async fn shown(api: &Api, name: &Name, status: StatusCode) -> Result<Response, Problem> {

@@ -41,6 +41,11 @@ impl From<GivenPasswords> for Passwords {
 }
 
 impl Passwords {
+    /// One, for a registry.
+    pub fn one(registry: &str, password: String) -> Self {
+        Self([(registry.to_owned(), Secret::new(password))].into())
+    }
+
     /// The one for a registry.
     pub fn get(&self, registry: &str) -> Option<&Secret> {
         self.0.get(registry)

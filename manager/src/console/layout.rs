@@ -30,6 +30,7 @@ const PAGES: &[(&str, &str, Role)] = &[
     ("/tasks", "Tasks", Role::Viewer),
     ("/jobs", "Jobs", Role::Viewer),
     ("/schedules", "Schedules", Role::Viewer),
+    ("/clusters", "Clusters", Role::Viewer),
     ("/upstreams", "Upstreams", Role::Viewer),
     ("/tokens", "Tokens", Role::Viewer),
     ("/join-tokens", "Join tokens", Role::Admin),

@@ -7,7 +7,7 @@ use url::form_urlencoded;
 use super::ROUTES;
 use crate::api::access::Need;
 use crate::api::tests::{PASSWORD, Scene};
-use crate::users::Role;
+use crate::users::{Name, Role};
 
 /// What a page is: its status, where it leads, and its text.
 #[derive(Debug)]
@@ -349,4 +349,74 @@ async fn guessing_at_the_page_is_as_slow_as_at_the_api() {
         guesses += 1;
         assert!(guesses < 16, "it can be guessed as fast as one likes");
     }
+}
+
+#[tokio::test]
+async fn what_is_set_for_a_cluster_is_changed_part_by_part() {
+    let scene = Scene::with(&[("m", MemberRole::Mirror)]).await;
+    let browser = Browser::of(&scene, "admin").await;
+    let page = "/clusters/default";
+    let fill = async |part: &str, fields: &[(&str, &str)]| {
+        browser.fill(page, &format!("{page}/{part}"), fields).await
+    };
+    let set = fill("limits", &[("upload", "1.5"), ("download", "")]).await;
+    assert_eq!((set.status, set.to.as_str()), (303, page));
+    fill("blocked", &[("blocked", "docker.io/evil/*\r\nquay.io/*")]).await;
+    let registry = [
+        ("registry", "r.example"),
+        ("url", "https://r.example"),
+        ("tag_ttl", "7"),
+    ];
+    fill("registries", &registry).await;
+    let shown = browser.page(page).await;
+    for part in [
+        "1.50",
+        "docker.io/evil/*",
+        "https://r.example",
+        "7 s",
+        "no limit",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    // A rate that is not touched stays as it is, to the byte.
+    let name: Name = "default".parse().unwrap();
+    let kept = async || scene.api.clusters.get(&name).await.unwrap().unwrap();
+    assert_eq!(kept().await.settings.rules.limits.upload, Some(3 << 19));
+
+    // Passwords need a key to be sealed with; what is wrong is said, and changes nothing.
+    let user = [
+        &registry[..],
+        &[("username", "ann"), ("password", "canary")],
+    ]
+    .concat();
+    for (part, fields) in [
+        ("registries", &user[..]),
+        ("blocked", &[("blocked", "nothing")]),
+        ("limits", &[("upload", "0")]),
+        ("limits", &[("upload", "NaN")]),
+    ] {
+        let refused = fill(part, fields).await;
+        assert_eq!(refused.status, 400, "{part} {fields:?}");
+        assert!(refused.text.contains("role=\"alert\"") && !refused.text.contains("canary"));
+    }
+    let before = kept().await;
+    assert_eq!(before.settings.rules.blocked.len(), 2);
+    // Of a page that was loaded before somebody else's change nothing is changed.
+    let old = [("version", "1"), ("blocked", "")];
+    assert_eq!(fill("blocked", &old).await.status, 412);
+    fill("registries/remove", &[("registry", "r.example")]).await;
+    assert!(!browser.page(page).await.contains("r.example"));
+    assert_eq!(fill("remove", &[]).await.to, "/clusters");
+
+    let made = [("name", "west"), ("labels", "zone=a"), ("position", "3")];
+    let made = browser.fill("/clusters", "/clusters", &made).await;
+    assert_eq!(made.to, "/clusters/west");
+    assert!(browser.page("/clusters").await.contains("zone=a"));
+    let viewer = Browser::of(&scene, "viewer").await;
+    assert!(
+        !viewer
+            .page("/clusters/west")
+            .await
+            .contains("<form class=\"fields\"")
+    );
 }

@@ -324,3 +324,32 @@ async fn clusters_are_made_changed_and_removed_by_administrators() {
         "{told}"
     );
 }
+
+#[tokio::test]
+async fn what_has_not_changed_is_not_sent_again() {
+    let scene = Scene::with(&[("m", MemberRole::Mirror)]).await;
+    let token = format!("Bearer {}", scene.token(Role::Admin));
+    let bare = [("authorization", token.as_str())];
+    for path in [
+        "/api/v1/nodes",
+        "/api/v1/configuration",
+        "/api/openapi.json",
+    ] {
+        let (head, told) = scene.ask("GET", path, &bare, Value::Null).await;
+        let tag = head.headers()[header::ETAG].to_str().unwrap().to_owned();
+        let again = [bare[0], ("if-none-match", tag.as_str())];
+        let (same, nothing) = scene.ask("GET", path, &again, Value::Null).await;
+        assert_eq!(same.status(), StatusCode::NOT_MODIFIED, "{path}: {told}");
+        assert_eq!(
+            (&same.headers()[header::ETAG], nothing),
+            (&tag.parse::<header::HeaderValue>().unwrap(), Value::Null)
+        );
+        let other = [bare[0], ("if-none-match", "\"other\"")];
+        let (head, _) = scene.ask("GET", path, &other, Value::Null).await;
+        assert_eq!(head.status(), StatusCode::OK);
+    }
+    // Nobody learns by it what they may not see.
+    let any = [("if-none-match", "*")];
+    let (head, _) = scene.ask("GET", "/api/v1/nodes", &any, Value::Null).await;
+    assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+}
