@@ -60,6 +60,7 @@ pub(crate) enum Ask {
     /// Have nodes hold images ahead of time
     Preheat(jobs::Preheat),
     /// See, call off and retry jobs
+    #[command(visible_alias = "jobs")]
     Job(jobs::OfJobs),
     /// Make, see and remove jobs that begin by themselves
     Schedule(begun::Schedule),

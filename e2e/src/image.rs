@@ -164,6 +164,24 @@ async fn make(root: &Path) -> Result<Value> {
     }))
 }
 
+/// An image of `mib` MiB in four layers of no files, which nobody could unpack, in a registry of the
+/// scene's own.
+pub async fn of_size(directory: &Path, mib: u64) -> Result<(Registry, Image)> {
+    let storage = directory.join("storage-of-size");
+    let registry = Registry::start(directory, &storage, false).await?;
+    let maker = Maker {
+        pusher: registry.pusher(),
+        work: directory.to_owned(),
+    };
+    let length = usize::try_from(mib * MIB / 4)?;
+    let layers = (1..=4).map(|number| Layer::noise(number, length));
+    let layers: Vec<_> = layers.collect();
+    let part = maker.part("test/of-size", (Form::Oci, "amd64"), &layers, TAG);
+    let part = part.await?;
+    let described = described("test/of-size", &part.manifest, &[&part]);
+    Ok((registry, read_image(&described)?))
+}
+
 /// Whose media types a manifest has.
 #[derive(Debug, Clone, Copy)]
 enum Form {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, seeds};
-use darner_e2e::image::Image;
+use darner_e2e::image::{Image, of_size};
 use darner_e2e::operator::told;
+use darner_e2e::place;
 use darner_e2e::preheating::{SLOW, begin, begin_with, name, operated, sum, until};
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
@@ -122,16 +123,28 @@ fn is_whole(scene: &Scene, node: &str, image: &Image) -> Result<()> {
     Ok(())
 }
 
+/// An upstream, and the image of it that is brought to nodes: e2e/bench makes one of a gigabyte, and lets it
+/// come as fast as it can.
+async fn supply(scene: &Scene) -> Result<(Upstream, Image)> {
+    let Some(mib) = place::setting("DARNER_IMAGE_MIB") else {
+        let upstream = Upstream::start(scene).await?;
+        upstream.throttle(Some(4 * SLOW));
+        let image = upstream.images.middle.clone();
+        return Ok((upstream, image));
+    };
+    let (registry, image) = of_size(&scene.path(""), mib.parse()?).await?;
+    Ok((Upstream::before(scene, registry).await?, image))
+}
+
 #[test]
 fn what_a_job_says_of_eight_nodes_is_on_their_disks() {
     scene::run_for("preheat_honest", LIMIT, async |scene| {
-        let upstream = Upstream::start(scene).await?;
+        let (upstream, image) = supply(scene).await?;
+        let image = &image;
         let cluster = Cluster::start(scene, &upstream, seeds(2).mirrors(6)).await?;
         let _cluster = operated(scene, cluster).await?;
-        let image = &upstream.images.middle;
-        upstream.throttle(Some(4 * SLOW));
         let id = begin(scene, &name(image))?;
-        let (mut seen, mut looks) = (Told::default(), 0);
+        let (mut seen, mut looks, began) = (Told::default(), 0, Instant::now());
         let ended = loop {
             let job = told(scene, &["job", "show", &id])?;
             seen.look(scene, &job, image)?;
@@ -145,6 +158,8 @@ fn what_a_job_says_of_eight_nodes_is_on_their_disks() {
         ensure!(seen.done.len() == 8, "{seen:?}");
         ensure!(seen.layers.values().any(|bytes| *bytes > 0), "{seen:?}");
         let ratio = upstream.ledger().ratio(image);
+        let (mib, took) = (image.bytes() >> 20, began.elapsed());
+        println!("{mib} MiB to 8 nodes in {took:.1?}, upstream {ratio:.3}, {looks} looks");
         ensure!(ratio == 1.0, "{ratio}:\n{}", upstream.ledger().describe());
         Ok(())
     });

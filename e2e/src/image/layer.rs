@@ -31,6 +31,25 @@ pub(super) struct Layer {
     pub(super) bytes: Bytes,
 }
 
+impl Layer {
+    /// So many bytes that compress to nothing and are no archive.
+    pub(super) fn noise(number: u64, length: usize) -> Self {
+        let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.extend_from_slice(&state.to_le_bytes());
+        }
+        bytes.truncate(length);
+        Self {
+            id: Digest::sha256(&bytes),
+            bytes: bytes.into(),
+        }
+    }
+}
+
 /// Files that layers are made of, in an order that does not change.
 #[derive(Debug)]
 pub(super) struct Files {
