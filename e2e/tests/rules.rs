@@ -122,6 +122,23 @@ fn a_registry_of_the_managers_is_read_once_with_its_login_and_outlives_the_manag
         }
         scene.holds_none_of("", &[PASSWORD, &BASIC[6..]])?;
 
+        // A seed that starts anew hears the password again, though nothing has changed meanwhile.
+        let before = upstream.ledger().requests().len();
+        // Killed, so that it is the same member all the while.
+        cluster.seed.kill()?;
+        cluster.seed.restart().await?;
+        Client::new(&cluster.mirrors[0], NAME)?
+            .pull(&upstream.images.multi)
+            .await?;
+        let shown = async || {
+            let requests = upstream.ledger().requests();
+            let mut since = requests[before..].iter();
+            since
+                .any(|request| request.authorization.as_deref() == Some(BASIC))
+                .then_some(())
+        };
+        wait::until("the seed to show the login again", shown).await?;
+
         // Without the manager a node that starts anew still knows it.
         cluster.manager.stop().await?;
         let mirror = &mut cluster.mirrors[0];

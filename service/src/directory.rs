@@ -4,7 +4,8 @@
 //! must not cost a pull. Three rules see to that, and hold together with the manager's side
 //! (`darner_manager::membership`):
 //!
-//! 1. *Versions never go backwards.* An answer with a version not above the one held is ignored.
+//! 1. *Versions never go backwards.* An answer with a version not above the one held is ignored; but the
+//!    first after a start counts if it has the very one that was read from disk, where not all of it is.
 //!    The manager counts `max(last + 1, unix time in ms)`, so a manager that lost its counter is
 //!    above what it said before. [`Directory`] tells the version it holds when it asks, so a manager
 //!    whose clock was set back learns where to go on, and one without memory waits until its
@@ -148,6 +149,7 @@ impl Directory {
             host,
             session::Known {
                 configuration: known,
+                read: true,
                 published: directory.published.clone(),
                 last_good: Arc::new(last_good),
                 identity: identity.clone(),
@@ -181,10 +183,11 @@ impl Directory {
     }
 }
 
-/// What a node acts on when it holds `current` and hears `new`: nothing unless `new` is newer, and
-/// then never without the schedulers it knew.
-fn successor(current: &Configuration, mut new: Configuration) -> Option<Configuration> {
-    if new.version <= current.version {
+/// What a node acts on when it holds `current` and hears `new`: nothing unless `new` is newer, or `current`
+/// is what was `read` from disk of the same; and then never without the schedulers it knew.
+fn successor(current: &Configuration, mut new: Configuration, read: bool) -> Option<Configuration> {
+    let same_in_full = read && new.version == current.version;
+    if new.version <= current.version && !same_in_full {
         return None;
     }
     if new.schedulers.is_empty() {

@@ -50,6 +50,8 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) configuration: Configuration,
+    /// It was read from disk, where passwords are not.
+    pub(super) read: bool,
     pub(super) published: Arc<watch::Sender<Arc<Membership>>>,
     pub(super) last_good: Arc<LastGood>,
     pub(super) identity: Identity,
@@ -253,7 +255,7 @@ impl Known {
 
     async fn offer(&mut self, new: Configuration) {
         let (held, offered) = (self.configuration.version, new.version);
-        let Some(configuration) = successor(&self.configuration, new) else {
+        let Some(configuration) = successor(&self.configuration, new, self.read) else {
             if offered < held {
                 tracing::warn!(held, offered, "older configuration ignored");
             }
@@ -264,6 +266,7 @@ impl Known {
         self.identity.learn(&configuration.trust);
         let published = Arc::new(membership(&configuration, self.identity.scheme()));
         self.configuration = configuration.clone();
+        self.read = false;
         self.published.send_replace(published);
         self.save(configuration).await;
     }

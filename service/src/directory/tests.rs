@@ -173,12 +173,24 @@ fn a_damaged_answer_is_done_without_and_a_later_format_is_left_alone() {
 #[test]
 fn known_schedulers_stay_until_others_are_named() {
     let known = configuration(5, &["s1"], &["seed"]);
-    let kept = successor(&known, configuration(6, &[], &[])).expect("newer");
+    let kept = successor(&known, configuration(6, &[], &[]), false).expect("newer");
     assert_eq!(kept.version, 6);
     assert_eq!(kept.schedulers, known.schedulers);
     assert!(kept.seeds.is_empty());
-    let replaced = successor(&kept, configuration(7, &["s2"], &[])).expect("newer");
+    let replaced = successor(&kept, configuration(7, &["s2"], &[]), false).expect("newer");
     assert_eq!(replaced.schedulers, [host("s2", Role::Scheduler)]);
+}
+
+#[test]
+fn what_was_read_from_disk_is_made_whole_by_the_same_version() {
+    let mut read = configuration(5, &["s1"], &["seed"]);
+    read.rules = Arc::new(rules().without_logins());
+    let mut whole = read.clone();
+    whole.rules = Arc::new(rules());
+    assert_eq!(successor(&read, whole.clone(), false), None);
+    assert_eq!(successor(&read, whole.clone(), true), Some(whole));
+    let older = configuration(4, &["s2"], &[]);
+    assert_eq!(successor(&read, older, true), None);
 }
 
 proptest! {
@@ -190,7 +202,7 @@ proptest! {
         let mut held = Configuration::default();
         for (version, count) in answers {
             let before = held.clone();
-            if let Some(next) = successor(&held, configuration(version, &names[..count], &[])) {
+            if let Some(next) = successor(&held, configuration(version, &names[..count], &[]), false) {
                 held = next;
                 prop_assert!(held.version > before.version);
             }
