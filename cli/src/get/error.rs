@@ -70,10 +70,22 @@ pub(crate) enum GetError {
         most: usize,
     },
     /// An object cannot be asked for.
+    #[cfg(feature = "object-storage")]
     #[error(
-        "the storage cannot be asked; its credentials come from the environment, as for its own tools"
+        "the storage cannot be asked; its credentials come from the environment, as for its own tools: {0}"
     )]
-    Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Storage(String),
+    /// Who is asked for objects, or for the right to read them, says no.
+    #[cfg(feature = "object-storage")]
+    #[error(
+        "the host {host} answers {status}; the storage's credentials come from the environment, as for its own tools"
+    )]
+    StorageRefuses {
+        /// Of the storage, or of who gives out rights for it.
+        host: String,
+        /// The answer.
+        status: StatusCode,
+    },
     /// This program was built without it.
     #[cfg(not(feature = "object-storage"))]
     #[error("{scheme}:// is not known to this build; build it with the feature object-storage")]
@@ -131,11 +143,9 @@ impl GetError {
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => UNREACHABLE,
-            Self::Status { status, .. }
-                if matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) =>
-            {
-                DENIED
-            }
+            Self::Status { status, .. } if is_denied(*status) => DENIED,
+            #[cfg(feature = "object-storage")]
+            Self::StorageRefuses { status, .. } if is_denied(*status) => DENIED,
             _ => 1,
         }
     }
@@ -144,4 +154,8 @@ impl GetError {
     pub(crate) fn in_full(&self) -> String {
         with_causes(self)
     }
+}
+
+fn is_denied(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }

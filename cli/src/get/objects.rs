@@ -5,6 +5,10 @@
 //! and no credential leaves this process: a signature is good for one object and for a while.
 
 #[cfg(feature = "object-storage")]
+mod azure;
+#[cfg(feature = "object-storage")]
+mod heard;
+#[cfg(feature = "object-storage")]
 mod storage;
 
 use std::path::PathBuf;

@@ -7,14 +7,16 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStore;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::azure::{MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use reqwest::{Method, Url};
 
 use super::super::GetError;
 use super::super::listing;
+use super::azure::Signing;
+use super::heard::Heard;
 
 /// How long a signature counts: a large file takes this long from a slow storage, and each node that
 /// takes part reads with it.
@@ -24,30 +26,27 @@ const SIGNED_FOR: Duration = Duration::from_secs(6 * 3600);
 pub(super) struct Storage {
     objects: Arc<dyn ObjectStore>,
     signer: Arc<dyn Signer>,
+    heard: Heard,
 }
 
 impl Storage {
     /// The bucket of `url`, with the credentials of the environment.
     pub(super) fn of(url: &Url, profile: &str) -> Result<Self, GetError> {
+        let heard = Heard::default();
         let bucket = match url.scheme() {
-            "s3" => Self::from(s3(url, profile)?),
-            "gs" => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
-                Self::from(builder.build().map_err(failed)?)
-            }
-            _ => {
-                let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
-                Self::from(builder.build().map_err(failed)?)
-            }
+            "s3" => s3(url, profile, &heard).map(|bucket| Self::from(bucket, heard)),
+            "gs" => google(url, &heard).map(|bucket| Self::from(bucket, heard)),
+            _ => azure(url, &heard).map(|bucket| Self::from(bucket, heard)),
         };
-        Ok(bucket)
+        bucket.map_err(|error| unknown(&error))
     }
 
-    fn from<S: ObjectStore + Signer>(storage: S) -> Self {
+    fn from<S: ObjectStore + Signer>(storage: S, heard: Heard) -> Self {
         let storage = Arc::new(storage);
         Self {
             objects: storage.clone(),
             signer: storage,
+            heard,
         }
     }
 
@@ -56,7 +55,7 @@ impl Storage {
             .signer
             .signed_url(Method::GET, &key(url)?, SIGNED_FOR)
             .await;
-        signed.map_err(failed)
+        signed.map_err(|error| self.failed(&error))
     }
 
     pub(super) async fn below(
@@ -65,9 +64,10 @@ impl Storage {
         most: usize,
     ) -> Result<Vec<(Url, PathBuf)>, GetError> {
         let prefix = key(start)?;
-        let mut listed = self.objects.list(Some(&prefix)).take(most + 1);
+        let listed = self.objects.list(Some(&prefix)).take(most + 1);
+        let mut listed = listed.map_err(|error| self.failed(&error));
         let mut found = Vec::new();
-        while let Some(object) = listed.try_next().await.map_err(failed)? {
+        while let Some(object) = listed.try_next().await? {
             if found.len() == most {
                 return Err(GetError::TooMany { most });
             }
@@ -89,19 +89,28 @@ impl Storage {
             false => Ok(found),
         }
     }
+
+    /// An answer tells more than the library's words for it.
+    fn failed(&self, error: &object_store::Error) -> GetError {
+        match self.heard.refusal() {
+            Some((host, status)) => GetError::StorageRefuses { host, status },
+            None => unknown(error),
+        }
+    }
 }
 
 fn key(url: &Url) -> Result<Path, GetError> {
-    Path::from_url_path(url.path()).map_err(|error| failed(error.into()))
+    Path::from_url_path(url.path()).map_err(|error| unknown(&error.into()))
 }
 
-fn failed(source: object_store::Error) -> GetError {
-    GetError::Storage(Box::new(source))
+/// With the library's words; they have in them what led to it.
+fn unknown(error: &object_store::Error) -> GetError {
+    GetError::Storage(error.to_string())
 }
 
 /// The environment counts first, then the file that the tools of AWS keep; without either, what the
 /// machine itself is given.
-fn s3(url: &Url, profile: &str) -> Result<AmazonS3, GetError> {
+fn s3(url: &Url, profile: &str, heard: &Heard) -> object_store::Result<AmazonS3> {
     let mut builder = AmazonS3Builder::from_env().with_url(url.as_str());
     if builder
         .get_config_value(&AmazonS3ConfigKey::AccessKeyId)
@@ -116,7 +125,18 @@ fn s3(url: &Url, profile: &str) -> Result<AmazonS3, GetError> {
             }
         }
     }
-    builder.build().map_err(failed)
+    builder.with_http_connector(heard.clone()).build()
+}
+
+fn google(url: &Url, heard: &Heard) -> object_store::Result<GoogleCloudStorage> {
+    let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
+    builder.with_http_connector(heard.clone()).build()
+}
+
+fn azure(url: &Url, heard: &Heard) -> object_store::Result<MicrosoftAzure> {
+    let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
+    let builder = builder.with_crypto_provider(Arc::new(Signing));
+    builder.with_http_connector(heard.clone()).build()
 }
 
 /// What a file of the form that AWS uses says of a profile's keys.
