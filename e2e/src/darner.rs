@@ -13,6 +13,11 @@ use crate::place;
 use crate::process::Process;
 use crate::scene::Scene;
 
+/// What signs URLs: of the web server that is tested with, of Amazon's, Google's and Azure's storage.
+const SIGNATURES: [&str; 9] = [
+    "X-Sig", "X-Amz-*", "X-Goog-*", "sv", "sp", "st", "se", "sr", "sig",
+];
+
 /// A settings file in the making.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -72,9 +77,10 @@ impl Settings {
         self
     }
 
-    /// Adds a `[[route]]` to the swarm for a host on this machine.
+    /// Adds a `[[route]]` to the swarm for a host on this machine, whatever it signs URLs by.
     pub fn route(self, host: &str) -> Self {
-        let ignored = toml::Value::Array(vec!["X-Sig".into(), "X-Amz-*".into()]);
+        let ignored = SIGNATURES.map(toml::Value::from).to_vec();
+        let ignored = toml::Value::Array(ignored);
         self.routed(host, &[("private", true.into()), ("ignore_query", ignored)])
     }
 

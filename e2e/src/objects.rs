@@ -1,30 +1,39 @@
-//! A storage of objects as S3 is one: it answers signed URLs for `GET` alone, for as long as their
-//! signature is right and counts, and lists a bucket to who shows its access key.
+//! A storage of objects as a cloud has one: it answers signed URLs, for as long as their signature is right
+//! and counts, and lists a bucket to who shows its credentials.
+//!
+//! Here is what they have in common: objects, versions, ranges. How each of them signs, lists and refuses
+//! is in the files below.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::Result;
-use aws_lc_rs::hmac;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Whoever may read.
-pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
-/// And what it signs with.
-pub const SECRET: &str = "canary-secret-of-the-storage";
-/// Where it is said to be.
-pub const REGION: &str = "eu-test-1";
+use crate::scene::Scene;
+
+mod azure;
+mod google;
+mod s3;
+mod v4;
+
 /// Its one bucket.
-pub const BUCKET: &str = "models";
+const BUCKET: &str = "models";
+/// When all objects were changed last, as HTTP and as lists have it.
+const CHANGED: (&str, &str) = ("Thu, 01 Jan 2026 00:00:00 GMT", "2026-01-01T00:00:00.000Z");
 
 /// A running storage; it ends with this.
 #[derive(Debug)]
@@ -34,18 +43,105 @@ pub struct Objects {
     _serving: JoinSet<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    service: Box<dyn Service>,
     objects: Mutex<BTreeMap<String, Bytes>>,
     sent: Mutex<BTreeMap<String, u64>>,
 }
 
+/// With whose credentials it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that may read.
+    Reader,
+    /// Others, that look the same.
+    Stranger,
+}
+
+/// What tells one cloud's storage from another's.
+trait Service: Debug + Send + Sync {
+    /// Of the URLs that its objects are called by.
+    fn scheme(&self) -> &'static str;
+    /// The path of the bucket.
+    fn root(&self) -> String;
+    /// Whether the object may be read: whether its URL is signed, and for this.
+    fn is_signed(&self, asked: &Asked) -> bool;
+    /// Whether who asks may list.
+    fn may_list(&self, asked: &Asked) -> bool;
+    /// A list of objects and their sizes, all of it on one page.
+    fn page(&self, listed: &[(&str, usize)]) -> String;
+    /// What it says of an object that is not there, and of credentials that are not right.
+    fn codes(&self) -> (&'static str, &'static str);
+    /// What the tools of the cloud are told by.
+    fn environment(&self, url: String, whose: Whose) -> Vec<(&'static str, String)>;
+    /// What nobody may find anywhere.
+    fn secrets(&self) -> Vec<String>;
+}
+
+/// A request.
+#[derive(Debug)]
+struct Asked {
+    method: Method,
+    /// As it was sent.
+    path: String,
+    /// By name, decoded.
+    query: BTreeMap<String, String>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Option<Self> {
+        let url = Url::parse(&format!("http://storage{}", request.uri())).ok()?;
+        Some(Self {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            query: url.query_pairs().into_owned().collect(),
+            headers: request.headers().clone(),
+        })
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What is said for a name in the query.
+    fn said(&self, name: &str) -> &str {
+        self.query.get(name).map_or("", String::as_str)
+    }
+
+    /// The path, decoded.
+    fn name(&self) -> String {
+        percent_decode_str(&self.path)
+            .decode_utf8_lossy()
+            .into_owned()
+    }
+}
+
 impl Objects {
-    /// Starts it, empty.
-    pub async fn start() -> Result<Self> {
+    /// One as Amazon's, empty.
+    pub async fn s3() -> Result<Self> {
+        Self::start(s3::S3).await
+    }
+
+    /// One as Google's, empty; with files of its accounts in the scene.
+    pub async fn google(scene: &Scene) -> Result<Self> {
+        Self::start(google::Google::new(scene)?).await
+    }
+
+    /// One as Azure's, empty.
+    pub async fn azure() -> Result<Self> {
+        Self::start(azure::Azure).await
+    }
+
+    async fn start(service: impl Service + 'static) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared {
+            service: Box::new(service),
+            objects: Mutex::default(),
+            sent: Mutex::default(),
+        });
         let router = Router::new().fallback(answer).with_state(shared.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -64,15 +160,20 @@ impl Objects {
         format!("localhost:{}", self.address.port())
     }
 
+    /// What an object is called by.
+    pub fn url(&self, key: &str) -> String {
+        format!("{}://{BUCKET}/{key}", self.shared.service.scheme())
+    }
+
     /// What the tools of the cloud are told by.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("AWS_ENDPOINT", format!("http://{}", self.host())),
-            ("AWS_ALLOW_HTTP", "true".to_owned()),
-            ("AWS_REGION", REGION.to_owned()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
-        ]
+    pub fn environment(&self, whose: Whose) -> Vec<(&'static str, String)> {
+        let url = format!("http://{}", self.host());
+        self.shared.service.environment(url, whose)
+    }
+
+    /// What nobody but the reader may see.
+    pub fn secrets(&self) -> Vec<String> {
+        self.shared.service.secrets()
     }
 
     /// Puts an object there.
@@ -87,123 +188,103 @@ impl Objects {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (parts, _) = request.into_parts();
-    let path = parts.uri.path().trim_start_matches('/');
-    let key = path.strip_prefix(BUCKET).unwrap_or_default();
-    let key = key.trim_start_matches('/').replace("%20", " ");
-    if key.is_empty() {
-        return list(&shared, &parts.uri, &parts.headers);
-    }
-    // Signed is the GET.
-    if parts.method != Method::GET || !is_signed(&parts.uri, &parts.headers) {
-        return StatusCode::FORBIDDEN.into_response();
-    }
-    let content = lock(&shared.objects).get(&key).cloned();
-    let Some(content) = content else {
-        return StatusCode::NOT_FOUND.into_response();
+    let Some(asked) = Asked::of(&request) else {
+        return StatusCode::BAD_REQUEST.into_response();
     };
-    object(&shared, &key, &content, &parts.headers)
+    let (missing, denied) = shared.service.codes();
+    let name = asked.name();
+    let Some(key) = name.strip_prefix(&shared.service.root()) else {
+        return refusal(StatusCode::NOT_FOUND, missing);
+    };
+    let key = key.trim_start_matches('/');
+    if key.is_empty() {
+        return match shared.service.may_list(&asked) {
+            true => list(&shared, &asked),
+            false => refusal(StatusCode::FORBIDDEN, denied),
+        };
+    }
+    if !shared.service.is_signed(&asked) {
+        return refusal(StatusCode::FORBIDDEN, denied);
+    }
+    let content = lock(&shared.objects).get(key).cloned();
+    match content {
+        Some(content) => object(&shared, key, &content, &asked),
+        None => refusal(StatusCode::NOT_FOUND, missing),
+    }
 }
 
-fn object(shared: &Shared, key: &str, content: &Bytes, headers: &HeaderMap) -> Response {
+fn refusal(status: StatusCode, code: &str) -> Response {
+    let page = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>");
+    (status, [(header::CONTENT_TYPE, "application/xml")], page).into_response()
+}
+
+fn object(shared: &Shared, key: &str, content: &Bytes, asked: &Asked) -> Response {
     let tag = format!("\"{}\"", hex(&Sha256::digest(content)[..16]));
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    if text(header::IF_MATCH).is_some_and(|expected| expected != tag) {
+    let expected = asked.header(header::IF_MATCH);
+    if expected.is_some_and(|expected| expected != tag) {
         return StatusCode::PRECONDITION_FAILED.into_response();
     }
-    let size = content.len();
-    let range = text(header::RANGE).and_then(|range| {
-        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
-        let last: usize = last.parse().unwrap_or(size - 1);
-        Some((first.parse().ok()?, last.min(size - 1)))
-    });
-    let (first, last): (usize, usize) = range.unwrap_or((0, size - 1));
-    let part = content.slice(first..=last);
-    *lock(&shared.sent).entry(key.to_owned()).or_default() += part.len() as u64;
-    let mut answer = Response::new(Body::from(part));
-    if range.is_some() {
-        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-        let range = format!("bytes {first}-{last}/{size}");
-        if let Ok(range) = range.parse() {
-            answer.headers_mut().insert(header::CONTENT_RANGE, range);
-        }
+    let version = [
+        (header::ETAG, tag.as_str()),
+        (header::LAST_MODIFIED, CHANGED.0),
+        (header::CONTENT_TYPE, "application/octet-stream"),
+    ];
+    if asked.header(header::IF_MODIFIED_SINCE) == Some(CHANGED.0) {
+        return (StatusCode::NOT_MODIFIED, version).into_response();
     }
-    if let Ok(tag) = tag.parse() {
-        answer.headers_mut().insert(header::ETAG, tag);
+    if asked.method == Method::HEAD {
+        let length = [(header::CONTENT_LENGTH, content.len().to_string())];
+        return (version, length, Body::empty()).into_response();
     }
-    answer
+    let part = part(asked, content.len());
+    let (first, last) = part.unwrap_or((0, content.len() - 1));
+    let bytes = content.slice(first..=last);
+    *lock(&shared.sent).entry(key.to_owned()).or_default() += bytes.len() as u64;
+    if part.is_none() {
+        return (version, bytes).into_response();
+    }
+    let range = format!("bytes {first}-{last}/{}", content.len());
+    let range = [(header::CONTENT_RANGE, range)];
+    (StatusCode::PARTIAL_CONTENT, version, range, bytes).into_response()
 }
 
-/// `ListObjectsV2`, as far as it is needed: all of it on one page.
-fn list(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Response {
-    let shown = headers.get(header::AUTHORIZATION);
-    let shown = shown.and_then(|value| value.to_str().ok());
-    if !shown.is_some_and(|shown| shown.contains(ACCESS_KEY)) {
-        return StatusCode::FORBIDDEN.into_response();
-    }
-    let pairs = pairs(uri);
-    let prefix = pairs.get("prefix").map(|prefix| prefix.replace("%2F", "/"));
-    let prefix = prefix.unwrap_or_default();
+/// The first and the last byte that are wanted, if not all are.
+fn part(asked: &Asked, size: usize) -> Option<(usize, usize)> {
+    let range = asked.header(header::RANGE)?.strip_prefix("bytes=")?;
+    let (first, last) = range.split_once('-')?;
+    let last: usize = last.parse().unwrap_or(size - 1);
+    Some((first.parse().ok()?, last.min(size - 1)))
+}
+
+fn list(shared: &Shared, asked: &Asked) -> Response {
     let objects = lock(&shared.objects);
-    let listed = objects.iter().filter(|(key, _)| key.starts_with(&prefix));
-    let listed = listed.map(|(key, content)| {
-        format!(
-            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>\"x\"</ETag><Size>{}</Size></Contents>",
-            content.len()
-        )
-    });
-    let page = format!(
-        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>",
-        listed.collect::<String>()
-    );
+    let listed = objects.iter().map(|(key, content)| (&**key, content.len()));
+    let listed: Vec<_> = listed
+        .filter(|(key, _)| key.starts_with(asked.said("prefix")))
+        .collect();
+    let page = shared.service.page(&listed);
     ([(header::CONTENT_TYPE, "application/xml")], page).into_response()
 }
 
-/// Signature version 4 of a query, as its specification has it.
-fn is_signed(uri: &Uri, headers: &HeaderMap) -> bool {
-    let mut pairs = pairs(uri);
-    let given = pairs.remove("X-Amz-Signature").unwrap_or_default();
-    let credential = pairs
-        .get("X-Amz-Credential")
-        .map(|text| text.replace("%2F", "/"));
-    let Some((key, scope)) = credential.as_deref().and_then(|text| text.split_once('/')) else {
-        return false;
-    };
-    let date = pairs.get("X-Amz-Date").cloned().unwrap_or_default();
-    let host = headers
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok());
-    let query: Vec<_> = pairs
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let canonical = format!(
-        "GET\n{}\n{}\nhost:{}\n\nhost\nUNSIGNED-PAYLOAD",
-        uri.path(),
-        query.join("&"),
-        host.unwrap_or_default()
-    );
-    let canonical = hex(&Sha256::digest(canonical));
-    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{canonical}");
-    let mut secret = format!("AWS4{SECRET}").into_bytes();
-    for part in scope.split('/') {
-        secret = signed(&secret, part);
-    }
-    key == ACCESS_KEY && given == hex(&signed(&secret, &text))
+/// `ListObjectsV2`, as far as it is needed.
+fn list_version_2(listed: &[(&str, usize)]) -> String {
+    let listed = listed.iter().map(|(key, size)| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>{}</LastModified><ETag>\"x\"</ETag><Size>{size}</Size></Contents>",
+            CHANGED.1
+        )
+    });
+    format!(
+        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>",
+        listed.collect::<String>()
+    )
 }
 
-fn signed(secret: &[u8], text: &str) -> Vec<u8> {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
-}
-
-/// The query in order, as it was written.
-fn pairs(uri: &Uri) -> BTreeMap<String, String> {
-    let query = uri.query().unwrap_or_default().split('&');
-    let pairs = query.filter_map(|pair| pair.split_once('='));
-    pairs
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+/// Whether now is in a time that is told as RFC 3339 has it.
+fn is_now(from: &str, to: &str) -> bool {
+    let time = |text| humantime::parse_rfc3339(text).ok();
+    let now = SystemTime::now();
+    time(from).is_some_and(|from| from <= now) && time(to).is_some_and(|to| now < to)
 }
 
 fn hex(bytes: &[u8]) -> String {
