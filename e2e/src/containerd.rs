@@ -89,7 +89,7 @@ impl Installed {
             })
             .await?;
         let channel = connect(&self.socket()).await?;
-        Ok(Containerd {
+        let containerd = Containerd {
             _process: process,
             socket: self.socket(),
             hosts,
@@ -98,7 +98,13 @@ impl Installed {
             snapshotter: self.snapshotter,
             system: self.system,
             _sockets: self.sockets,
+        };
+        // It says that it has booted before all of its parts have.
+        wait::until("its answers about images", async || {
+            containerd.has("registry.test/none:v1").await.ok()
         })
+        .await?;
+        Ok(containerd)
     }
 }
 
