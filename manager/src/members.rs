@@ -34,7 +34,6 @@ pub struct Members {
 struct Shared {
     membership: Mutex<Membership>,
     began: Instant,
-    timing: Timing,
     told: watch::Sender<Arc<Configuration>>,
     settled: watch::Sender<bool>,
     /// Counts what is to be stored. A level: however much changes, there is one thing to do.
@@ -68,7 +67,6 @@ impl Members {
             shared: Arc::new(Shared {
                 membership: Mutex::new(membership),
                 began,
-                timing,
                 told,
                 settled: watch::Sender::new(false),
                 changes: watch::Sender::new(0),
@@ -84,15 +82,18 @@ impl Members {
     /// # Errors
     /// There are as many hosts of its role as there can be.
     pub fn register(&self, host: Host) -> Result<Duration, Refusal> {
+        let role = host.role;
         let actions = self.apply(Event::Register(host));
         refusal(&actions)?;
         self.shared.metrics.registrations.inc();
-        Ok(self.shared.timing.keep_alive)
+        Ok(self.read().keep_alive_of(role))
     }
 
-    /// A host lives. Says whether it is a member.
-    pub fn keep_alive(&self, key: MemberKey) -> bool {
-        !self.apply(Event::KeepAlive(key)).contains(&Action::Unknown)
+    /// A host lives. Says how often it is to be heard from if it is a member.
+    pub fn keep_alive(&self, key: MemberKey) -> Option<Duration> {
+        let role = key.role;
+        let unknown = self.apply(Event::KeepAlive(key)).contains(&Action::Unknown);
+        (!unknown).then(|| self.read().keep_alive_of(role))
     }
 
     /// A host goes away in order.

@@ -25,16 +25,10 @@ use crate::clusters::set::ClusterSet;
 
 #[cfg(test)]
 mod tests;
+mod timing;
 
-/// How often members are asked to say that they live. With [`MISSED_KEEP_ALIVES`] a host that died
-/// is out of the lists in six seconds; ten thousand hosts are five thousand small requests a second.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Keep-alives that may fail to come in a row before a host is dropped: two can be lost to a pause or
-/// a reconnect, three are a death.
-pub const MISSED_KEEP_ALIVES: u32 = 3;
-/// How long members need to report to a manager that came back: they wait up to five seconds between
-/// tries, and connecting may take three more.
-pub const REPORT_TIME: Duration = Duration::from_secs(10);
+pub use timing::{KEEP_ALIVE, MISSED_KEEP_ALIVES, REPORT_TIME, Timing};
+
 /// More mirrors than this are refused: four times the largest cluster the design is measured for.
 pub const MAX_MIRRORS: usize = 10_000;
 /// Versions told right after a start that are remembered as ours. Those told beyond it look foreign,
@@ -43,27 +37,6 @@ const MAX_TOLD: usize = 4096;
 /// Versions from here on are no clock's and no count's: nobody holds one, and taking it for true
 /// would use up the numbers.
 pub const MAX_VERSION: u64 = 1 << 62;
-
-/// The periods membership goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// Between a member's keep-alives.
-    pub keep_alive: Duration,
-    /// Keep-alives that may fail to come.
-    pub missed: u32,
-    /// From a start until members had time to report.
-    pub report: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            keep_alive: KEEP_ALIVE,
-            missed: MISSED_KEEP_ALIVES,
-            report: REPORT_TIME,
-        }
-    }
-}
 
 /// The time of an event.
 #[derive(Debug, Clone, Copy)]
@@ -285,6 +258,11 @@ impl Membership {
         of_role.is_some_and(|members| members.contains_key(&key.id))
     }
 
+    /// How often those of a role are to be heard from, as many as they are now.
+    pub fn keep_alive_of(&self, role: Role) -> Duration {
+        self.timing.keep_alive_of(role, self.count(role))
+    }
+
     /// How many members have a role.
     pub fn count(&self, role: Role) -> usize {
         self.members.get(&role).map_or(0, BTreeMap::len)
@@ -321,7 +299,7 @@ impl Membership {
 
     fn register(&mut self, now: Time, host: Host) -> Vec<Action> {
         let (role, most) = (host.role, most(host.role));
-        let deadline = self.deadline(now);
+        let deadline = self.deadline(now, role);
         let of_role = self.members.entry(role).or_default();
         if of_role.len() >= most && !of_role.contains_key(&host.id) {
             return vec![Action::Refuse(Refusal::Full { role, most })];
@@ -341,7 +319,7 @@ impl Membership {
     }
 
     fn keep_alive(&mut self, now: Time, key: &MemberKey) -> Vec<Action> {
-        let deadline = self.deadline(now);
+        let deadline = self.deadline(now, key.role);
         let of_role = self.members.get_mut(&key.role);
         match of_role.and_then(|members| members.get_mut(&key.id)) {
             // One that another manager heard until now registers with this one.
@@ -505,9 +483,10 @@ impl Membership {
         }
     }
 
-    /// Until when a host heard now is a member.
-    fn deadline(&self, now: Time) -> Duration {
-        now.up + self.timing.keep_alive * self.timing.missed
+    /// Until when a host of this role that is heard now is a member: it is told now how often it is to be
+    /// heard from.
+    fn deadline(&self, now: Time, role: Role) -> Duration {
+        now.up + self.keep_alive_of(role) * self.timing.missed
     }
 }
 

@@ -152,7 +152,7 @@ impl Manager for Rpc {
         let interval = self.members.register(host).map_err(refused)?;
         Ok(Response::new(wire::RegisterReply {
             protocol: PROTOCOL,
-            keep_alive_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+            keep_alive_ms: ms(interval),
         }))
     }
 
@@ -168,7 +168,8 @@ impl Manager for Rpc {
         let reports = request.reports.into_iter().take(MAX_ORDERS);
         let reports: Result<Vec<_>, _> = reports.map(Report::try_from).collect();
         let reports = reports?;
-        let known = self.members.keep_alive(key.clone());
+        let interval = self.members.keep_alive(key.clone());
+        let known = interval.is_some();
         if let (true, Some(told)) = (known, request.figures) {
             self.count(key.clone(), told);
         }
@@ -185,6 +186,7 @@ impl Manager for Rpc {
             orders: orders.iter().map(Into::into).collect(),
             holdings: self.images.sequence(&key),
             removals: removals.iter().map(Into::into).collect(),
+            keep_alive_ms: interval.map_or(0, ms),
         }))
     }
 
@@ -302,6 +304,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.gauge.dec();
     }
+}
+
+fn ms(interval: Duration) -> u32 {
+    u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn check_protocol(theirs: u32) -> Result<(), Status> {

@@ -87,6 +87,7 @@ impl Fleet {
         let token = self.directory.join(format!("{role}.token"));
         let settings = Settings::new(&data)
             .set("node.id", &*name)
+            .set("pieces.listen", "127.0.0.1:0")
             .set("manager.address", &*self.url)
             .set("identity.token_file", token.display().to_string());
         std::fs::write(&file, settings.text())?;

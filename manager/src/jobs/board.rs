@@ -22,7 +22,7 @@ pub const AT_ONCE: usize = 64;
 /// restart one.
 pub const ABSENT_MS: u64 = 30_000;
 /// A node that was not heard for so long may have been with another manager: longer than two
-/// keep-alives.
+/// keep-alives, or than one of the slowest.
 pub const SILENT_MS: u64 = 5_000;
 /// From a failed attempt to the next; twice as long after that.
 pub const PAUSE_MS: u64 = 1000;

@@ -302,3 +302,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn in_a_crowd_a_mirror_has_longer_and_a_seed_has_not() {
+    let mut membership = started(Snapshot::default());
+    for number in 0..5000 {
+        let host = host(&format!("m-{number}"), Role::Mirror);
+        membership.apply(at(0.0), Event::Register(host));
+    }
+    for number in 0..5000 {
+        let key = key(&format!("m-{number}"), Role::Mirror);
+        membership.apply(at(0.0), Event::KeepAlive(key));
+    }
+    membership.apply(at(1.0), Event::Register(host("seed", Role::Seed)));
+    let heard = key("m-7", Role::Mirror);
+    membership.apply(at(1.0), Event::KeepAlive(heard.clone()));
+    let mut tick_until = |from: u32, to: u32| {
+        for second in from..to {
+            membership.apply(at(f64::from(second)), Event::Tick);
+        }
+        let seed = membership.has(&key("seed", Role::Seed));
+        (membership.has(&heard), seed, membership.count(Role::Mirror))
+    };
+    assert_eq!(tick_until(2, 7), (true, true, 5000));
+    assert!(!tick_until(7, 12).1, "six seconds after it was heard");
+    assert_eq!(
+        tick_until(12, 13),
+        (true, false, 1),
+        "twelve after most were"
+    );
+    assert_eq!(tick_until(13, 14), (false, false, 0));
+}

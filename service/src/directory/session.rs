@@ -147,15 +147,19 @@ async fn register(client: &mut ManagerClient<Channel>, host: &Host) -> Result<Du
         host: Some(host.into()),
     };
     let reply = answered(client.register(request)).await?.into_inner();
+    Ok(within_reason(reply.keep_alive_ms))
+}
+
+fn within_reason(keep_alive_ms: u32) -> Duration {
     let (shortest, longest) = KEEP_ALIVE_RANGE;
-    Ok(Duration::from_millis(reply.keep_alive_ms.into()).clamp(shortest, longest))
+    Duration::from_millis(keep_alive_ms.into()).clamp(shortest, longest)
 }
 
 /// Until the manager is away or does not know the host any more. Says whether any was answered.
 async fn keep_alive(
     client: &mut ManagerClient<Channel>,
     host: &Host,
-    interval: Duration,
+    mut interval: Duration,
     Links { orders, holdings }: &Links,
 ) -> bool {
     let mut any = false;
@@ -178,6 +182,10 @@ async fn keep_alive(
                 any = true;
                 holdings.heard(reply.get_ref().holdings, sent);
                 let reply = reply.into_inner();
+                // A manager of an earlier version says it once.
+                if reply.keep_alive_ms > 0 {
+                    interval = within_reason(reply.keep_alive_ms);
+                }
                 orders.give(reply.orders);
                 orders.remove(reply.removals);
             }
