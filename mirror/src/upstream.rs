@@ -12,8 +12,8 @@
 //! resolver's.
 //!
 //! ```text
-//! Files ----> files (routes, versions, redirects) --------------------> dial
-//! Upstream --> ask (turn, deadline, retries, challenge) --> wire (redirects) --> dial (addresses)
+//! Files ----> files (routes, versions, redirects) --------------------------------> dial
+//! Upstream --> ask (turn, deadline, retries, challenge) --> wire (redirects) --> clients --> dial
 //!                  |-- limit: exchanges at once, 429          |-- origin: what belongs to whom
 //!                  '-- token: what meets a challenge          '-- body: stalls, lengths
 //! ```
@@ -22,6 +22,7 @@ mod allowance;
 mod answer;
 mod ask;
 mod body;
+mod clients;
 mod credentials;
 mod dial;
 mod endpoint;

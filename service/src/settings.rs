@@ -112,7 +112,8 @@ pub struct Upstream {
     pub mirrors: Vec<String>,
     /// A file of certificate authorities to trust in place of the system's, PEM.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that is shown to the registry, PEM; with `client_key_file`.
+    /// The certificate that is shown to the registry and to no other host, PEM; with
+    /// `client_key_file`.
     pub client_cert_file: Option<PathBuf>,
     /// The key of that certificate, PEM.
     pub client_key_file: Option<PathBuf>,

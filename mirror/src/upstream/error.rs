@@ -61,6 +61,8 @@ pub(super) enum Fault {
     Limited(Duration),
     #[error("cannot be reached, or broke off")]
     Network(#[source] reqwest::Error),
+    #[error("ended the connection before it answered; perhaps it {0}")]
+    Ended(&'static str, #[source] reqwest::Error),
     #[error("broke off in the middle of a body")]
     Broken(#[source] reqwest::Error),
     #[error("did not answer within {} s", .0.as_secs())]
@@ -127,6 +129,7 @@ impl Fault {
             | Self::Client(_)
             | Self::Limited(_)
             | Self::Network(_)
+            | Self::Ended(..)
             | Self::Broken(_)
             | Self::Silent(_)
             | Self::Full
@@ -147,7 +150,7 @@ impl Fault {
     /// Whether the same request may do better at once.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Network(_) => true,
+            Self::Network(_) | Self::Ended(..) => true,
             Self::Status(status) => status.is_server_error(),
             Self::Storage(status) => *status != StatusCode::NOT_FOUND,
             Self::Token(fault) => fault.is_passing(),

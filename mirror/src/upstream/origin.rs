@@ -178,6 +178,11 @@ impl Origin {
         url.scheme() == "https" || (url.scheme() == "http" && self.base.scheme() == "http")
     }
 
+    /// Whether TLS is spoken with it.
+    pub(super) fn is_secure(&self) -> bool {
+        self.base.scheme() == "https"
+    }
+
     /// Whether the operator wrote an address or name of this machine.
     pub(super) fn is_loopback(&self) -> bool {
         match self.base.host() {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod blobs;
+mod certificates;
 mod faults;
 mod files;
 mod logins;

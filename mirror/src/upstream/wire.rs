@@ -1,7 +1,7 @@
 //! Requests as they go out to one registry: one at a time, and with the redirects that follow.
 //!
 //! Credentials leave with a request only as long as it is at the registry's own scheme, host and
-//! port; the first redirect away from there leaves them behind for good.
+//! port; the first redirect away from there leaves them behind for good, the client certificate too.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use darner_service::secret::Secret;
 use darner_service::settings;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use reqwest::{Identity, Request, Response};
+use reqwest::{Request, Response};
 
 use super::allowance::Allowance;
 use super::ask::Ask;
+use super::clients::Clients;
 use super::dial::Guard;
 use super::error::Fault;
 use super::limit::Quiet;
@@ -21,17 +22,12 @@ use super::metrics::{Counts, Kind};
 use super::origin::Origin;
 use super::setup::{Authorities, Setup};
 
-/// TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Registries and their storage close idle connections after a minute or more.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_REDIRECTS: usize = 5;
-const USER_AGENT: &str = concat!("darner/", env!("CARGO_PKG_VERSION"));
 
 /// One registry's HTTP client.
 #[derive(Debug)]
 pub(super) struct Wire {
-    client: OnceLock<reqwest::Client>,
+    clients: OnceLock<Clients>,
     setup: Setup,
     pub(super) origin: Origin,
     guard: Guard,
@@ -53,7 +49,7 @@ impl Wire {
         let origin = Origin::new(&settings.name, &settings.url)?;
         let guard = Guard::new(&origin);
         let wire = Self {
-            client: OnceLock::new(),
+            clients: OnceLock::new(),
             setup: setup.clone(),
             origin,
             guard,
@@ -63,7 +59,7 @@ impl Wire {
         // What the operator has given is looked at before anything starts.
         let authorities = setup.authorities();
         if authorities != Authorities::System || settings.client_cert_file.is_some() {
-            wire.client()?;
+            wire.clients()?;
         }
         Ok(wire)
     }
@@ -92,14 +88,14 @@ impl Wire {
         own.into_iter().chain(services).collect()
     }
 
-    /// The client, made when the registry is first asked: each has its own copy of the system's
+    /// The clients, made when the registry is first asked: each has its own copy of the system's
     /// certificates, more than a mebibyte, and most registries that are known are never asked.
-    fn client(&self) -> Result<&reqwest::Client, Fault> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
+    fn clients(&self) -> Result<&Clients, Fault> {
+        if let Some(clients) = self.clients.get() {
+            return Ok(clients);
         }
-        let new = client(&self.setup, &self.origin, &self.guard)?;
-        Ok(self.client.get_or_init(|| new))
+        let new = Clients::new(&self.setup, &self.origin, &self.guard)?;
+        Ok(self.clients.get_or_init(|| new))
     }
 
     /// Notes what the registry still allows, and waits when that is nothing.
@@ -144,7 +140,7 @@ impl Wire {
                 let headers = request.headers_mut();
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let response = self.exchange(request, ask.kind).await?;
+            let response = self.send(request, ask.kind, home).await?;
             let Some(location) = location(&response) else {
                 return Ok(Hop { response, home });
             };
@@ -155,21 +151,22 @@ impl Wire {
         Err(Fault::Redirects(MAX_REDIRECTS))
     }
 
-    /// One request and the headers of its answer.
-    pub(super) async fn exchange(
-        &self,
-        mut request: Request,
-        kind: Kind,
-    ) -> Result<Response, Fault> {
+    /// One request, which nothing has led to, and the headers of its answer.
+    pub(super) async fn exchange(&self, request: Request, kind: Kind) -> Result<Response, Fault> {
+        let home = self.origin.owns(request.url());
+        self.send(request, kind, home).await
+    }
+
+    async fn send(&self, mut request: Request, kind: Kind, home: bool) -> Result<Response, Fault> {
         self.quiet.check()?;
         // Content is addressed by the digest of its own bytes, not of some encoding of them.
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(ACCEPT_ENCODING, identity);
         let method = request.method().clone();
-        let answer = self.client()?.execute(request).await;
+        let answer = self.clients()?.at(home).execute(request).await;
         let status = answer.as_ref().ok().map(Response::status);
         self.counts.request(&method, kind, status);
-        let response = answer.map_err(Fault::network)?;
+        let response = answer.map_err(|error| self.failed(error, home))?;
         if self.origin.owns(response.url()) {
             self.heed(response.headers());
         }
@@ -183,6 +180,20 @@ impl Wire {
         Ok(response)
     }
 
+    /// A registry that wants another certificate, or any, says so once the connection is made, and
+    /// ends it. Whether its word is read before a request finds the connection ended is chance.
+    fn failed(&self, error: reqwest::Error, home: bool) -> Fault {
+        let ended = error.is_request() && !error.is_connect() && !error.is_timeout();
+        if !ended || !home || !self.origin.is_secure() {
+            return Fault::network(error);
+        }
+        let perhaps = match self.setup.settings.client_cert_file {
+            Some(_) => "does not take the certificate of client_cert_file",
+            None => "wants to be shown a certificate: client_cert_file",
+        };
+        Fault::Ended(perhaps, error.without_url())
+    }
+
     /// The header that shows a user name and password.
     pub(super) fn basic(&self, user: &str, password: &Secret) -> Result<HeaderValue, Fault> {
         let password = password.reveal();
@@ -190,7 +201,7 @@ impl Wire {
         if user.contains(':') {
             return Err(Fault::Setup("its username has a colon in it"));
         }
-        let request = self.client()?.get(self.origin.url("", "", None));
+        let request = self.clients()?.at(true).get(self.origin.url("", "", None));
         let request = request.basic_auth(user, Some(password)).build();
         let header = request.map_err(|error| Fault::Client(error.without_url()))?;
         let header = header.headers().get(AUTHORIZATION).cloned();
@@ -201,54 +212,4 @@ impl Wire {
 fn location(response: &Response) -> Option<&HeaderValue> {
     let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     response.headers().get(LOCATION).filter(|_| redirects)
-}
-
-fn client(setup: &Setup, origin: &Origin, guard: &Guard) -> Result<reqwest::Client, Fault> {
-    let settings = &setup.settings;
-    let identity = identity(settings)?;
-    let builder = || {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(settings.max_connections)
-            .tcp_nodelay(true)
-            .dns_resolver(guard.clone());
-        if let Some(identity) = &identity {
-            builder = builder.identity(identity.clone());
-        }
-        if origin.is_loopback() {
-            // No proxy leads to this machine; other tools of this field leave it out too.
-            builder = builder.no_proxy();
-        }
-        builder
-    };
-    if let Some(roots) = setup.authorities().roots()? {
-        return builder()
-            .tls_certs_only(roots)
-            .build()
-            .map_err(Fault::Client);
-    }
-    match builder().build() {
-        Ok(client) => Ok(client),
-        // A machine without certificates still reads from http:// upstreams and from peers.
-        Err(error) => {
-            tracing::warn!(registry = %settings.name, %error, "no system certificates: https upstreams will be refused; install ca-certificates or set ca_file");
-            let client = builder().tls_certs_only([]).build();
-            client.map_err(Fault::Client)
-        }
-    }
-}
-
-/// The certificate that is shown to the registry, with its key.
-fn identity(settings: &settings::Upstream) -> Result<Option<Identity>, Fault> {
-    let (Some(certificate), Some(key)) = (&settings.client_cert_file, &settings.client_key_file)
-    else {
-        return Ok(None);
-    };
-    let read = |path| std::fs::read(path).map_err(Fault::ClientFile);
-    let pem = [read(certificate)?, b"\n".to_vec(), read(key)?].concat();
-    Identity::from_pem(&pem).map(Some).map_err(Fault::Client)
 }
