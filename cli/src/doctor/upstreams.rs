@@ -154,8 +154,8 @@ fn silent() -> String {
 
 fn unreachable(finding: Finding) -> Finding {
     finding.fix(
-        "check its url, DNS, the firewall, HTTPS_PROXY and NO_PROXY, and ca_file if it has a \
-         certificate of its own",
+        "check its url, DNS, the firewall, HTTPS_PROXY and NO_PROXY, ca_file if it has a certificate \
+         of its own, and client_cert_file if it asks for one",
     )
 }
 

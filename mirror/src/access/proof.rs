@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use darner_proto::digest::Digest;
 use darner_proto::name::{Reference, Source, Tag};
 use darner_proto::peer::Target;
+use darner_service::telemetry::with_causes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
@@ -174,10 +175,12 @@ impl Prover {
                 StatusCode::FORBIDDEN,
                 StatusCode::NOT_FOUND,
             ];
-            return match refused.iter().any(|status| *status == answer.status) {
-                true => (Proof::Refused, None),
-                false => (Proof::Unreachable, None),
-            };
+            if refused.iter().any(|status| *status == answer.status) {
+                return (Proof::Refused, None);
+            }
+            let (source, status) = (asked.source, answer.status);
+            tracing::warn!(%source, error = format!("it answered {status}"), "upstream does not say whether a caller may read");
+            return (Proof::Unreachable, None);
         }
         let life = life(asked.headers.get(header::AUTHORIZATION));
         let known = described_by(&answer.headers, asked.target);
@@ -266,7 +269,7 @@ impl Prover {
         match timeout_at(asked.deadline, upstream.relay(request)).await {
             Ok(Ok(relayed)) => Some(relayed),
             Ok(Err(error)) => {
-                tracing::warn!(%source, %error, "upstream cannot be asked whether a caller may read");
+                tracing::warn!(%source, error = %with_causes(&error), "upstream cannot be asked whether a caller may read");
                 None
             }
             Err(_) => None,

@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use darner_proto::digest::Digest;
 use darner_proto::peer::Target;
+use darner_service::telemetry::with_causes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::timeout_at;
 
@@ -150,7 +151,7 @@ impl Front {
                 from: ServedFrom::Upstream,
             }),
             Ok(Err(error)) => {
-                tracing::warn!(%source, %digest, %error, "a blob cannot be passed through");
+                tracing::warn!(%source, %digest, error = %with_causes(&error), "a blob cannot be passed through");
                 Err(call.unavailable("the registry does not deliver the blob"))
             }
             Err(_) => Err(call.unavailable("the registry does not deliver the blob in time")),

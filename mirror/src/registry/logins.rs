@@ -22,6 +22,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use darner_proto::id::parse_address;
 use darner_proto::name::{RegistryName, Source};
 use darner_service::identity::Caller;
+use darner_service::telemetry::with_causes;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
@@ -176,7 +177,7 @@ impl Logins {
                 opened.header
             }
             Err(error) => {
-                tracing::debug!(%source, %error, "an account that a client keeps for this mirror opens nothing");
+                tracing::debug!(%source, error = %with_causes(&error), "an account that a client keeps for this mirror opens nothing");
                 match error.kind() {
                     // Who was let in may still have a grant.
                     UpstreamErrorKind::Unavailable => known?.header,

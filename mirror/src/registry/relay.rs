@@ -9,6 +9,7 @@ use std::io;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use darner_service::telemetry::with_causes;
 use futures_util::StreamExt as _;
 use tokio::time::timeout_at;
 
@@ -116,7 +117,7 @@ impl Front {
         match timeout_at(call.deadline, upstream.relay(request)).await {
             Ok(Ok(relayed)) => Ok(relayed),
             Ok(Err(error)) => {
-                tracing::warn!(%source, %error, "upstream cannot be asked on a caller's behalf");
+                tracing::warn!(%source, error = %with_causes(&error), "upstream cannot be asked on a caller's behalf");
                 self.metrics.trouble(Trouble::Relay);
                 Err(call.unavailable("the registry cannot be reached"))
             }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
+use darner_service::telemetry::with_causes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -153,7 +154,7 @@ impl Asker {
             .with_jitter();
         let tries = (|| self.attempt(ask)).retry(backoff);
         let tries = tries.notify(|fault, delay| {
-            tracing::debug!(registry = self.wire.counts.registry(), %fault, ?delay, "asking upstream again");
+            tracing::debug!(registry = self.wire.counts.registry(), fault = %with_causes(fault), ?delay, "asking upstream again");
         });
         let tries = tries.when(|fault| fault.is_passing() && !ask.is_for_get_alone(fault));
         let hop = timeout_at(deadline, tries).await;

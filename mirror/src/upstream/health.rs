@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use darner_service::telemetry::with_causes;
 use tokio::time::Instant;
 
 use super::Inner;
@@ -79,11 +80,14 @@ impl<'a> Turns<'a> {
             fault.kind(),
             UpstreamErrorKind::Unavailable | UpstreamErrorKind::Invalid
         );
+        let (registry, mirror) = (&self.inner.name, asked.asker.wire.origin.host_and_port());
+        let fault = with_causes(&fault);
         if failed {
             asked.note(true);
+            tracing::warn!(%registry, mirror, fault, "a mirror of the registry does not answer; the next is asked");
+        } else {
+            tracing::debug!(%registry, mirror, fault, "a mirror of the registry does not have it; the next is asked");
         }
-        let mirror = asked.asker.wire.origin.host_and_port();
-        tracing::debug!(registry = %self.inner.name, mirror, %fault, "a mirror of the registry does not answer; the next is asked");
         None
     }
 }
