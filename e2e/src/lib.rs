@@ -8,6 +8,7 @@
 
 pub mod alone;
 pub mod attendant;
+pub mod authority;
 pub mod balancer;
 pub mod browser;
 pub mod client;
@@ -35,9 +36,11 @@ pub mod registry;
 pub mod runtime;
 pub mod scene;
 pub mod skopeo;
+pub mod strict;
 pub mod system;
 pub mod tokens;
 pub mod tree;
+pub mod tunnel;
 pub mod upstream;
 pub mod wait;
 pub mod web;

@@ -1,13 +1,13 @@
 //! nginx in front of a registry: as Docker Hub, with names and certificates of the test's own, and
-//! as a registry that keeps its blobs at another host.
+//! as a registry that keeps its blobs at another host. One that is strict is [`crate::strict`].
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use anyhow::{Context as _, Result, bail};
 
+use crate::authority::Authority;
 use crate::process::Process;
 use crate::scene::Scene;
 use crate::{place, wait};
@@ -23,14 +23,22 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    async fn start(scene: &Scene, name: &str, servers: &str, listens: SocketAddr) -> Result<Self> {
+    /// One with these `server` blocks, and its files in a directory of this name; `listens` is where
+    /// the last of them does.
+    pub(crate) async fn start(
+        scene: &Scene,
+        name: &str,
+        servers: &str,
+        listens: SocketAddr,
+    ) -> Result<Self> {
         let directory = scene.make_directory(name)?;
         let path = |name: &str| directory.join(name).display().to_string();
         let log = directory.join("access.log");
         let text = format!(
             "daemon off; worker_processes 1; pid {pid}; error_log stderr;\n\
              events {{}}\nhttp {{\n\
-             log_format who '$server_addr $request_method $uri $status \"$http_authorization\"';\n\
+             log_format who '$server_addr $request_method $uri $status \"$http_authorization\" '\n\
+             '$server_protocol $body_bytes_sent $ssl_client_verify';\n\
              access_log {log} who;\n\
              client_body_temp_path {body}; proxy_temp_path {proxy}; fastcgi_temp_path {other};\n\
              uwsgi_temp_path {other}; scgi_temp_path {other};\n\
@@ -56,11 +64,59 @@ impl Nginx {
         })
     }
 
-    /// The lines of its access log: address, method, path, status and the `Authorization` header in
-    /// quotes.
-    pub fn asked(&self) -> Result<Vec<String>> {
+    /// Every request whose answer has ended, in that order.
+    pub fn asked(&self) -> Result<Vec<Asked>> {
         let text = std::fs::read_to_string(&self.log)?;
-        Ok(text.lines().map(str::to_owned).collect())
+        text.lines().map(Asked::read).collect()
+    }
+}
+
+/// A line of the access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The server's address.
+    pub server: String,
+    /// The request's method.
+    pub method: String,
+    /// Its path.
+    pub path: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The `Authorization` header.
+    pub authorization: String,
+    /// Such as `HTTP/1.1`.
+    pub protocol: String,
+    /// Bytes of the answer's body.
+    pub bytes: u64,
+    /// What became of the client's certificate: `SUCCESS`, or `NONE` when none was shown; `-` where
+    /// TLS is not spoken.
+    pub certificate: String,
+}
+
+impl Asked {
+    fn read(line: &str) -> Result<Self> {
+        let mut parts = line.split('"');
+        let mut next = || parts.next().context("a line that breaks off");
+        let (request, authorization, rest) = (next()?, next()?, next()?);
+        let request: Vec<_> = request.trim_end().split(' ').collect();
+        // The last field says in words why a certificate does not count.
+        let rest: Vec<_> = rest.trim_start().splitn(3, ' ').collect();
+        let [server, method, path, status] = request[..] else {
+            bail!("{line}");
+        };
+        let [protocol, bytes, certificate] = rest[..] else {
+            bail!("{line}");
+        };
+        Ok(Self {
+            server: server.to_owned(),
+            method: method.to_owned(),
+            path: path.to_owned(),
+            status: status.parse()?,
+            authorization: authorization.to_owned(),
+            protocol: protocol.to_owned(),
+            bytes: bytes.parse()?,
+            certificate: certificate.to_owned(),
+        })
     }
 }
 
@@ -69,14 +125,15 @@ impl Nginx {
 pub struct Hub {
     _nginx: Nginx,
     hosts: PathBuf,
-    authority: PathBuf,
+    authority: Authority,
 }
 
 impl Hub {
     /// Passes everything on to `registry`, an `http://` URL.
     pub async fn start(scene: &Scene, registry: &str) -> Result<Self> {
         let address = free_https_address()?;
-        let (authority, certificate, key) = certificates(scene)?;
+        let authority = Authority::new(scene, "hub-authority")?;
+        let pair = authority.certify("hub", &HUB)?;
         let hosts = scene.path("hosts");
         let names = HUB.join(" ");
         let text = format!("127.0.0.1 localhost\n{} {names}\n", address.ip());
@@ -84,8 +141,8 @@ impl Hub {
         let server = format!(
             "server {{ listen {address} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
              location / {{ proxy_pass {registry}; }} }}\n",
-            certificate.display(),
-            key.display()
+            pair.certificate.display(),
+            pair.key.display()
         );
         Ok(Self {
             _nginx: Nginx::start(scene, "hub", &server, address).await?,
@@ -101,7 +158,7 @@ impl Hub {
 
     /// A file with the authority of its certificate.
     pub fn authority(&self) -> &Path {
-        &self.authority
+        self.authority.file()
     }
 }
 
@@ -140,11 +197,11 @@ impl Redirecting {
     }
 
     /// What was asked of the other host.
-    pub fn asked_of_storage(&self) -> Result<Vec<String>> {
-        let mut lines = self.nginx.asked()?;
+    pub fn asked_of_storage(&self) -> Result<Vec<Asked>> {
+        let mut asked = self.nginx.asked()?;
         let storage = self.storage.ip().to_string();
-        lines.retain(|line| line.starts_with(&storage));
-        Ok(lines)
+        asked.retain(|asked| asked.server == storage);
+        Ok(asked)
     }
 }
 
@@ -160,25 +217,17 @@ fn free_https_address() -> Result<SocketAddr> {
         .context("no loopback address with a free port 443")
 }
 
-/// The files of an authority, of the certificate that it gave to the names of Docker Hub, and of
-/// that one's key.
-fn certificates(scene: &Scene) -> Result<(PathBuf, PathBuf, PathBuf)> {
-    let mut parameters = CertificateParams::default();
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate()?;
-    let authority = parameters.self_signed(&authority_key)?;
-    let issuer = Issuer::new(parameters, authority_key);
-    let key = KeyPair::generate()?;
-    let names: Vec<_> = HUB.iter().map(|name| (*name).to_owned()).collect();
-    let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
-    let file = |name: &str, text: &str| -> Result<PathBuf> {
-        let path = scene.path(name);
-        std::fs::write(&path, text)?;
-        Ok(path)
-    };
-    Ok((
-        file("hub-authority.pem", &authority.pem())?,
-        file("hub.pem", &certificate.pem())?,
-        file("hub-key.pem", &key.serialize_pem())?,
-    ))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_access_log_are_read() {
+        let line = r#"127.0.0.1 GET /v2/ 200 "Bearer a b" HTTP/2.0 12 FAILED:self signed"#;
+        let asked = Asked::read(line).unwrap();
+        assert_eq!((asked.status, asked.bytes), (200, 12));
+        assert_eq!(asked.authorization, "Bearer a b");
+        assert_eq!(asked.certificate, "FAILED:self signed");
+        assert!(Asked::read("127.0.0.1 GET").is_err());
+    }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use darner_proto::digest::Digest;
 use http::StatusCode;
 
+use crate::authority::Pair;
 use crate::place;
 use crate::process::Process;
 
@@ -27,6 +28,13 @@ pub enum Access {
         /// A file with the certificate of the key that signs them.
         certificate: PathBuf,
     },
+    /// Who shows a certificate of this authority, to a registry that speaks TLS itself.
+    Certificate {
+        /// The registry's own.
+        server: Pair,
+        /// A file with the authority's.
+        clients: PathBuf,
+    },
 }
 
 /// The registry that tokens are for.
@@ -37,7 +45,7 @@ pub const ISSUER: &str = "tokens-of-the-tests";
 impl Access {
     fn settings(&self) -> String {
         match self {
-            Self::Open => String::new(),
+            Self::Open | Self::Certificate { .. } => String::new(),
             Self::Password(file) => format!(
                 "auth: {{htpasswd: {{realm: registry, path: '{}'}}}}\n",
                 file.display()
@@ -47,6 +55,19 @@ impl Access {
                  rootcertbundle: '{}'}}}}\n",
                 certificate.display()
             ),
+        }
+    }
+
+    /// What is said of TLS beside the listener's address.
+    fn tls(&self) -> String {
+        match self {
+            Self::Certificate { server, clients } => format!(
+                ", tls: {{certificate: '{}', key: '{}', clientcas: ['{}']}}",
+                server.certificate.display(),
+                server.key.display(),
+                clients.display()
+            ),
+            Self::Open | Self::Password(_) | Self::Token { .. } => String::new(),
         }
     }
 }
@@ -73,11 +94,11 @@ impl Registry {
         access: &Access,
     ) -> Result<Self> {
         let config = directory.join(format!("{name}.yml"));
-        let access = access.settings();
+        let (tls, access) = (access.tls(), access.settings());
         let text = format!(
             "version: 0.1\n\
              log: {{level: info, accesslog: {{disabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0', secret: 'not used by one instance'}}\n\
+             http: {{addr: '127.0.0.1:0', secret: 'not used by one instance'{tls}}}\n\
              storage:\n  filesystem: {{rootdirectory: '{}', maxthreads: 200}}\n  \
              maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n\
              validation: {{manifests: {{urls: {{allow: ['^https://elsewhere[.]example/']}}}}}}\n\
