@@ -107,6 +107,11 @@ impl Access {
         self.grants().proved(now, ask, proof)
     }
 
+    /// What is to be done while upstream is known to be away.
+    pub fn without_upstream(&self, ask: &Ask) -> Step {
+        self.grants().without_upstream(self.now(), ask)
+    }
+
     /// For how long the caller's grant still counts.
     pub fn left(&self, caller: Caller) -> Duration {
         match caller {

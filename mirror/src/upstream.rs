@@ -54,6 +54,7 @@ use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use http::HeaderValue;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::bandwidth::Bandwidth;
@@ -76,6 +77,8 @@ pub const MAX_MANIFEST: usize = 4 << 20;
 const PUBLIC_FOR: Duration = Duration::from_secs(10 * 60);
 /// Such repositories remembered.
 const MAX_PUBLIC: u64 = 10_000;
+/// A registry that nobody waits for any longer is away if it was silent for this long.
+const SILENCE: Duration = Duration::from_secs(2);
 /// A manifest is here within this time or not at all: a client waits for it.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -296,6 +299,25 @@ impl Upstream {
         }
     }
 
+    /// Whether the registry could not be asked a moment ago, and has not answered since: who can do
+    /// without it need not wait for it.
+    pub fn is_away(&self) -> bool {
+        !self.inner.registry.is_up()
+    }
+
+    /// Whether nobody is there to ask: it is away, and so is every mirror of it.
+    pub fn is_out_of_reach(&self) -> bool {
+        let mut mirrors = self.inner.mirrors.iter();
+        self.is_away() && mirrors.all(|mirror| !mirror.is_up())
+    }
+
+    /// Nobody waits any longer for what it was asked then.
+    pub fn given_up(&self, then: Instant) {
+        if then.elapsed() >= SILENCE {
+            self.inner.registry.given_up(then);
+        }
+    }
+
     /// What a reference means, without the manifest itself.
     pub async fn head_manifest(
         &self,
@@ -416,7 +438,9 @@ impl Upstream {
     /// Passes a client's own request on, in the client's name. Redirects are followed without its
     /// credentials. 429 and 5xx are errors, so that no client is told to hammer.
     pub async fn relay(&self, request: Relay) -> Result<Relayed, UpstreamError> {
-        let passed = relay::relay(&self.inner.registry.asker, request).await;
+        let Inner { registry, .. } = &*self.inner;
+        let passed = relay::relay(&registry.asker, request).await;
+        registry.heard(&passed);
         let passed = passed.map_err(|fault| self.inner.blame(fault))?;
         let inner = self.inner.clone();
         Ok(Relayed {

@@ -8,7 +8,8 @@
 //!   there is no live grant.
 //! - A refusal ends the grant at once.
 //! - While upstream cannot be asked, a grant goes on until [`STRETCH_FOR`] after it was given, for
-//!   what is known already. New callers are sent to the registry itself.
+//!   what is known already. New callers are sent to the registry itself. Where upstream could not be
+//!   asked a moment ago, `without_upstream` stands in for `begin`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -138,15 +139,29 @@ impl Grants {
                 self.live.remove(&key);
                 Step::Relay
             }
-            Proof::Unreachable => {
-                let known = matches!(ask.target, Target::Linked | Target::Tag { known: true });
-                let given = self.live.get(&key).map(|grant| grant.given);
-                match given.filter(|given| now < *given + STRETCH_FOR) {
-                    Some(_) if known => Step::Serve { stale: true },
-                    _ => Step::StepAside,
-                }
+            Proof::Unreachable if self.goes_on(&key, now, ask.target) => {
+                Step::Serve { stale: true }
             }
+            Proof::Unreachable => Step::StepAside,
         }
+    }
+
+    /// What is to be done first when upstream could not be asked a moment ago: whoever has a grant does
+    /// not wait for it. All others do, for they may be let in after all.
+    pub fn without_upstream(&self, now: Duration, ask: &Ask) -> Step {
+        match (self.begin(now, ask), ask.caller) {
+            (Step::Prove, Caller::Shown(key)) if self.goes_on(&key, now, ask.target) => {
+                Step::Serve { stale: true }
+            }
+            (step, _) => step,
+        }
+    }
+
+    /// Whether a grant goes on for this without upstream.
+    fn goes_on(&self, key: &GrantKey, now: Duration, target: Target) -> bool {
+        let known = matches!(target, Target::Linked | Target::Tag { known: true });
+        let grant = self.live.get(key);
+        known && grant.is_some_and(|grant| now < grant.given + STRETCH_FOR)
     }
 
     /// For how long this one still counts.

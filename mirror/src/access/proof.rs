@@ -114,6 +114,9 @@ impl Prover {
             },
         };
         let mut step = self.access.begin(&ask);
+        if step == Step::Prove && self.is_away(asked.source) {
+            step = self.access.without_upstream(&ask);
+        }
         if step == Step::Prove {
             let (proof, told) = self.prove(asked).await;
             step = self.access.proved(&ask, proof);
@@ -121,6 +124,11 @@ impl Prover {
         }
         let left = self.note(asked.source, shown, (ask.caller, step));
         Decision { step, known, left }
+    }
+
+    fn is_away(&self, source: &Source) -> bool {
+        let upstream = self.upstreams.get(&source.registry);
+        upstream.is_some_and(|upstream| upstream.is_away())
     }
 
     /// Keeps the credential of who may read for as long as that counts, and drops one that does not.
@@ -266,13 +274,17 @@ impl Prover {
             query: None,
             headers: shown(asked.headers),
         };
+        let began = Instant::now();
         match timeout_at(asked.deadline, upstream.relay(request)).await {
             Ok(Ok(relayed)) => Some(relayed),
             Ok(Err(error)) => {
                 tracing::warn!(%source, error = %with_causes(&error), "upstream cannot be asked whether a caller may read");
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                upstream.given_up(began);
+                None
+            }
         }
     }
 }

@@ -63,6 +63,10 @@ impl Front {
         };
         let Decision { step, known, .. } = private.prover.decide(&asked).await;
         self.metrics.decided(step);
+        if matches!(step, Step::Serve { .. }) {
+            // It was known to be for some only, and still is: upstream has just said so, or cannot.
+            self.not_public.insert(asked.source.clone(), ()).await;
+        }
         match (step, known) {
             (Step::Serve { stale }, Some(known)) => match &target {
                 Target::Manifest(_) => {

@@ -9,6 +9,7 @@ use darner_proto::digest::Digest;
 use darner_proto::name::{Reference, Source, Tag};
 use darner_proto::peer::Target;
 use darner_service::telemetry::with_causes;
+use tokio::time::Instant;
 
 use super::Resolver;
 use super::answer::{Answer, Found};
@@ -38,13 +39,23 @@ pub(super) async fn look_up(resolver: &Resolver, source: &Source, target: &Targe
         upstream,
         source,
     };
+    // Nobody waits for it again so soon where what it last said will do.
+    if asking.upstream.is_out_of_reach()
+        && let Some(found) = resolver.held(source, target, Limit::Stretched).await
+    {
+        return Answer::Found(found);
+    }
+    let began = Instant::now();
     let asked = tokio::time::timeout(UPSTREAM_PATIENCE, asking.ask(target)).await;
     let answer = match asked {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => asking.refused(target, &error).await,
-        Err(_) => Answer::Unavailable {
-            detail: "upstream does not answer in time".to_owned(),
-        },
+        Err(_) => {
+            asking.upstream.given_up(began);
+            Answer::Unavailable {
+                detail: "upstream does not answer in time".to_owned(),
+            }
+        }
     };
     match answer {
         Answer::Unavailable { detail } => {

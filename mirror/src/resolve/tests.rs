@@ -268,6 +268,28 @@ async fn while_upstream_is_down_what_it_last_said_is_served_as_stale() {
 }
 
 #[tokio::test]
+async fn what_is_known_does_not_wait_again_for_a_registry_that_is_away() {
+    let fake = Fake::start().await;
+    fake.image("a", 1000);
+    let node = Node::start("me", &fake, Duration::ZERO, &[]).await;
+    found(node.tag("a", "v1").await);
+    fake.fail(Some(StatusCode::BAD_GATEWAY));
+    assert!(found(node.tag("a", "v1").await).stale);
+    let asked = fake.asked("");
+    for _ in 0..5 {
+        assert!(found(node.tag("a", "v1").await).stale);
+    }
+    assert_eq!(fake.asked(""), asked);
+    // For what is not known it is asked each time, and any answer ends it.
+    let unknown = node.tag("b", "v1").await;
+    assert!(matches!(unknown, ResolveReply::Unavailable { .. }));
+    assert!(fake.asked("") > asked);
+    fake.fail(None);
+    assert!(matches!(node.tag("b", "v1").await, ResolveReply::NotFound));
+    assert!(!found(node.tag("a", "v1").await).stale);
+}
+
+#[tokio::test]
 async fn the_owner_asks_for_all_and_all_keep_what_it_says() {
     let fake = Fake::start().await;
     let image = fake.image("a", 1000);

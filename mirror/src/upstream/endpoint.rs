@@ -52,6 +52,24 @@ impl Endpoint {
         health.note(Instant::now(), failed);
     }
 
+    /// Notes that nobody waits any longer for what was asked then, unless something has come since.
+    pub(super) fn given_up(&self, then: Instant) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if !health.has_answered_since(then) {
+            health.note(Instant::now(), true);
+        }
+    }
+
+    /// Notes what came of a request where any answer is a good sign.
+    pub(super) fn heard<T>(&self, result: &Result<T, Fault>) {
+        match result {
+            Ok(_) => self.note(false),
+            Err(Fault::Status(status)) if !status.is_server_error() => self.note(false),
+            Err(fault) if fault.is_away() => self.note(true),
+            Err(_) => {}
+        }
+    }
+
     pub(super) async fn head_manifest(
         &self,
         repository: &RepositoryName,

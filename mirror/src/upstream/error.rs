@@ -158,6 +158,15 @@ impl Fault {
         }
     }
 
+    /// Whether the registry itself is out of reach, or out of order.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Self::Network(_) | Self::Ended(..) | Self::Silent(_) => true,
+            Self::Status(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
+
     fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Status(status) | Self::Storage(status) => Some(*status),

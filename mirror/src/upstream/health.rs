@@ -1,6 +1,6 @@
 //! Which of several places to ask, and in which order: those before the registry itself are left out
 //! for a while after a failure, longer each time. The registry itself always comes last, and what it
-//! says counts.
+//! says counts; that it has been away a moment ago is for those to heed who can do without it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,6 +20,7 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 pub(super) struct Health {
     failures: u32,
     rests_until: Option<Instant>,
+    answered: Option<Instant>,
 }
 
 impl Health {
@@ -29,12 +30,24 @@ impl Health {
 
     pub(super) fn note(&mut self, now: Instant, failed: bool) {
         if !failed {
-            *self = Self::default();
+            *self = Self {
+                answered: Some(now),
+                ..Self::default()
+            };
+            return;
+        }
+        // Several requests at once that fail are one failure.
+        if !self.is_up(now) {
             return;
         }
         let rest = FIRST_REST * 2u32.pow(self.failures.min(4));
         self.failures = self.failures.saturating_add(1);
         self.rests_until = Some(now + rest.min(LONGEST_REST));
+    }
+
+    /// Whether an answer has come since then.
+    pub(super) fn has_answered_since(&self, when: Instant) -> bool {
+        self.answered.is_some_and(|answered| answered >= when)
     }
 }
 
@@ -65,6 +78,7 @@ impl<'a> Turns<'a> {
         result: Result<T, Fault>,
     ) -> Option<Result<T, Fault>> {
         if std::ptr::eq(asked, &self.inner.registry) {
+            asked.heard(&result);
             return Some(result);
         }
         let fault = match result {
@@ -98,15 +112,21 @@ mod tests {
 
     #[test]
     fn a_failure_rests_longer_each_time_and_a_success_ends_it() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let mut health = Health::default();
         assert!(health.is_up(now));
-        for seconds in [5, 10, 20, 40, 60, 60] {
-            health.note(now, true);
-            assert!(!health.is_up(now + Duration::from_secs(seconds - 1)));
-            assert!(health.is_up(now + Duration::from_secs(seconds)));
+        for seconds in [5, 10, 20, 40, 60, 60].map(Duration::from_secs) {
+            for _ in 0..3 {
+                health.note(now, true);
+            }
+            assert!(!health.is_up(now + seconds - Duration::from_secs(1)));
+            now += seconds;
+            assert!(health.is_up(now));
         }
+        assert!(!health.has_answered_since(now));
+        health.note(now, true);
         health.note(now, false);
-        assert!(health.is_up(now));
+        assert!(health.is_up(now) && health.has_answered_since(now));
+        assert!(!health.has_answered_since(now + Duration::from_secs(1)));
     }
 }

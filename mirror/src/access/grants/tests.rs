@@ -56,6 +56,8 @@ struct Request {
 /// The registry's own mind.
 struct World {
     registry: Registry,
+    /// It was down a moment ago, as far as the mirror knows.
+    down_lately: bool,
     edition: [u32; TENANTS],
     /// A tenant's right to its own repository.
     allowed: [bool; TENANTS],
@@ -65,6 +67,7 @@ impl World {
     fn new() -> Self {
         Self {
             registry: Registry::Up,
+            down_lately: false,
             edition: [0; TENANTS],
             allowed: [true; TENANTS],
         }
@@ -105,7 +108,11 @@ fn decide(grants: &mut Grants, world: &World, now: Duration, request: &Request) 
         caller,
         target: request.target,
     };
-    let step = match grants.begin(now, &ask) {
+    let first = match world.down_lately {
+        true => grants.without_upstream(now, &ask),
+        false => grants.begin(now, &ask),
+    };
+    let step = match first {
         Step::Prove => grants.proved(now, &ask, world.proof(request)),
         step => step,
     };
@@ -140,13 +147,13 @@ impl Model {
         if request.target == Target::Linked && within(5 * MINUTE) {
             return Outcome::Content;
         }
+        let known = [Target::Linked, Target::Tag { known: true }];
+        let goes_on = known.contains(&request.target) && within(60 * MINUTE);
+        if goes_on && (world.down_lately || world.registry != Registry::Up) {
+            return Outcome::StaleContent;
+        }
         if world.registry != Registry::Up {
-            let known = [Target::Linked, Target::Tag { known: true }];
-            return if known.contains(&request.target) && within(60 * MINUTE) {
-                Outcome::StaleContent
-            } else {
-                Outcome::Aside
-            };
+            return Outcome::Aside;
         }
         let yes = world.admits(repository, credential);
         self.said.push((now, repository, credential, yes));
@@ -258,12 +265,12 @@ fn every_combination_is_decided_as_the_model_says() {
     stories.extend(ages.map(Story::Revoked));
     let mut combinations = 0;
     for (story, client, target) in triples(&stories) {
-        for (repository, registry) in (0..TENANTS).flat_map(|n| REGISTRIES.map(|r| (n, r))) {
+        for (repository, registry, down_lately) in places() {
             let (mut grants, mut model) = (Grants::default(), Model::default());
             let mut world = World::new();
             let told = (&mut grants, &mut model, &mut world);
             let (credential, now) = tell(story, repository, told);
-            world.registry = registry;
+            (world.registry, world.down_lately) = (registry, down_lately);
             let request = Request {
                 client,
                 repository,
@@ -272,12 +279,20 @@ fn every_combination_is_decided_as_the_model_says() {
             };
             let expected = model.decide(&world, now, &request);
             let found = decide(&mut grants, &world, now, &request);
-            assert_eq!(found, expected, "{story:?} {registry:?} {request:?}");
+            let where_it_was = (registry, down_lately);
+            assert_eq!(found, expected, "{story:?} {where_it_was:?} {request:?}");
             check_safety(story, &request, found);
             combinations += 1;
         }
     }
-    assert_eq!(combinations, 2 * 18 * 4 * 4 * 3);
+    assert_eq!(combinations, 2 * 18 * 4 * 4 * 3 * 2);
+}
+
+/// Whose repository, and how its registry is and was.
+fn places() -> impl Iterator<Item = (usize, Registry, bool)> {
+    let of_registry = |registry| [(registry, false), (registry, true)];
+    let registries = REGISTRIES.into_iter().flat_map(of_registry);
+    registries.flat_map(|(registry, lately)| [0, 1].map(|tenant| (tenant, registry, lately)))
 }
 
 fn triples(stories: &[Story]) -> impl Iterator<Item = (Story, Client, Target)> {
@@ -323,6 +338,7 @@ fn turn(world: &mut World, random: &mut Random) {
             let tenant = random.below(2) as usize;
             world.allowed[tenant] = !world.allowed[tenant];
         }
+        12..15 => world.down_lately = !world.down_lately,
         8..12 => {
             world.registry = Registry::Up;
             world.allowed = [true; 2];

@@ -146,6 +146,33 @@ async fn without_upstream_those_who_were_granted_go_on_and_new_ones_are_sent_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_granted_does_not_wait_again_for_a_registry_that_is_away() {
+    let (fake, front, [image, _]) = tenants().await;
+    pull(&front, "alice/app", &image.layer, ALICE).await;
+    fake.fail(Some(StatusCode::BAD_GATEWAY));
+    let tag = "/v2/alice/app/manifests/v1";
+    let stale = async || {
+        let answer = front.send(Method::GET, tag, &[ALICE]).await;
+        assert_eq!(answer.status(), 200);
+        answer.headers().contains_key("warning")
+    };
+    assert!(stale().await);
+    let asked = fake.asked("");
+    for _ in 0..5 {
+        assert!(stale().await);
+    }
+    assert_eq!(fake.asked(""), asked);
+    // Who was not granted may be let in by now: for such a caller it is asked each time.
+    let other = front.send(Method::GET, tag, &[BOB]).await;
+    assert_eq!(other.status(), 503);
+    assert!(fake.asked("") > asked);
+    // One answer of the registry to anybody, and it is asked for all again.
+    fake.fail(None);
+    assert_eq!(front.send(Method::GET, tag, &[BOB]).await.status(), 401);
+    assert!(!stale().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_peer_is_sent_what_is_private() {
     let (_fake, front, [image, _]) = tenants().await;
     pull(&front, "alice/app", &image.layer, ALICE).await;
