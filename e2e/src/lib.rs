@@ -12,6 +12,7 @@ pub mod authority;
 pub mod balancer;
 pub mod browser;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod containerd;
 pub mod darner;

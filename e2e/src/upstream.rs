@@ -215,17 +215,21 @@ async fn answer(state: &State, host: Host, request: Request<Incoming>) -> Respon
     response
 }
 
-/// The registry's own host: who may read, what is broken, then the registry's answer.
+/// The registry's own host: what is broken for everybody, who may read, what else is broken, then the
+/// registry's answer.
 async fn front(
     state: &State,
     request: &Request<Incoming>,
     logged: usize,
 ) -> Result<Response<Body>> {
+    let early = fault::take(&mut lock(&state.rules), request, true);
     let guard = lock(&state.guard).clone();
-    if let Some(refusal) = guard.answer(request, state.front) {
+    if early.is_none()
+        && let Some(refusal) = guard.answer(request, state.front)
+    {
         return Ok(refusal);
     }
-    let fault = fault::take(&mut lock(&state.rules), request);
+    let fault = early.or_else(|| fault::take(&mut lock(&state.rules), request, false));
     match fault {
         Some(Fault::Status(status)) => {
             let mut response = Response::new(Body::from(fault::error_body(status)));
@@ -247,6 +251,7 @@ async fn front(
                 .header(header::LOCATION, location)
                 .body(Body::empty())?)
         }
+        Some(Fault::Silent) => std::future::pending().await,
         fault => forward(state, request, logged, fault).await,
     }
 }

@@ -17,6 +17,8 @@ pub enum Fault {
     Redirect,
     /// Sends headers and this many bytes, then nothing more, without an end.
     Stall(u64),
+    /// Never answers.
+    Silent,
 }
 
 /// Which requests a fault is for.
@@ -26,6 +28,7 @@ pub struct Rule {
     part: String,
     left: Option<u32>,
     fault: Fault,
+    everybody: bool,
 }
 
 impl Rule {
@@ -36,6 +39,7 @@ impl Rule {
             part: part.into(),
             left: None,
             fault,
+            everybody: false,
         }
     }
 
@@ -51,6 +55,12 @@ impl Rule {
         self
     }
 
+    /// Whoever asks, credentials or not: the registry does not come to look at them.
+    pub fn for_everybody(mut self) -> Self {
+        self.everybody = true;
+        self
+    }
+
     fn matches<B>(&self, request: &Request<B>) -> bool {
         let method = self.method.as_ref();
         method.is_none_or(|method| method == request.method())
@@ -59,9 +69,10 @@ impl Rule {
     }
 }
 
-/// The fault that this request meets.
-pub(super) fn take<B>(rules: &mut [Rule], request: &Request<B>) -> Option<Fault> {
-    let rule = rules.iter_mut().find(|rule| rule.matches(request))?;
+/// The fault that this request meets; `early`: before it is known who asks.
+pub(super) fn take<B>(rules: &mut [Rule], request: &Request<B>, early: bool) -> Option<Fault> {
+    let mut rules = rules.iter_mut();
+    let rule = rules.find(|rule| rule.everybody == early && rule.matches(request))?;
     if let Some(left) = &mut rule.left {
         *left -= 1;
     }
@@ -97,8 +108,10 @@ mod tests {
                 .times(1),
             Rule::new("/blobs/x", Fault::Redirect),
         ];
-        assert_eq!(take(&mut rules, &request(Method::GET, "/v2/")), None);
-        assert_eq!(take(&mut rules, &blob), Some(Fault::Corrupt));
-        assert_eq!(take(&mut rules, &blob), Some(Fault::Redirect));
+        let ping = request(Method::GET, "/v2/");
+        assert_eq!(take(&mut rules, &ping, false), None);
+        assert_eq!(take(&mut rules, &blob, true), None);
+        assert_eq!(take(&mut rules, &blob, false), Some(Fault::Corrupt));
+        assert_eq!(take(&mut rules, &blob, false), Some(Fault::Redirect));
     }
 }
