@@ -346,8 +346,10 @@ impl Jobs {
             }
             *looked = true;
         }
-        let present = self.nodes(&To::Nodes).into_iter().map(|(id, _)| id);
-        let present = present.collect();
+        // It is the list of all nodes, each second.
+        let jobs = lock(&self.shared.board).count();
+        let present = (jobs > 0).then(|| self.nodes(&To::Nodes));
+        let present = present.into_iter().flatten().map(|(id, _)| id).collect();
         self.apply(Event::Tick { present, looked_ms });
         self.write().await
     }

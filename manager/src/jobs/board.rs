@@ -39,9 +39,9 @@ pub enum Event {
         /// What came of them.
         reports: Vec<Report>,
     },
-    /// Time passed, and these nodes are in the cluster.
+    /// Time passed.
     Tick {
-        /// By name.
+        /// The nodes in the cluster, by name; nobody asks while there are no jobs.
         present: BTreeSet<String>,
         /// What the database had at this time (unix time in ms) has been taken.
         looked_ms: u64,
@@ -105,7 +105,9 @@ impl Board {
             }
             Event::Tick { present, looked_ms } => {
                 self.looked_ms = looked_ms;
-                self.heard.retain(|node, _| present.contains(node));
+                // Who was not heard for longer is new when it comes.
+                let silent = |heard: &Heard| now.saturating_sub(heard.last_ms) >= SILENT_MS;
+                self.heard.retain(|_, heard| !silent(heard));
                 self.miss(now, &present, &mut changed);
             }
         }
