@@ -54,7 +54,6 @@ use darner_service::metrics::Metrics;
 use darner_service::settings;
 use darner_service::shutdown::Shutdown;
 use http::HeaderValue;
-use tokio::time::Instant;
 use url::Url;
 
 use crate::bandwidth::Bandwidth;
@@ -77,8 +76,6 @@ pub const MAX_MANIFEST: usize = 4 << 20;
 const PUBLIC_FOR: Duration = Duration::from_secs(10 * 60);
 /// Such repositories remembered.
 const MAX_PUBLIC: u64 = 10_000;
-/// A registry that nobody waits for any longer is away if it was silent for this long.
-const SILENCE: Duration = Duration::from_secs(2);
 /// A manifest is here within this time or not at all: a client waits for it.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -296,25 +293,6 @@ impl Upstream {
     pub fn keep_quiet(&self, wait: Duration) {
         if wait > self.quiet() {
             self.inner.registry.asker.wire.keep_quiet(wait);
-        }
-    }
-
-    /// Whether the registry could not be asked a moment ago, and has not answered since: who can do
-    /// without it need not wait for it.
-    pub fn is_away(&self) -> bool {
-        !self.inner.registry.is_up()
-    }
-
-    /// Whether nobody is there to ask: it is away, and so is every mirror of it.
-    pub fn is_out_of_reach(&self) -> bool {
-        let mut mirrors = self.inner.mirrors.iter();
-        self.is_away() && mirrors.all(|mirror| !mirror.is_up())
-    }
-
-    /// Nobody waits any longer for what it was asked then.
-    pub fn given_up(&self, then: Instant) {
-        if then.elapsed() >= SILENCE {
-            self.inner.registry.given_up(then);
         }
     }
 

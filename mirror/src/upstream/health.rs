@@ -8,12 +8,14 @@ use std::time::Duration;
 use darner_service::telemetry::with_causes;
 use tokio::time::Instant;
 
-use super::Inner;
 use super::endpoint::Endpoint;
 use super::error::{Fault, UpstreamErrorKind};
+use super::{Inner, Upstream};
 
 const FIRST_REST: Duration = Duration::from_secs(5);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// A registry that nobody waits for any longer is away if it was silent for this long.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Whether a place has answered lately: pure.
 #[derive(Debug, Default)]
@@ -103,6 +105,27 @@ impl<'a> Turns<'a> {
             tracing::debug!(%registry, mirror, fault, "a mirror of the registry does not have it; the next is asked");
         }
         None
+    }
+}
+
+impl Upstream {
+    /// Whether the registry could not be asked a moment ago, and has not answered since: who can do
+    /// without it need not wait for it.
+    pub fn is_away(&self) -> bool {
+        !self.inner.registry.is_up()
+    }
+
+    /// Whether nobody is there to ask: it is away, and so is every mirror of it.
+    pub fn is_out_of_reach(&self) -> bool {
+        let mut mirrors = self.inner.mirrors.iter();
+        self.is_away() && mirrors.all(|mirror| !mirror.is_up())
+    }
+
+    /// Nobody waits any longer for what it was asked then.
+    pub fn given_up(&self, then: Instant) {
+        if then.elapsed() >= SILENCE {
+            self.inner.registry.given_up(then);
+        }
     }
 }
 
