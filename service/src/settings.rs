@@ -257,7 +257,8 @@ pub struct Manager {
     /// line; for orchestrators that cannot ask for one. Default: none.
     pub join_tokens_file: Option<PathBuf>,
     /// The file that holds 64 hexadecimal digits, as `openssl rand -hex 32` prints: the signing key of
-    /// the certificate authority is sealed with them in the database. Default: it is not sealed.
+    /// the certificate authority, the secrets of webhooks and the passwords of registries are sealed with
+    /// them in the database. Default: nothing is sealed, and no password of a registry is taken.
     pub seal_key: Option<Secret>,
     /// The file that holds the URL of a PostgreSQL database to use in place of the SQLite file, as
     /// several managers over one database do: `postgres://user:password@host/database`. Add

@@ -190,11 +190,6 @@ pub(crate) async fn take_away(
     changed(removed.await?, "cluster", &name)
 }
 
-/// The name of a cluster that there could be.
-pub(crate) fn name(text: &str) -> Result<Name, Problem> {
-    name_in_path(text)
-}
-
 /// What is set of a cluster, and its version. The one of all others is there without being made.
 pub(crate) async fn found(
     api: &Api,

@@ -14,6 +14,7 @@ use super::layout::{Page, Visit, see, table};
 use super::text;
 use crate::api::Api;
 use crate::api::clusters::{self as api_clusters, edit};
+use crate::api::named::name_in_path;
 use crate::api::problem::Problem;
 use crate::clusters::passwords::Passwords;
 use crate::clusters::set::DEFAULT;
@@ -92,7 +93,7 @@ pub(super) async fn show(
 ) -> Response {
     let visit = Visit::new(caller, AT, &HeaderMap::new());
     let found = async {
-        let name = api_clusters::name(&name)?;
+        let name = name_in_path(&name)?;
         api_clusters::found(&api, &name).await
     };
     match found.await {
@@ -415,7 +416,7 @@ impl Part {
 async fn change(part: Part, api: Api, caller: Caller, name: String, filled: Filled) -> Response {
     let visit = Visit::new(caller, AT, &HeaderMap::new());
     let changed = async {
-        let of = (api_clusters::name(&name)?, filled.optional("version")?);
+        let of = (name_in_path(&name)?, filled.optional("version")?);
         edit(&api, &visit.caller, of, |cluster| {
             part.change(&filled, cluster)
         })
@@ -456,7 +457,7 @@ pub(super) async fn remove(
 ) -> Response {
     let visit = Visit::new(caller, AT, &HeaderMap::new());
     let removed = async {
-        let of = (api_clusters::name(&name)?, filled.optional("version")?);
+        let of = (name_in_path(&name)?, filled.optional("version")?);
         api_clusters::take_away(&api, &visit.caller, of).await
     };
     match removed.await {
