@@ -12,8 +12,11 @@ use crate::place;
 
 /// No test may take longer.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Of each log, this many last lines are shown on failure.
-const SHOWN_LINES: usize = 60;
+/// Of each log, this many last lines are shown on failure, and as many warnings and errors before them.
+const SHOWN_LINES: usize = 30;
+/// No more of a line is shown: whoever keeps only a part of a failed run's output should have all
+/// that matters in it.
+const SHOWN_WIDTH: usize = 400;
 
 /// Where a test keeps what it makes. Kept on failure, removed otherwise.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ pub fn run_for<T>(name: &str, limit: Duration, test: impl AsyncFnOnce(&Scene) ->
                 Ok(result)
             }
             Err(error) => {
+                eprintln!("--- {name}: {error:?}");
                 scene.show_logs();
                 Err(error.context(format!("scene kept in {}", scene.directory.display())))
             }
@@ -133,11 +137,21 @@ impl Scene {
             let text = fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<_> = text.lines().collect();
-            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            let (before, last) = lines.split_at(lines.len().saturating_sub(SHOWN_LINES));
+            let bad = before.iter().filter(|line| is_bad(line));
+            let bad: Vec<_> = bad.take(SHOWN_LINES).collect();
             eprintln!("--- {} ({} lines)", path.display(), lines.len());
-            for line in shown {
-                eprintln!("{line}");
+            for line in bad.into_iter().chain(last) {
+                let cut = line.floor_char_boundary(SHOWN_WIDTH);
+                eprintln!("{}", &line[..cut]);
             }
         }
     }
+}
+
+/// Whether a line of a log warns of something or names an error.
+fn is_bad(line: &str) -> bool {
+    ["\"WARN\"", "\"ERROR\"", "level=warn", "level=error"]
+        .iter()
+        .any(|level| line.contains(level))
 }

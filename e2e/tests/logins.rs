@@ -1,9 +1,10 @@
 //! Accounts that Podman and its kin keep under the mirror's own address: `[registry] logins`.
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
-use darner_e2e::cluster::up_settings;
+use darner_e2e::cluster::{self, Cluster, mirror_settings, seeds, up_settings};
 use darner_e2e::containerd::Containerd;
 use darner_e2e::darner::{Darner, Settings};
 use darner_e2e::docker::Dockerd;
@@ -25,6 +26,17 @@ async fn start(scene: &Scene, upstream: &Upstream) -> Result<Darner> {
     Darner::start(scene, "up", "up", &settings).await
 }
 
+/// A mirror of a cluster that takes accounts of the test registry.
+async fn joined(
+    scene: &Scene,
+    upstream: &Upstream,
+    cluster: &Cluster,
+    name: &str,
+) -> Result<Darner> {
+    let settings = with_logins(mirror_settings(scene, upstream, name)?);
+    cluster::join_with(scene, &cluster.manager, settings, ("mirror", name)).await
+}
+
 fn with_logins(settings: Settings) -> Settings {
     let named = toml::Value::Array(vec![NAME.into()]);
     settings
@@ -33,11 +45,17 @@ fn with_logins(settings: Settings) -> Settings {
 }
 
 fn secrets_stay(scene: &Scene, up: &Darner) -> Result<()> {
-    let log = up.output();
-    for secret in SECRETS {
-        ensure!(!log.contains(secret), "{secret} is in the log");
-    }
+    logs_none(up)?;
     scene.holds_none_of("data-up", &SECRETS)
+}
+
+fn logs_none(process: &Darner) -> Result<()> {
+    let log = process.output();
+    for secret in SECRETS {
+        let name = process.name();
+        ensure!(!log.contains(secret), "{secret} is in the log of {name}");
+    }
+    Ok(())
 }
 
 /// The same with an account (`user:password`, in base64) under a place: a host, or a path of it.
@@ -102,16 +120,25 @@ fn skopeo_reads_by_an_account_that_the_registry_wants_to_see_itself() {
 }
 
 /// Podman, with all it keeps in one directory.
-struct Podman<'a> {
-    scene: &'a Scene,
+struct Podman {
+    directory: PathBuf,
     /// Podman wants it to have a short name.
     run: TempDir,
     mirror: String,
 }
 
-impl Podman<'_> {
+impl Podman {
+    /// One that pulls through `mirror`.
+    fn of(scene: &Scene, mirror: &Darner) -> Result<Self> {
+        Ok(Self {
+            directory: scene.make_directory(format!("podman-{}", mirror.name()))?,
+            run: tempfile::Builder::new().prefix("e2e-").tempdir()?,
+            mirror: mirror.address("registry")?.to_string(),
+        })
+    }
+
     async fn run(&self, arguments: &[&str]) -> Result<Output> {
-        let directory = self.scene.make_directory("podman")?;
+        let directory = &self.directory;
         let registries = directory.join("registries.conf");
         let text = format!(
             "[[registry]]\nprefix = \"{NAME}\"\nlocation = \"{NAME}\"\n\
@@ -125,7 +152,7 @@ impl Podman<'_> {
         command.args(["--storage-driver", "vfs"]).args(arguments);
         command.env("CONTAINERS_REGISTRIES_CONF", registries);
         command.env("REGISTRY_AUTH_FILE", directory.join("auth.json"));
-        command.env("HOME", &directory);
+        command.env("HOME", directory);
         process::finish(command).await
     }
 
@@ -142,11 +169,7 @@ fn podman_logs_in_to_the_mirror_and_pulls_what_is_private_through_it() {
         let upstream = Upstream::start(scene).await?;
         upstream.guard(Guard::Bearer(Some(format!("Basic {ACCOUNT}"))));
         let up = start(scene, &upstream).await?;
-        let podman = Podman {
-            scene,
-            run: tempfile::Builder::new().prefix("e2e-").tempdir()?,
-            mirror: up.address("registry")?.to_string(),
-        };
+        let podman = Podman::of(scene, &up)?;
         let image = &upstream.images.middle;
         let reference = image.reference(NAME);
         let pull = ["pull", "--quiet", &reference];
@@ -163,6 +186,43 @@ fn podman_logs_in_to_the_mirror_and_pulls_what_is_private_through_it() {
         let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
         ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
         secrets_stay(scene, &up)
+    });
+}
+
+#[test]
+fn podman_on_two_nodes_has_what_is_private_from_a_seed_that_saw_the_accounts_token() {
+    scene::run("logins_seed", async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        upstream.guard(Guard::Bearer(Some(format!("Basic {ACCOUNT}"))));
+        let cluster = Cluster::start(scene, &upstream, seeds(1)).await?;
+        let image = &upstream.images.middle;
+        let reference = image.reference(NAME);
+        let pull = ["pull", "--quiet", &reference];
+        let mut mirrors = Vec::new();
+        for name in ["mirror-1", "mirror-2"] {
+            let mirror = joined(scene, &upstream, &cluster, name).await?;
+            let podman = Podman::of(scene, &mirror)?;
+            // That the content is in the cluster by then opens it to nobody.
+            let refused = podman.run(&pull).await?;
+            ensure!(!refused.status.success(), "nobody's account: {refused:?}");
+            let taken = podman.log_in(&podman.mirror, PASSWORD).await?;
+            ensure!(taken.status.success(), "{taken:?}");
+            let pulled = podman.run(&pull).await?;
+            ensure!(pulled.status.success(), "{pulled:?}");
+            let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
+            ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
+            mirrors.push(mirror);
+        }
+        let given = cluster.seeds[0].metrics().await?;
+        let given = given.sum("darner_private_tickets_total", "");
+        ensure!(given >= 2.0, "{given} tickets");
+        for process in mirrors.iter().chain(&cluster.seeds) {
+            logs_none(process)?;
+        }
+        for name in ["mirror-1", "mirror-2", "seed-1"] {
+            scene.holds_none_of(format!("data-{name}"), &SECRETS)?;
+        }
+        Ok(())
     });
 }
 
