@@ -219,7 +219,10 @@ impl Shared {
         }
         let first = self.geometry.piece_at(range.start);
         let last = self.geometry.piece_at(range.end - 1);
-        if self.state().held.end_of_run(first) <= last && !self.is_early(range) {
+        // Looked at in one moment: a piece that is written whole ceases to be early as it becomes held.
+        let state = self.state();
+        if state.held.end_of_run(first) <= last && !state.is_early(&self.geometry, range) {
+            drop(state);
             return Err(self.missing(range.clone()));
         }
         Ok(())

@@ -5,12 +5,15 @@
 //! What has been given out is not changed: should the piece come with other bytes in the end, from
 //! whomever, the download fails.
 
-use bytes::Bytes;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use darner_proto::geometry::Geometry;
 
 use super::super::blocking;
 use super::super::error::StoreError;
-use super::{Partial, Shared};
+use super::{Partial, Shared, State};
 
 impl Shared {
     /// Writes of `part`, which follows the first `from` bytes of a piece, what has not been written
@@ -55,12 +58,14 @@ impl Shared {
         let read = self.file.read_exact_at(&mut before, start);
         read.is_ok() && piece.starts_with(&before)
     }
+}
 
+impl State {
     /// Whether `range` lies within the beginning of one piece that has been written.
-    pub(super) fn is_early(&self, range: &std::ops::Range<u64>) -> bool {
-        let index = self.geometry.piece_at(range.start);
-        let start = self.geometry.bytes_of(index).start;
-        let shown = self.state().early.get(&index).copied();
+    pub(super) fn is_early(&self, geometry: &Geometry, range: &Range<u64>) -> bool {
+        let index = geometry.piece_at(range.start);
+        let start = geometry.bytes_of(index).start;
+        let shown = self.early.get(&index);
         shown.is_some_and(|shown| range.end <= start + shown)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -273,4 +275,29 @@ async fn a_piece_that_differs_from_what_was_given_out_of_it_is_refused() {
     // The next download knows nothing of it.
     drop((span, partial));
     sample.download(store).await;
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_piece_can_be_had_all_the_while_it_becomes_whole() {
+    let fixture = fixture(1 << 30);
+    let store = &fixture.store;
+    for number in 0..100 {
+        let sample = Sample::new(1000, number);
+        let partial = store.begin(&sample.digest, sample.size()).await.unwrap();
+        let first = sample.content.slice(..100);
+        partial.write_part(0, 0, first).await.unwrap();
+        let (reader, is_whole) = (partial.clone(), AtomicBool::new(false));
+        let is_whole = Arc::new(is_whole);
+        let until = is_whole.clone();
+        let reading = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                reader.span(0..100)?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        sample.write(&partial, [0]).await;
+        is_whole.store(true, Ordering::Relaxed);
+        let read = reading.join().unwrap();
+        assert!(read.is_ok(), "piece {number}: {read:?}");
+    }
 }
