@@ -10,8 +10,9 @@ use darner_e2e::darner::Darner;
 use darner_e2e::members;
 use darner_e2e::midway::{pull_while, under_way};
 use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::{raw, scene, wait};
+use darner_e2e::{place, raw, scene, wait};
 use darner_service::gossip::members::KEEPERS;
+use futures_util::future::try_join_all;
 
 /// Schedulers that are back are used again within this time.
 const HANDED_BACK: Duration = Duration::from_secs(10);
@@ -19,6 +20,11 @@ const HANDED_BACK: Duration = Duration::from_secs(10);
 const MIRRORS: usize = 8;
 /// Sessions when they keep the table among themselves.
 const SESSIONS: f64 = (MIRRORS * KEEPERS) as f64;
+/// Members whose cost is measured, and for how long: DARNER_MEMBERS=30 does it in earnest.
+const MEASURED: usize = 6;
+const MEASURED_FOR: Duration = Duration::from_secs(4);
+/// Each of a second that a member takes at most which has nothing to do, where nothing is optimised.
+const SHARE: f64 = 0.05;
 /// Bytes a second: slow enough that something can happen in the middle of a pull.
 const SLOW: u64 = 8 << 20;
 
@@ -99,6 +105,45 @@ fn members_take_over_when_all_schedulers_die_and_hand_back_when_they_are_there_a
         members::pull_everywhere(&mirrors, &upstream.images.tiny).await?;
         upstream.read_once(&upstream.images.tiny)?;
         drop(manager);
+        Ok(())
+    });
+}
+
+#[test]
+fn members_that_have_nothing_to_do_cost_little() {
+    let (count, time) = match place::setting("DARNER_MEMBERS") {
+        Some(count) => (count.parse().expect("a number"), Duration::from_secs(40)),
+        None => (MEASURED, MEASURED_FOR),
+    };
+    let limit = Duration::from_secs(60) + time;
+    scene::run_for("gossip_idle", limit, async |scene| {
+        let upstream = Upstream::start(scene).await?;
+        let members = members::start(scene, &upstream, count).await?;
+        // What is measured is a length of time, after what joining costs.
+        tokio::time::sleep(time / 4).await;
+        let spent = async || {
+            let spent = members.iter().map(async |member| {
+                let metrics = member.metrics().await?;
+                metrics.require("process_cpu_seconds_total")
+            });
+            try_join_all(spent).await
+        };
+        let (before, began) = (spent().await?, Instant::now());
+        tokio::time::sleep(time).await;
+        let (after, took) = (spent().await?, began.elapsed().as_secs_f64());
+        let shares = before.iter().zip(&after);
+        let mut shares: Vec<_> = shares.map(|(old, new)| (new - old) / took).collect();
+        shares.sort_by(f64::total_cmp);
+        let percent = |place: usize| 100.0 * shares[place];
+        println!(
+            "{count} members over {took:.0} s: {:.2} to {:.2} % of a core each, the median {:.2} %; \
+             those that keep the table from {:.2} %",
+            percent(0),
+            percent(count - 1),
+            percent(count / 2),
+            percent(count.saturating_sub(KEEPERS))
+        );
+        ensure!(shares[count - 1] < SHARE, "{shares:?}");
         Ok(())
     });
 }
