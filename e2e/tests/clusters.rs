@@ -1,13 +1,16 @@
 //! One manager, two clusters: each has its own scheduler, reads upstream once for itself, and hears
 //! nothing of the other; without the division they are one again. Nothing is restarted.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, add_scheduler, join_mirror, seeds};
 use darner_e2e::darner::Darner;
 use darner_e2e::operator::{self, ask, told};
+use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
-use darner_e2e::{scene, wait};
+use darner_e2e::wait;
 
 async fn attended_by(scheduler: &Darner, nodes: f64) -> Result<()> {
     wait::until("the scheduler's own nodes", async || {
@@ -15,6 +18,41 @@ async fn attended_by(scheduler: &Darner, nodes: f64) -> Result<()> {
         (metrics.sum("darner_scheduler_hosts", "") == nodes).then_some(())
     })
     .await
+}
+
+fn ids(scene: &Scene, asked: &[&str]) -> Result<BTreeSet<String>> {
+    let found = told(scene, asked)?;
+    let found = found.as_array().into_iter().flatten();
+    let ids = found.filter_map(|node| Some(node["id"].as_str()?.to_owned()));
+    Ok(ids.collect())
+}
+
+/// The list has those that are asked for, whatever they are.
+fn nodes_are_told_by_cluster(scene: &Scene) -> Result<()> {
+    let all = ids(scene, &["nodes"])?;
+    let (west, others): (BTreeSet<_>, BTreeSet<_>) =
+        all.into_iter().partition(|id| id.starts_with("west-"));
+    ensure!(
+        ids(scene, &["nodes", "--cluster", "west"])? == west,
+        "{west:?}"
+    );
+    ensure!(ids(scene, &["nodes", "--id", "west-"])? == west, "{west:?}");
+    ensure!(ids(scene, &["nodes", "--cluster", "default"])? == others);
+    let by_role = ["mirror", "seed", "scheduler"].map(|role| {
+        let narrowed = ["nodes", "--cluster", "west", "--role", role];
+        ids(scene, &narrowed)
+    });
+    let by_role = by_role.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure!(by_role.iter().map(BTreeSet::len).sum::<usize>() == west.len());
+    ensure!(by_role.into_iter().flatten().collect::<BTreeSet<_>>() == west);
+    let nobody = ids(
+        scene,
+        &["nodes", "--cluster", "west", "--label", "zone=nowhere"],
+    )?;
+    ensure!(nobody.is_empty(), "{nobody:?}");
+    let mistyped = ask(scene, &["nodes", "--cluster", "wets"], "")?;
+    ensure!(mistyped.status.code() == Some(1), "{mistyped:?}");
+    Ok(())
 }
 
 #[test]
@@ -43,6 +81,7 @@ fn clusters_of_one_manager_are_apart_until_they_are_not() {
             };
             ensure!(node["cluster"] == own, "{node}");
         }
+        nodes_are_told_by_cluster(scene)?;
 
         let image = &upstream.images.middle;
         cluster.pull_everywhere(image).await?;

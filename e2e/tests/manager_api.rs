@@ -91,6 +91,8 @@ fn the_first_administrator_logs_in_and_the_commands_answer() {
         let users = ask(scene, &["user", "list"], "")?;
         let expected = "NAME  ROLE\nann   admin\nbob   viewer\n";
         ensure!(users.stdout == expected.as_bytes(), "{users:?}");
+        let admins = ask(scene, &["user", "list", "--role", "admin"], "")?;
+        ensure!(admins.stdout == b"NAME  ROLE\nann   admin\n", "{admins:?}");
         let last = ask(scene, &["user", "remove", "ann"], "")?;
         ensure!(code(&last) == Some(1), "the last administrator: {last:?}");
 

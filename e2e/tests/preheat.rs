@@ -151,6 +151,15 @@ fn a_file_is_on_every_node_and_its_server_was_read_once() {
             ensure!(told.contains("signed/model.bin"), "{told}");
             ensure!(!told.contains("X-Sig"), "{told}");
         }
+        for (flags, expected) in [
+            (&["--phase", "done", "--by", "ann"][..], 1),
+            (&["--phase", "running"], 0),
+            (&["--by", "bob"], 0),
+        ] {
+            let found = told(scene, &[&["job", "list"], flags].concat())?;
+            let found = found.as_array().context("no list")?;
+            ensure!(found.len() == expected, "{flags:?}: {found:?}");
+        }
         for node in cluster.mirrors.iter().chain(&cluster.seeds) {
             let client = reqwest::Client::builder().no_proxy().build()?;
             let signed = web.signed("signed/model.bin", node.name());

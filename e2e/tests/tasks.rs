@@ -4,13 +4,29 @@ use anyhow::{Context as _, Result, ensure};
 use darner_e2e::client::Client;
 use darner_e2e::cluster::{Cluster, seeds};
 use darner_e2e::operator::{self, ask, told};
-use darner_e2e::scene;
+use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
 use darner_e2e::wait;
 use serde_json::Value;
 
 /// Slow enough to be seen on its way.
 const SLOW: u64 = 2 << 20;
+
+/// The list has the layer where it is looked for, and not elsewhere.
+fn list_is_narrowed(scene: &Scene, repository: &str, layer: &str) -> Result<()> {
+    for (flags, expected) in [
+        (&["--registry", NAME, "--repository", repository][..], true),
+        (&["--kind", "layer"], true),
+        (&["--kind", "file"], false),
+        (&["--registry", "other.example"], false),
+    ] {
+        let found = told(scene, &[&["tasks"], flags].concat())?;
+        let found = found.as_array().context("no list")?;
+        let has = found.iter().any(|one| one["id"] == layer);
+        ensure!(has == expected, "{flags:?}: {found:?}");
+    }
+    Ok(())
+}
 
 #[test]
 fn a_pull_is_seen_while_it_moves() {
@@ -52,6 +68,7 @@ fn a_pull_is_seen_while_it_moves() {
             let all = told(scene, &["tasks"])?;
             let listed = all.as_array().context("no list")?.iter();
             ensure!(listed.clone().any(|one| one["id"] == layer), "{all}");
+            list_is_narrowed(scene, &image.repository, &layer)?;
             let top = ask(scene, &["top", "--times", "2", "-o", "json"], "")?;
             let lines: Vec<Value> = String::from_utf8(top.stdout)?
                 .lines()

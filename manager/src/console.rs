@@ -19,6 +19,7 @@ use crate::api::access::{Need, Routes};
 use crate::users::Role;
 
 mod account;
+mod asked;
 mod audit;
 mod begun;
 mod clusters;

@@ -25,6 +25,7 @@ use tokio::sync::Mutex;
 
 pub(crate) mod authority;
 pub mod backup;
+pub(crate) mod conditions;
 mod error;
 pub(crate) mod follow;
 pub mod keeper;

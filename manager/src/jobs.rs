@@ -35,7 +35,7 @@ mod tests;
 mod to;
 
 use board::{Action, Board, Event};
-use job::{Item, Job, Limits, Summary};
+use job::{Item, Job, Limits, Phase, Summary};
 use kept::Audited;
 pub use to::To;
 
@@ -78,6 +78,15 @@ pub struct Wanted {
     pub to: To,
     /// How much of the cluster it may take up.
     pub limits: Limits,
+}
+
+/// Which jobs; without anything all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
+    /// Those that are so far.
+    pub phase: Option<Phase>,
+    /// Those that this actor asked for; of an account, with its tokens too.
+    pub by: Option<&'a str>,
 }
 
 /// Who begins a job.
@@ -288,16 +297,17 @@ impl Jobs {
         Ok(found)
     }
 
-    /// Jobs at a glance, the latest first: those before `before` where it is given.
+    /// Jobs that are meant at a glance, the latest first: those before `before` where it is given.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn list(
         &self,
+        filter: Filter<'_>,
         before: Option<&str>,
         most: i64,
     ) -> Result<Vec<Summary>, DatabaseError> {
-        kept::list(&self.shared.database, before, most).await
+        kept::list(&self.shared.database, filter, before, most).await
     }
 
     /// Keeps board and database in step until the process drains, and once more then.

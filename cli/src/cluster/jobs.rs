@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -93,12 +93,31 @@ pub(crate) struct OfJobs {
     what: What,
 }
 
+/// How far a job is.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Phase {
+    /// Some of it has not ended
+    Running,
+    /// All of it is done
+    Done,
+    /// Some of it has failed
+    Failed,
+    /// It was called off
+    Cancelled,
+}
+
 #[derive(Debug, Subcommand)]
 enum What {
     /// See all jobs, the latest first
     List {
         #[command(flatten)]
         common: Common,
+        /// Only those that are so far
+        #[arg(long, value_enum)]
+        phase: Option<Phase>,
+        /// Only those that this account asked for, itself or with a token
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
     },
     /// See how far a job is on each node
     Show {
@@ -124,6 +143,17 @@ enum What {
         common: Common,
         id: String,
     },
+}
+
+impl Phase {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 impl Preheat {
@@ -156,8 +186,12 @@ impl Preheat {
 impl OfJobs {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         match self.what {
-            What::List { common } => {
-                let jobs = common.client()?.list("/api/v1/jobs").await?;
+            What::List { common, phase, by } => {
+                let phase = phase.map(|phase| ("phase", phase.as_str()));
+                let by = by.as_deref().map(|by| ("by", by));
+                let wanted: Vec<_> = phase.into_iter().chain(by).collect();
+                let client = common.client()?;
+                let jobs = client.list_of("/api/v1/jobs", &wanted).await?;
                 let columns: &[table::Column] = &[
                     ("JOB", |job| string(job, "id")),
                     ("STATE", |job| string(job, "phase")),

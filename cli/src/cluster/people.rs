@@ -28,8 +28,8 @@ pub(crate) struct Token {
 }
 
 /// What a process becomes.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Becomes {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Becomes {
     /// A node's mirror
     Mirror,
     /// A mirror that reads upstream for the others
@@ -100,6 +100,9 @@ enum OfUsers {
     List {
         #[command(flatten)]
         common: Common,
+        /// Only those that may do this
+        #[arg(long, value_enum)]
+        role: Option<Role>,
     },
     /// Make an account; its password is read from standard input
     Create {
@@ -136,7 +139,7 @@ impl Role {
 }
 
 impl Becomes {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Mirror => "mirror",
             Self::Seed => "seed",
@@ -220,8 +223,10 @@ impl Token {
 impl User {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
         match self.what {
-            OfUsers::List { common } => {
-                let users = common.client()?.list("/api/v1/users").await?;
+            OfUsers::List { common, role } => {
+                let wanted: Vec<_> = role.iter().map(|role| ("role", role.as_str())).collect();
+                let client = common.client()?;
+                let users = client.list_of("/api/v1/users", &wanted).await?;
                 let columns: &[table::Column] = &[
                     ("NAME", |item| string(item, "name")),
                     ("ROLE", |item| string(item, "role")),

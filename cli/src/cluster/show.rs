@@ -7,6 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::ClientError;
+use super::clusters::label;
+use super::people::Becomes;
 use super::table::{self, Column, string};
 use super::{Common, Output};
 
@@ -24,9 +26,18 @@ pub(crate) struct Status {
 pub(crate) struct Nodes {
     #[command(flatten)]
     common: Common,
-    /// Only those with this label, such as zone=a
-    #[arg(long, value_name = "KEY=VALUE")]
-    label: Option<String>,
+    /// Only those that are this
+    #[arg(long, value_enum)]
+    role: Option<Becomes>,
+    /// Only those of this cluster
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Only those with this label, such as zone=a; given several times, with all of them
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Only those whose id begins so
+    #[arg(long, value_name = "PREFIX")]
+    id: Option<String>,
 }
 
 impl Status {
@@ -68,18 +79,7 @@ impl Status {
 
 impl Nodes {
     pub(super) async fn run(self) -> Result<ExitCode, ClientError> {
-        let label = match &self.label {
-            None => None,
-            Some(label) => Some(
-                label
-                    .split_once('=')
-                    .ok_or_else(|| ClientError::Usage("--label: is not KEY=VALUE".to_owned()))?,
-            ),
-        };
-        let client = self.common.client()?;
-        let mut nodes = client.list("/api/v1/nodes").await?;
-        nodes.extend(client.list("/api/v1/schedulers").await?);
-        nodes.retain(|node| label.is_none_or(|(key, value)| node["labels"][key] == value));
+        let nodes = self.found().await?;
         match self.common.output {
             Output::Json => table::print_json(&Value::Array(nodes)),
             Output::Table => table::print(
@@ -94,6 +94,35 @@ impl Nodes {
             ),
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Those that are asked for: the manager has nodes and schedulers in lists of their own.
+    async fn found(&self) -> Result<Vec<Value>, ClientError> {
+        let client = self.common.client()?;
+        let labels = self.labels.iter();
+        let labels: Vec<_> = labels
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let labels = Some(labels.join(",")).filter(|labels| !labels.is_empty());
+        let fields = [
+            ("cluster", &self.cluster),
+            ("label", &labels),
+            ("id", &self.id),
+        ];
+        let given = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let wanted: Vec<_> = given.collect();
+        let mut found = Vec::new();
+        if self.role != Some(Becomes::Scheduler) {
+            let role = self.role.map(|role| ("role", role.as_str()));
+            let wanted: Vec<_> = wanted.iter().copied().chain(role).collect();
+            found.extend(client.list_of("/api/v1/nodes", &wanted).await?);
+        }
+        if self.role.is_none_or(|role| role == Becomes::Scheduler) {
+            found.extend(client.list_of("/api/v1/schedulers", &wanted).await?);
+        }
+        Ok(found)
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
@@ -22,6 +22,24 @@ pub(crate) struct Tasks {
     what: Option<What>,
     #[command(flatten)]
     common: Common,
+    /// Only such content
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// Only what is of this registry
+    #[arg(long, value_name = "NAME")]
+    registry: Option<String>,
+    /// Only what is of this repository, without its registry, such as library/debian
+    #[arg(long, value_name = "NAME")]
+    repository: Option<String>,
+}
+
+/// What a task brings.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// A layer of an image
+    Layer,
+    /// A file
+    File,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,7 +123,21 @@ impl Tasks {
                 remove(&common, &path, wait).await?;
             }
             None => {
-                let tasks = self.common.client()?.list("/api/v1/tasks").await?;
+                let kind = self.kind.map(|kind| match kind {
+                    Kind::Layer => "layer",
+                    Kind::File => "file",
+                });
+                let fields = [
+                    ("kind", kind),
+                    ("registry", self.registry.as_deref()),
+                    ("repository", self.repository.as_deref()),
+                ];
+                let given = fields.into_iter();
+                let wanted: Vec<_> = given
+                    .filter_map(|(name, value)| Some((name, value?)))
+                    .collect();
+                let client = self.common.client()?;
+                let tasks = client.list_of("/api/v1/tasks", &wanted).await?;
                 print(&self.common, TASKS, tasks);
             }
         }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use url::form_urlencoded;
 
 use super::problem::Problem;
 
@@ -46,6 +47,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        // No text in PostgreSQL has one, so nothing is found by it either.
+        let with_nul =
+            form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.contains('\0'));
+        if let Some((name, _)) = with_nul {
+            return Err(Problem::bad_request(format!("{name}: has a NUL in it")));
+        }
         let read = axum::extract::Query::from_request_parts(parts, state).await;
         let refused = |refused: QueryRejection| Problem::bad_request(refused.body_text());
         read.map(|axum::extract::Query(read)| Self(read))

@@ -4,23 +4,41 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json as Answer};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::body::{Json, Query};
 use super::live::Now;
-use super::page::{List, Page};
+use super::page::{List, Page, text};
 use super::problem::{Document, Problem};
 use crate::jobs::job::{Job, Phase, Summary};
 use crate::jobs::plan::Plan;
-use crate::jobs::{Begun, By, JobError, RequestKey};
+use crate::jobs::{Begun, By, Filter, JobError, RequestKey};
 use crate::users::credentials::Caller;
 
 /// What a caller calls its request.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longer keys than any that is in use.
 const MAX_KEY: usize = 255;
+
+/// Which jobs, and which page of them.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000)]
+    pub(crate) limit: Option<usize>,
+    /// `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// Only those that are so far.
+    #[param(inline)]
+    pub(crate) phase: Option<Phase>,
+    /// Only those that this account asked for, itself or with a token, or another who is told as `by`.
+    #[param(min_length = 1, max_length = 512)]
+    pub(crate) by: Option<String>,
+}
 
 /// A job and how far it is.
 #[derive(Serialize, ToSchema)]
@@ -32,13 +50,22 @@ pub(crate) struct ShownJob {
 }
 
 /// Jobs, the latest first
-#[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(Page),
+#[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", params(Which),
     responses((status = 200, body = List<Summary>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
-    Query(page): Query<Page>,
+    Query(which): Query<Which>,
 ) -> Result<Answer<List<Summary>>, Problem> {
-    let found = api.jobs.list(page.after.as_deref(), page.wanted()?).await?;
+    let filter = Filter {
+        phase: which.phase,
+        by: text("by", which.by.as_ref())?,
+    };
+    let page = Page {
+        limit: which.limit,
+        after: which.after.clone(),
+    };
+    let (after, wanted) = (page.after.as_deref(), page.wanted()?);
+    let found = api.jobs.list(filter, after, wanted).await?;
     let list = List::of(found, page.limit()?, |job| job.id.clone());
     Ok(Answer(list))
 }

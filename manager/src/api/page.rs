@@ -8,6 +8,9 @@ use super::problem::Problem;
 /// Items on a page, when the caller does not say, and at most.
 pub(crate) const PAGE: usize = 1000;
 
+/// No name, label or id that is looked for is longer.
+const MAX_TEXT: usize = 512;
+
 /// Which page.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +49,16 @@ impl Page {
 
     pub(crate) fn after(&self) -> &str {
         self.after.as_deref().unwrap_or_default()
+    }
+}
+
+/// A text that a list is narrowed by, if one is given.
+pub(crate) fn text<'a>(name: &str, given: Option<&'a String>) -> Result<Option<&'a str>, Problem> {
+    match given {
+        Some(text) if text.is_empty() || text.len() > MAX_TEXT => Err(Problem::bad_request(
+            format!("{name}: is not 1 to {MAX_TEXT} bytes long"),
+        )),
+        given => Ok(given.map(String::as_str)),
     }
 }
 

@@ -6,7 +6,7 @@ use axum::response::Response;
 use axum::{Extension, Json as Answer};
 use darner_service::secret::Secret;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::body::{Json, Query, expected_version, given_version, stale, versioned};
@@ -15,6 +15,21 @@ use super::problem::{Document, Problem};
 use crate::users::accounts::{self, Account, Change, Changed};
 use crate::users::credentials::Caller;
 use crate::users::{Name, Role};
+
+/// Which accounts, and which page of them.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000)]
+    pub(crate) limit: Option<usize>,
+    /// `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// Only those that may do this.
+    #[param(inline)]
+    pub(crate) role: Option<Role>,
+}
 
 /// A new account.
 #[derive(Deserialize, ToSchema)]
@@ -41,13 +56,14 @@ pub(crate) struct ChangedUser {
 }
 
 /// Accounts
-#[utoipa::path(get, path = "/api/v1/users", tag = "people", params(Page),
+#[utoipa::path(get, path = "/api/v1/users", tag = "people", params(Which),
     responses((status = 200, body = List<Account>), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
-    Query(page): Query<Page>,
+    Query(Which { limit, after, role }): Query<Which>,
 ) -> Result<Answer<List<Account>>, Problem> {
-    let found = accounts::list(&api.database, page.after(), page.wanted()?).await?;
+    let page = Page { limit, after };
+    let found = accounts::list(&api.database, role, page.after(), page.wanted()?).await?;
     let list = List::of(found, page.limit()?, |account| account.name.clone());
     Ok(Answer(list))
 }

@@ -7,10 +7,12 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::{Role, TaskId};
+use darner_proto::invalid::Invalid;
+use darner_proto::name::{RegistryName, RepositoryName};
 use darner_proto::piece_set::PieceSet;
 use darner_proto::swarms::{PartView, TaskView};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::body::Query;
@@ -18,6 +20,45 @@ use super::live::Now;
 use super::page::Page;
 use super::problem::{Document, Problem};
 use crate::swarms::seen::{OnItsWay, Seen, TaskSeen};
+
+/// What a task brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TaskKind {
+    /// A layer of an image.
+    Layer,
+    /// A file.
+    File,
+}
+
+/// Which tasks, and which page of them.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000)]
+    pub(crate) limit: Option<usize>,
+    /// `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// Only such content.
+    #[param(inline)]
+    pub(crate) kind: Option<TaskKind>,
+    /// Only what is of this registry, as clients call it.
+    #[param(min_length = 1, max_length = 253)]
+    pub(crate) registry: Option<String>,
+    /// Only what is of this repository, whole and without its registry.
+    #[param(min_length = 1, max_length = 255)]
+    pub(crate) repository: Option<String>,
+}
+
+/// [`Which`], as it is meant.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    kind: Option<TaskKind>,
+    registry: Option<RegistryName>,
+    repository: Option<RepositoryName>,
+}
 
 /// A content on its way to nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -132,17 +173,22 @@ pub(crate) struct Topology {
 }
 
 /// What is on its way
-#[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks", params(Page),
+#[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks", params(Which),
     responses((status = 200, body = TaskList), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(api): State<Api>,
-    Query(page): Query<Page>,
+    Query(which): Query<Which>,
 ) -> Result<Json<TaskList>, Problem> {
+    let filter = which.filter()?;
+    let page = Page {
+        limit: which.limit,
+        after: which.after,
+    };
     let limit = page.limit()?;
     let from = page.after.as_deref().map(str::parse::<usize>).transpose();
     let from = from.map_err(|_| Problem::bad_request("after: is no `next` of this list"))?;
     let seen = api.swarms.all().await;
-    Ok(Json(listed(&seen, from.unwrap_or(0), limit)))
+    Ok(Json(listed(&seen, &filter, from.unwrap_or(0), limit)))
 }
 
 /// The largest tasks, whenever they have changed
@@ -156,7 +202,7 @@ pub(crate) async fn all_events(State(api): State<Api>) -> Result<Response, Probl
         let api = api.clone();
         async move {
             let seen = api.swarms.all().await;
-            let list = listed(&seen, 0, FOLLOWED);
+            let list = listed(&seen, &Filter::default(), 0, FOLLOWED);
             Ok(Now::json("tasks", &list))
         }
     };
@@ -213,12 +259,12 @@ async fn look(api: &Api, id: &str) -> Result<ShownTask, Problem> {
     Ok(ShownTask::from(&*seen))
 }
 
-fn listed(seen: &Seen, from: usize, limit: usize) -> TaskList {
-    let rest = seen.views.iter().skip(from);
-    let more = rest.len() > limit;
+pub(super) fn listed(seen: &Seen, filter: &Filter, from: usize, limit: usize) -> TaskList {
+    let meant = seen.views.iter().filter(|one| filter.fits(&one.view));
+    let mut rest = meant.skip(from);
     TaskList {
-        items: rest.take(limit).map(TaskSummary::from).collect(),
-        next: more.then(|| (from + limit).to_string()),
+        items: rest.by_ref().take(limit).map(TaskSummary::from).collect(),
+        next: rest.next().map(|_| (from + limit).to_string()),
         tasks: seen.tasks,
         schedulers: seen.schedulers,
         answering: seen.answering,
@@ -257,6 +303,40 @@ fn topology(api: &Api, seen: &Seen) -> Topology {
     Topology {
         nodes,
         links: links.collect(),
+    }
+}
+
+impl Which {
+    pub(super) fn filter(&self) -> Result<Filter, Problem> {
+        let bad = |name: &str, error: Invalid| Problem::bad_request(format!("{name}: {error}"));
+        let registry = self.registry.as_deref().map(str::parse).transpose();
+        let repository = self.repository.as_deref().map(str::parse).transpose();
+        Ok(Filter {
+            kind: self.kind,
+            registry: registry.map_err(|error| bad("registry", error))?,
+            repository: repository.map_err(|error| bad("repository", error))?,
+        })
+    }
+}
+
+impl Filter {
+    fn fits(&self, view: &TaskView) -> bool {
+        let is_layer = view.task.is_of_content();
+        let fits = |kind| (kind == TaskKind::Layer) == is_layer;
+        self.kind.is_none_or(fits) && self.is_of(view)
+    }
+
+    /// Whether one of the places that it is read from is meant.
+    fn is_of(&self, view: &TaskView) -> bool {
+        if self.registry.is_none() && self.repository.is_none() {
+            return true;
+        }
+        view.sources.iter().any(|source| {
+            let registry = self.registry.as_ref();
+            let repository = self.repository.as_ref();
+            registry.is_none_or(|name| *name == source.registry)
+                && repository.is_none_or(|name| *name == source.repository)
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use crate::users::{Name, Role};
 
 mod begun;
 mod cluster;
+mod filters;
 mod images;
 mod people;
 mod routes;

@@ -116,6 +116,11 @@ impl ClusterSet {
         self.find(host).map_or(DEFAULT, |cluster| &cluster.name)
     }
 
+    /// Whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        name == DEFAULT || self.clusters.iter().any(|cluster| cluster.name == name)
+    }
+
     fn find(&self, host: &Host) -> Option<&Arc<Cluster>> {
         self.clusters.iter().find(|cluster| cluster.fits.fit(host))
     }

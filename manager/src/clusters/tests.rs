@@ -93,7 +93,9 @@ async fn a_change_counts_here_at_once_and_elsewhere_after_a_look() {
 
         assert_eq!(one.remove(change(None)).await.unwrap(), Changed::Yes);
         assert_eq!(cluster_of(&one.members, "v"), "default");
-        let lines = audit::read(&database, None, 10).await.unwrap();
+        let lines = audit::read(&database, audit::Filter::default(), None, 10)
+            .await
+            .unwrap();
         let lines: Vec<_> = lines.iter().map(|line| line.action.as_str()).collect();
         assert_eq!(
             lines,
@@ -159,7 +161,9 @@ async fn passwords_are_sealed_kept_over_changes_and_shown_to_nobody() {
 
         let kept = one.get(&name).await.unwrap().unwrap();
         let shown = serde_json::to_string(&kept).unwrap();
-        let lines = audit::read(&database, None, 10).await.unwrap();
+        let lines = audit::read(&database, audit::Filter::default(), None, 10)
+            .await
+            .unwrap();
         for told in [shown, kept.passwords.clone(), format!("{lines:?} {kept:?}")] {
             assert!(!told.contains("canary"), "{told}");
         }

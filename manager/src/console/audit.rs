@@ -6,34 +6,67 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{self, Page, Visit, rows, table};
+use super::asked::{Asked, Field, Kind};
+use super::layout::{self, Page, Visit, table};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
-use crate::api::log;
-use crate::api::page::{List, Page as Which};
+use crate::api::log::{self, Which};
+use crate::api::page::List;
 use crate::api::problem::Problem;
 use crate::users::audit::Line;
 use crate::users::credentials::Caller;
 
+const FIELDS: &[Field] = &[
+    Field {
+        name: "actor",
+        label: "Who",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "action",
+        label: "What, such as user.create",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "object",
+        label: "To what",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "since",
+        label: "From then on, such as 2026-07-01T12:00 (UTC)",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "until",
+        label: "Before then (UTC)",
+        kind: Kind::Text,
+    },
+];
+
 pub(super) async fn show(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    which: Result<Query<Which>, Problem>,
+    asked: Result<Asked<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/audit", &HeaderMap::new());
-    let listed = async { log::list(State(api), rows(which)?).await };
-    match listed.await {
-        Ok(lines) => visit.page(&Page {
+    let listed = async {
+        let asked = asked?;
+        let lines = log::list(State(api), Query(asked.which.clone())).await?.0;
+        Ok(Page {
             title: "Audit".to_owned(),
-            main: main(&lines.0),
-            ..Page::default()
-        }),
+            main: main(&lines, &asked.path()),
+            forms: asked.form("Look for changes", FIELDS),
+        })
+    };
+    match listed.await {
+        Ok(page) => visit.page(&page),
         Err(problem) => visit.problem(&problem),
     }
 }
 
-fn main(lines: &List<Line>) -> Markup {
+fn main(lines: &List<Line>, path: &str) -> Markup {
     html! {
         (table("Changes, the newest first", &["When", "Who", "What", "To what", "Details"], &html! {
             @for line in &lines.items {
@@ -45,7 +78,8 @@ fn main(lines: &List<Line>) -> Markup {
                     td { (line.detail) }
                 }
             }
+            @if lines.items.is_empty() { tr { td colspan="5" { "None" } } }
         }))
-        (layout::further("/audit", lines.next.as_deref()))
+        (layout::further(path, lines.next.as_deref()))
     }
 }

@@ -6,7 +6,8 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{Page, ROWS, Visit, further, table};
+use super::asked::{Asked, Field, Kind};
+use super::layout::{Page, Visit, further, table};
 use super::picture::heat::{Row, heat};
 use super::text;
 use crate::api::Api;
@@ -18,34 +19,49 @@ use crate::api::page::{List, Page as WhichPage};
 use crate::api::problem::Problem;
 use crate::users::credentials::Caller;
 
+const FIELDS: &[Field] = &[
+    Field {
+        name: "name",
+        label: "A part of registry/repository:tag",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "digest",
+        label: "Digest of a manifest or a layer",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "node",
+        label: "On the node",
+        kind: Kind::Text,
+    },
+];
+
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    which: Result<Query<Which>, Problem>,
+    asked: Result<Asked<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/images", &headers);
-    let which = match which {
-        Ok(Query(which)) => which.tidied(),
+    let asked = match asked {
+        Ok(asked) => asked,
         Err(problem) => return visit.problem(&problem),
     };
     visit
-        .live(&api, which, move |api, visit, which| async move {
-            let wanted = Query(Which {
-                limit: Some(ROWS),
-                ..which.clone()
-            });
+        .live(&api, asked, move |api, visit, asked| async move {
+            let wanted = Query(asked.which.clone());
             let images = look::list(State(api), visit.extension(), wanted).await?.0;
             Ok(Page {
                 title: "Images".to_owned(),
-                main: all(&images, &which),
-                forms: searching(&which),
+                main: all(&images, &asked.path()),
+                forms: asked.form("Look for images", FIELDS),
             })
         })
         .await
 }
 
-fn all(images: &ImageList, which: &Which) -> Markup {
+fn all(images: &ImageList, path: &str) -> Markup {
     let heads = [
         "Image", "Platform", "Size", "Layers", "On nodes", "Whole on", "Manifest",
     ];
@@ -56,7 +72,7 @@ fn all(images: &ImageList, which: &Which) -> Markup {
             @for image in &images.items { (one(image)) }
             @if images.items.is_empty() { tr { td colspan="7" { "None" } } }
         }))
-        (further(&which.path(), images.next.as_deref()))
+        (further(path, images.next.as_deref()))
     }
 }
 
@@ -82,21 +98,6 @@ fn called(repository: &str, tags: &[String]) -> String {
     match tags.is_empty() {
         true => format!("{repository} (no tag)"),
         false => format!("{repository}:{}", tags.join(", ")),
-    }
-}
-
-fn searching(which: &Which) -> Markup {
-    html! {
-        h2 { "Look for images" }
-        form.fields method="get" action="/images" {
-            label for="name" { "A part of registry/repository:tag" }
-            input #name name="name" maxlength="512" value=(which.name.as_deref().unwrap_or_default());
-            label for="digest" { "Digest of a manifest or a layer" }
-            input #digest name="digest" value=(which.digest.as_deref().unwrap_or_default());
-            label for="node" { "On the node" }
-            input #node name="node" value=(which.node.as_deref().unwrap_or_default());
-            button { "Look" }
-        }
     }
 }
 
@@ -173,33 +174,4 @@ fn map(image: &ShownImage, holders: &[ImageHolder]) -> Markup {
         has: holder.blobs.clone(),
     });
     heat("Layers on nodes", &columns, &rows.collect::<Vec<_>>())
-}
-
-impl Which {
-    /// A field that was left empty looks for nothing.
-    fn tidied(self) -> Self {
-        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-        Self {
-            name: filled(self.name),
-            digest: filled(self.digest),
-            node: filled(self.node),
-            ..self
-        }
-    }
-
-    /// The page that looks for the same.
-    fn path(&self) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        let fields = [
-            ("name", &self.name),
-            ("digest", &self.digest),
-            ("node", &self.node),
-        ];
-        for (field, value) in fields {
-            if let Some(value) = value {
-                query.append_pair(field, value);
-            }
-        }
-        format!("/images?{}", query.finish())
-    }
 }

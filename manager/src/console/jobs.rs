@@ -8,14 +8,15 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::asked::{Asked, Field, Kind};
 use super::gate::Filled;
 use super::layout::{self, Page, Visit, see, table};
 use super::picture::{self, Square};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
-use crate::api::jobs::{self as api_jobs, IDEMPOTENCY_KEY, ShownJob};
-use crate::api::page::{List, Page as Which};
+use crate::api::jobs::{self as api_jobs, IDEMPOTENCY_KEY, ShownJob, Which};
+use crate::api::page::List;
 use crate::api::problem::Problem;
 use crate::jobs::job::{Item, Phase, State as Stage, Summary};
 use crate::jobs::plan::Plan;
@@ -28,26 +29,44 @@ const ITEMS: usize = 500;
 /// And so many squares are drawn.
 const SQUARES: usize = 2048;
 
+const FIELDS: &[Field] = &[
+    Field {
+        name: "phase",
+        label: "State",
+        kind: Kind::OneOf(&["running", "done", "failed", "cancelled"]),
+    },
+    Field {
+        name: "by",
+        label: "By",
+        kind: Kind::Text,
+    },
+];
+
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    which: Result<Query<Which>, Problem>,
+    asked: Result<Asked<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/jobs", &headers);
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(problem) => return visit.problem(&problem),
+    };
     visit
-        .list(&api, which, move |api, visit, which| async move {
+        .live(&api, asked, move |api, visit, asked| async move {
+            let which = Query(asked.which.clone());
             let jobs = api_jobs::list(State(api), which).await?.0;
             Ok(Page {
                 title: "Jobs".to_owned(),
-                main: summaries(&jobs),
-                forms: beginning(&visit),
+                main: summaries(&jobs, &asked.path()),
+                forms: html! { (beginning(&visit)) (asked.form("Look for jobs", FIELDS)) },
             })
         })
         .await
 }
 
-fn summaries(jobs: &List<Summary>) -> Markup {
+fn summaries(jobs: &List<Summary>, path: &str) -> Markup {
     html! {
         (table("Jobs, the latest first", &["Job", "State", "Done", "Bytes", "To", "Images and files", "By", "Begun"], &html! {
             @for job in &jobs.items {
@@ -62,9 +81,9 @@ fn summaries(jobs: &List<Summary>) -> Markup {
                     td { (text::time(job.created_ms)) }
                 }
             }
-            @if jobs.items.is_empty() { tr { td colspan="8" { "None yet" } } }
+            @if jobs.items.is_empty() { tr { td colspan="8" { "None" } } }
         }))
-        (layout::further("/jobs", jobs.next.as_deref()))
+        (layout::further(path, jobs.next.as_deref()))
     }
 }
 

@@ -242,11 +242,7 @@ pub(super) fn further(path: &str, next: Option<&str>) -> Markup {
     let query = next.map(|next| {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("after", next);
-        let joint = match path.split_once('?') {
-            None => "?",
-            Some((_, "")) => "",
-            Some(_) => "&",
-        };
+        let joint = if path.contains('?') { "&" } else { "?" };
         format!("{path}{joint}{}", query.finish())
     });
     html! {

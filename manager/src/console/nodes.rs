@@ -6,40 +6,82 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::asked::{Asked, Field, Kind};
 use super::layout::{self, Page, Visit, see, table};
 use super::{overview, text};
 use crate::api::Api;
 use crate::api::body::Query;
 use crate::api::join;
-use crate::api::members::{self, Member};
+use crate::api::members::{self, Member, WhichMembers, WhichNodes};
 use crate::api::overview::{self as look, Counted, Node};
-use crate::api::page::{List, Page as Which};
+use crate::api::page::List;
 use crate::api::problem::Problem;
 use crate::users::Role;
 use crate::users::credentials::Caller;
+
+const FIELDS: &[Field] = &[
+    Field {
+        name: "id",
+        label: "The id begins with",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "role",
+        label: "Role",
+        kind: Kind::OneOf(&["mirror", "seed"]),
+    },
+    Field {
+        name: "cluster",
+        label: "Cluster",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "label",
+        label: "Labels, such as zone=a or zone=a,disk=fast",
+        kind: Kind::Text,
+    },
+];
 
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    which: Result<Query<Which>, Problem>,
+    asked: Result<Asked<WhichNodes>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/nodes", &headers);
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(problem) => return visit.problem(&problem),
+    };
     visit
-        .list(&api, which, move |api, _, which| async move {
-            let nodes = members::nodes(State(api.clone()), which).await?.0;
-            let first = Query(Which::default());
-            let schedulers = members::schedulers(State(api), first).await?.0;
+        .live(&api, asked, move |api, _, asked| async move {
+            let which = asked.which.clone();
+            let schedulers = schedulers(&api, &which).await?;
+            let nodes = members::nodes(State(api), Query(which)).await?.0;
             Ok(Page {
                 title: "Nodes".to_owned(),
-                main: members_of(&nodes, &schedulers.items),
-                ..Page::default()
+                main: members_of(&nodes, &schedulers, &asked.path()),
+                forms: asked.form("Look for nodes", FIELDS),
             })
         })
         .await
 }
 
-fn members_of(nodes: &List<Member>, schedulers: &[Member]) -> Markup {
+/// All that fit, beside each page of nodes; none where only mirrors or seeds are looked for.
+async fn schedulers(api: &Api, which: &WhichNodes) -> Result<Vec<Member>, Problem> {
+    if which.role.is_some() {
+        return Ok(Vec::new());
+    }
+    let which = WhichMembers {
+        limit: None,
+        after: None,
+        ..which.clone().into()
+    };
+    let found = members::schedulers(State(api.clone()), Query(which)).await?;
+    Ok(found.0.items)
+}
+
+fn members_of(nodes: &List<Member>, schedulers: &[Member], path: &str) -> Markup {
     html! {
         (table("Mirrors and seeds", &["Node", "Role", "Cluster", "Address", "Labels", "Last heard"], &html! {
             @for node in &nodes.items {
@@ -50,7 +92,7 @@ fn members_of(nodes: &List<Member>, schedulers: &[Member]) -> Markup {
             }
             @if nodes.items.is_empty() { tr { td colspan="6" { "None" } } }
         }))
-        (layout::further("/nodes", nodes.next.as_deref()))
+        (layout::further(path, nodes.next.as_deref()))
         (table("Schedulers", &["Scheduler", "Role", "Cluster", "Address", "Labels", "Last heard"], &html! {
             @for node in schedulers { tr { th scope="row" { (node.id) } (facts(node)) } }
             @if schedulers.is_empty() { tr { td colspan="6" { "None" } } }

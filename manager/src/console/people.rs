@@ -6,36 +6,48 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::asked::{Asked, Field, Kind};
 use super::gate::Filled;
-use super::layout::{self, Page, Visit, rows, see, table};
+use super::layout::{self, Page, Visit, see, table};
 use super::text;
 use crate::api::Api;
 use crate::api::body::{Json, Query};
-use crate::api::page::{List, Page as Which};
-use crate::api::people::{self as api_people, ChangedUser, NewUser};
+use crate::api::page::List;
+use crate::api::people::{self as api_people, ChangedUser, NewUser, Which};
 use crate::api::problem::Problem;
 use crate::users::Role;
 use crate::users::accounts::Account;
 use crate::users::credentials::Caller;
 
+const FIELDS: &[Field] = &[Field {
+    name: "role",
+    label: "Role",
+    kind: Kind::OneOf(&["viewer", "operator", "admin"]),
+}];
+
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    which: Result<Query<Which>, Problem>,
+    asked: Result<Asked<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/users", &HeaderMap::new());
-    let listed = async { api_people::list(State(api), rows(which)?).await };
-    match listed.await {
-        Ok(users) => visit.page(&Page {
+    let listed = async {
+        let asked = asked?;
+        let users = api_people::list(State(api), Query(asked.which.clone()));
+        let users = users.await?.0;
+        Ok(Page {
             title: "Users".to_owned(),
-            main: shown(&visit, &users.0),
-            forms: making(&visit),
-        }),
+            main: shown(&visit, &users, &asked.path()),
+            forms: html! { (making(&visit)) (asked.form("Look for accounts", FIELDS)) },
+        })
+    };
+    match listed.await {
+        Ok(page) => visit.page(&page),
         Err(problem) => visit.problem(&problem),
     }
 }
 
-fn shown(visit: &Visit, users: &List<Account>) -> Markup {
+fn shown(visit: &Visit, users: &List<Account>, path: &str) -> Markup {
     html! {
         (table("Accounts", &["Name", "Made", "Role", "Remove"], &html! {
             @for user in &users.items {
@@ -60,7 +72,7 @@ fn shown(visit: &Visit, users: &List<Account>) -> Markup {
                 }
             }
         }))
-        (layout::further("/users", users.next.as_deref()))
+        (layout::further(path, users.next.as_deref()))
     }
 }
 

@@ -6,15 +6,17 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::asked::{Asked, Field, Kind};
 use super::layout::{Page, Visit, further, table};
 use super::picture::pieces::{Bar, piece_map};
 use super::picture::topology::{self, Link, topology};
 use super::text;
 use crate::api::Api;
 use crate::api::body::Query;
-use crate::api::page::Page as Which;
 use crate::api::problem::Problem;
-use crate::api::tasks::{self as look, Run, ShownTask, TaskList, TaskNode, TaskSummary, Topology};
+use crate::api::tasks::{
+    self as look, Run, ShownTask, TaskList, TaskNode, TaskSummary, Topology, Which,
+};
 use crate::users::credentials::Caller;
 
 /// Nodes whose pieces are drawn.
@@ -22,26 +24,48 @@ const BARS: usize = 64;
 /// Links that are listed.
 const LINKS: usize = 500;
 
+const FIELDS: &[Field] = &[
+    Field {
+        name: "kind",
+        label: "Kind",
+        kind: Kind::OneOf(&["layer", "file"]),
+    },
+    Field {
+        name: "registry",
+        label: "Registry",
+        kind: Kind::Text,
+    },
+    Field {
+        name: "repository",
+        label: "Repository in it",
+        kind: Kind::Text,
+    },
+];
+
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    which: Result<Query<Which>, Problem>,
+    asked: Result<Asked<Which>, Problem>,
 ) -> Response {
     let visit = Visit::new(caller, "/tasks", &headers);
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(problem) => return visit.problem(&problem),
+    };
     visit
-        .list(&api, which, move |api, _, which| async move {
-            let tasks = look::list(State(api), which).await?.0;
+        .live(&api, asked, move |api, _, asked| async move {
+            let tasks = look::list(State(api), Query(asked.which.clone())).await?.0;
             Ok(Page {
                 title: "Tasks".to_owned(),
-                main: all(&tasks),
-                ..Page::default()
+                main: all(&tasks, &asked.path()),
+                forms: asked.form("Look for tasks", FIELDS),
             })
         })
         .await
 }
 
-fn all(tasks: &TaskList) -> Markup {
+fn all(tasks: &TaskList, path: &str) -> Markup {
     let heads = [
         "Task", "Of", "Size", "Nodes", "Have all", "Progress", "Speed", "Reading",
     ];
@@ -54,7 +78,7 @@ fn all(tasks: &TaskList) -> Markup {
             @for task in &tasks.items { (row(task)) }
             @if tasks.items.is_empty() { tr { td colspan="8" { "Nothing" } } }
         }))
-        (further("/tasks", tasks.next.as_deref()))
+        (further(path, tasks.next.as_deref()))
     }
 }
 

@@ -420,3 +420,65 @@ async fn what_is_set_for_a_cluster_is_changed_part_by_part() {
             .contains("<form class=\"fields\"")
     );
 }
+
+#[tokio::test]
+async fn lists_are_narrowed_by_forms_and_go_on_narrowed() {
+    let names: Vec<_> = (0..=100).map(|at| format!("m-{at:03}")).collect();
+    let mut hosts: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), MemberRole::Mirror))
+        .collect();
+    hosts.extend([
+        ("other", MemberRole::Mirror),
+        ("m-seed", MemberRole::Seed),
+        ("m-sched", MemberRole::Scheduler),
+    ]);
+    let scene = Scene::with(&hosts).await;
+    let browser = Browser::of(&scene, "admin").await;
+    // As a browser sends it: fields that were left empty too.
+    let uri = "/nodes?id=m-&role=mirror&cluster=&label=zone%3Da";
+    let page = browser.page(uri).await;
+    let has = |page: &str, node: &str| page.contains(&format!(">{node}<"));
+    assert!(has(&page, "m-099") && !has(&page, "m-100"), "{page}");
+    for out in ["other", "m-seed", "m-sched"] {
+        assert!(!has(&page, out), "{out}: {page}");
+    }
+    assert!(
+        page.contains("<option value=\"mirror\" selected>"),
+        "{page}"
+    );
+    assert!(page.contains("value=\"zone=a\""), "{page}");
+    let (_, further) = page.split_once("<a href=\"/nodes?").unwrap();
+    let further = further.split('"').next().unwrap().replace("&amp;", "&");
+    let next = browser.page(&format!("/nodes?{further}")).await;
+    assert!(has(&next, "m-100") && !has(&next, "m-099"), "{next}");
+    assert!(
+        !has(&next, "m-seed") && !next.contains("rel=\"next\""),
+        "{next}"
+    );
+    let all = browser.page("/nodes?id=m-s&role=").await;
+    assert!(has(&all, "m-seed") && has(&all, "m-sched") && !has(&all, "m-000"));
+
+    let since = "/audit?actor=nobody&action=&object=&since=2000-01-01T00%3A00&until=";
+    let audit = browser.page(since).await;
+    assert!(audit.contains("value=\"2000-01-01T00:00\"") && audit.contains(">None<"));
+    let audit = browser.page("/audit?actor=test&action=user.create").await;
+    assert!(audit.contains("user.create") && !audit.contains("token.create"));
+    assert!(
+        browser
+            .page("/jobs?phase=done&by=")
+            .await
+            .contains(">None<")
+    );
+    assert!(
+        !browser
+            .page("/users?role=viewer")
+            .await
+            .contains("Remove operator")
+    );
+    for bad in ["/audit?since=x", "/nodes?role=king", "/jobs?phase=x"] {
+        let shown = browser.get(bad).await;
+        assert_eq!(shown.status, 400, "{bad}");
+        assert!(shown.text.contains("role=\"alert\""), "{bad}");
+    }
+}

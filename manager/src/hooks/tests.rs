@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::database::testing::Place;
+use crate::jobs::Filter;
 use crate::members::Members;
 use crate::membership::{Snapshot, Timing};
 use crate::metrics::ManagerMetrics;
+use crate::users::audit;
 
 fn jobs(database: &Database) -> Jobs {
     let metrics = ManagerMetrics::default();
@@ -76,7 +78,7 @@ async fn a_push_begins_one_job_however_often_it_is_told() {
         let told = futures_util::future::join_all(told).await;
         let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
         assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
-        let listed = jobs.list(None, 10).await.unwrap();
+        let listed = jobs.list(Filter::default(), None, 10).await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].by, "webhook/harbor");
         let digest = Digest::sha256(&[1]);
@@ -111,7 +113,7 @@ async fn a_push_begins_one_job_however_often_it_is_told() {
 }
 
 async fn audit(database: &Database) -> Vec<String> {
-    let lines = crate::users::audit::read(database, None, 100)
+    let lines = audit::read(database, audit::Filter::default(), None, 100)
         .await
         .unwrap();
     let lines = lines

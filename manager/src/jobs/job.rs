@@ -219,6 +219,18 @@ impl Limits {
     }
 }
 
+impl Phase {
+    /// As written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 impl State {
     /// Nothing comes after it but another attempt.
     pub fn is_ended(&self) -> bool {

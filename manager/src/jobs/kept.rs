@@ -4,7 +4,9 @@ use darner_proto::invalid::Invalid;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
-use super::job::{Job, Summary};
+use super::Filter;
+use super::job::{Job, Phase, Summary};
+use crate::database::conditions::Conditions;
 use crate::database::{Database, DatabaseError, Writing};
 use crate::users::audit;
 
@@ -37,17 +39,19 @@ pub(super) async fn create(
         let sql = "DELETE FROM job WHERE ended = 1
             AND id NOT IN (SELECT id FROM job ORDER BY id DESC LIMIT $1)";
         sqlx::query(sql).bind(MAX_KEPT).execute(&mut *step).await?;
-        let sql = "INSERT INTO job (id, ended, version, summary, document, request)
-            VALUES ($1, $2, 1, $3, $4, $5)";
+        let summary = job.summary();
+        let sql = "INSERT INTO job (id, ended, version, phase, made_by, summary, document, request)
+            VALUES ($1, $2, 1, $3, $4, $5, $6, $7)";
         sqlx::query(sql)
             .bind(job.id.clone())
             .bind(i64::from(job.is_ended()))
-            .bind(json(&job.summary())?)
+            .bind(summary.phase.as_str())
+            .bind(summary.by.clone())
+            .bind(json(&summary)?)
             .bind(json(job)?)
             .bind(request.map(str::to_owned))
             .execute(&mut *step)
             .await?;
-        let summary = job.summary();
         let named = [summary.images, summary.files].concat();
         let what = format!("{} to {}", named.join(" "), job.to);
         let Audited { actor, action } = audited;
@@ -95,11 +99,14 @@ async fn merge_into(
     if let Some((_, change)) = change {
         change(&mut job);
     }
-    let sql = "UPDATE job SET ended = $1, version = version + 1, summary = $2, document = $3
-        WHERE id = $4 AND version = $5";
+    let summary = job.summary();
+    let sql =
+        "UPDATE job SET ended = $1, version = version + 1, phase = $2, summary = $3, document = $4
+        WHERE id = $5 AND version = $6";
     let written = sqlx::query(sql)
         .bind(i64::from(job.is_ended()))
-        .bind(json(&job.summary())?)
+        .bind(summary.phase.as_str())
+        .bind(json(&summary)?)
         .bind(json(&job)?)
         .bind(id.to_owned())
         .bind(version)
@@ -148,20 +155,25 @@ pub(super) async fn made_by(
     found.map_err(|error| database.failed(error))
 }
 
-/// Jobs at a glance, the latest first: those before `before` where it is given.
+/// Jobs that are meant at a glance, the latest first: those before `before` where it is given.
 pub(super) async fn list(
     database: &Database,
+    filter: Filter<'_>,
     before: Option<&str>,
     most: i64,
 ) -> Result<Vec<Summary>, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut connection = database.read().await?;
-    // No id is above this.
-    let before = before.unwrap_or("~").to_owned();
-    let rows = sqlx::query("SELECT summary FROM job WHERE id < $1 ORDER BY id DESC LIMIT $2")
-        .bind(before)
-        .bind(most)
-        .fetch_all(&mut *connection)
+    let rows = Conditions::default()
+        .and("id <", before)
+        .and("phase =", filter.phase.map(Phase::as_str))
+        .and_by("made_by", filter.by)
+        .rows(
+            &mut connection,
+            "SELECT summary FROM job",
+            "ORDER BY id DESC",
+            most,
+        )
         .await
         .map_err(failed)?;
     let summaries = rows.iter().map(|row| parse(row, "summary"));

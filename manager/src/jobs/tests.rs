@@ -7,13 +7,14 @@ use darner_proto::preheat::{Coming, MAX_ORDERS, OrderId, Outcome, Progress, Targ
 use proptest::prelude::*;
 
 use super::board::{ABSENT_MS, AT_ONCE, PAUSE_MS, SILENT_MS};
-use super::job::{ATTEMPTS, MIN_RATE, Phase, State};
+use super::job::{ATTEMPTS, MIN_RATE, State};
 use super::*;
 use crate::database::testing::Place;
 use crate::membership::{Snapshot, Timing};
 use crate::metrics::ManagerMetrics;
 use crate::users::audit;
 
+mod earlier;
 mod schedules;
 
 fn job(nodes: &[(&str, bool)]) -> Job {
@@ -416,7 +417,7 @@ async fn another_manager_takes_a_job_up_and_both_hear_of_its_end() {
             assert_eq!(lock(&one.shared.board).count(), 0, "it heard of the end");
         }
         assert_eq!(lock(&other.shared.board).count(), 0);
-        let listed = one.list(None, 10).await.unwrap();
+        let listed = one.list(Filter::default(), None, 10).await.unwrap();
         assert_eq!((listed[0].done, listed[0].items), (2, 2));
     }
 }
@@ -436,7 +437,9 @@ async fn cancel_and_retry_are_remembered_and_audited() {
         assert_eq!(job.phase(), Phase::Running);
         let given = jobs.heard(&key(Role::Seed, "seed"), vec![]).await;
         assert_eq!(given[0].id.attempt, 2);
-        let lines = audit::read(&database, None, 10).await.unwrap();
+        let lines = audit::read(&database, audit::Filter::default(), None, 10)
+            .await
+            .unwrap();
         let lines: Vec<_> = lines
             .iter()
             .map(|line| (line.actor.as_str(), line.action.as_str()))
@@ -512,7 +515,9 @@ async fn files_come_after_images_and_what_is_signed_is_not_shown() {
     assert_eq!((job.name(0), job.name(1)), ("r.test/a:b", shown));
     assert_eq!(job.summary().files, [shown]);
     assert_eq!(job.without_secrets().files, [shown]);
-    let lines = audit::read(&jobs.shared.database, None, 10).await.unwrap();
+    let lines = audit::read(&jobs.shared.database, audit::Filter::default(), None, 10)
+        .await
+        .unwrap();
     let told = format!("{lines:?}");
     assert!(told.contains(shown) && !told.contains("secret"), "{told}");
 }

@@ -182,7 +182,9 @@ async fn somebody_is_what_its_groups_say_now() {
         assert!(matches!(gone, Err(OidcError::NoRole(_))), "{gone:?}");
         let caller = by_session(&database, session.secret.reveal()).await;
         assert!(caller.unwrap().is_none());
-        let lines = audit::read(&database, None, 10).await.unwrap();
+        let lines = audit::read(&database, audit::Filter::default(), None, 10)
+            .await
+            .unwrap();
         assert!(
             lines
                 .iter()

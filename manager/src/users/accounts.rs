@@ -6,6 +6,7 @@ use sqlx::{AnyConnection, Row as _};
 use utoipa::ToSchema;
 
 use super::{Name, Role, audit};
+use crate::database::conditions::Conditions;
 use crate::database::{Database, DatabaseError, Writing};
 
 /// Who may use the API.
@@ -95,22 +96,27 @@ pub(super) async fn count(connection: &mut AnyConnection) -> Result<i64, sqlx::E
         .await
 }
 
-/// Accounts by name, those after `after`, `most` at most.
+/// Accounts by name, those after `after`, `most` at most; of one role where it is given.
 ///
 /// # Errors
 /// The database cannot be read.
 pub async fn list(
     database: &Database,
+    role: Option<Role>,
     after: &str,
     most: i64,
 ) -> Result<Vec<Account>, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut connection = database.read().await?;
-    let sql = "SELECT * FROM account WHERE name > $1 ORDER BY name LIMIT $2";
-    let rows = sqlx::query(sql)
-        .bind(after.to_owned())
-        .bind(most)
-        .fetch_all(&mut *connection)
+    let rows = Conditions::default()
+        .and("name >", Some(after))
+        .and("role =", role.map(Role::as_str))
+        .rows(
+            &mut connection,
+            "SELECT * FROM account",
+            "ORDER BY name",
+            most,
+        )
         .await
         .map_err(failed)?;
     rows.iter()

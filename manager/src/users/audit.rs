@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::{AnyConnection, Row as _};
 use utoipa::ToSchema;
 
+use crate::database::conditions::Conditions;
 use crate::database::{Database, DatabaseError, Writing};
 
 /// A change.
@@ -36,6 +37,21 @@ pub struct Entry<'a> {
     pub detail: &'a str,
 }
 
+/// Which lines; without anything all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
+    /// Of this actor; of an account, those of its tokens too.
+    pub actor: Option<&'a str>,
+    /// Of this action.
+    pub action: Option<&'a str>,
+    /// Of what was done to this.
+    pub object: Option<&'a str>,
+    /// From this unix time in ms on.
+    pub since: Option<i64>,
+    /// Before this unix time in ms.
+    pub until: Option<i64>,
+}
+
 /// Adds a line to the change that is being made.
 pub(crate) async fn add(
     step: &mut Writing,
@@ -57,23 +73,27 @@ pub(crate) async fn add(
     Ok(())
 }
 
-/// Lines, the newest first: those before `before` where it is given, `most` at most.
+/// Lines that are meant, the newest first: those before `before` where it is given, `most` at most.
 ///
 /// # Errors
 /// The database cannot be read.
 pub async fn read(
     database: &Database,
+    filter: Filter<'_>,
     before: Option<i64>,
     most: i64,
 ) -> Result<Vec<Line>, DatabaseError> {
     let failed = |error| database.failed(error);
     let mut connection = database.read().await?;
-    let sql = "SELECT seq, at, actor, action, object, detail FROM audit
-        WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
-    let rows = sqlx::query(sql)
-        .bind(before.unwrap_or(i64::MAX))
-        .bind(most)
-        .fetch_all(&mut *connection)
+    let select = "SELECT seq, at, actor, action, object, detail FROM audit";
+    let rows = Conditions::default()
+        .and("seq <", before)
+        .and_by("actor", filter.actor)
+        .and("action =", filter.action)
+        .and("object =", filter.object)
+        .and("at >=", filter.since)
+        .and("at <", filter.until)
+        .rows(&mut connection, select, "ORDER BY seq DESC", most)
         .await
         .map_err(failed)?;
     let line = |row: &sqlx::any::AnyRow| {

@@ -45,7 +45,11 @@ async fn a_schedule_fires_once_for_all_managers_and_once_for_all_it_missed() {
         assert_eq!(made.unwrap(), Changed::Taken);
         let due = managers[0].get(&name).await.unwrap().unwrap().next_ms;
         managers[0].fire(due - 1).await.unwrap();
-        assert_eq!(one.list(None, 10).await.unwrap().len(), 0, "not yet");
+        assert_eq!(
+            one.list(Filter::default(), None, 10).await.unwrap().len(),
+            0,
+            "not yet"
+        );
 
         // Five days were missed.
         let now = due + 5 * DAY + 1;
@@ -56,7 +60,7 @@ async fn a_schedule_fires_once_for_all_managers_and_once_for_all_it_missed() {
         for fired in futures_util::future::join_all(fired).await {
             fired.unwrap();
         }
-        let jobs = one.list(None, 10).await.unwrap();
+        let jobs = one.list(Filter::default(), None, 10).await.unwrap();
         assert_eq!(jobs.len(), 1);
         assert_eq!(jobs[0].by, "schedule/nightly");
         let after = managers[1].get(&name).await.unwrap().unwrap();
@@ -69,10 +73,16 @@ async fn a_schedule_fires_once_for_all_managers_and_once_for_all_it_missed() {
         let told = managers[0].get(&name).await.unwrap().unwrap();
         assert!(told.trouble.unwrap().contains("has not ended"));
         assert_eq!(told.next_ms, due + 7 * DAY);
-        assert_eq!(one.list(None, 10).await.unwrap().len(), 1);
+        assert_eq!(
+            one.list(Filter::default(), None, 10).await.unwrap().len(),
+            1
+        );
         one.cancel(&jobs[0].id, "ann").await.unwrap();
         managers[1].fire(told.next_ms).await.unwrap();
-        assert_eq!(one.list(None, 10).await.unwrap().len(), 2);
+        assert_eq!(
+            one.list(Filter::default(), None, 10).await.unwrap().len(),
+            2
+        );
     }
 }
 
@@ -96,7 +106,10 @@ async fn a_manager_that_died_before_it_said_so_has_fired() {
         schedules.fire(due).await.unwrap();
         let told = schedules.get(&name).await.unwrap().unwrap();
         assert_eq!(told.last_job, Some(begun.id));
-        assert_eq!(jobs.list(None, 10).await.unwrap().len(), 1);
+        assert_eq!(
+            jobs.list(Filter::default(), None, 10).await.unwrap().len(),
+            1
+        );
     }
 }
 
@@ -126,7 +139,9 @@ async fn a_schedule_is_changed_by_its_version_and_audited() {
         assert_eq!(removed, Changed::Yes);
         let absent = schedules.change(change(&name), &later).await.unwrap();
         assert_eq!(absent, Changed::Absent);
-        let lines = audit::read(&database, None, 10).await.unwrap();
+        let lines = audit::read(&database, audit::Filter::default(), None, 10)
+            .await
+            .unwrap();
         let actions: Vec<_> = lines.iter().map(|line| line.action.as_str()).collect();
         assert_eq!(
             actions,
@@ -151,9 +166,11 @@ async fn the_files_of_a_schedule_are_brought_whole_and_shown_without_queries() {
     assert_eq!(shown.job.files, ["https://f.test/model.bin"]);
     assert_eq!(schedules.list("", 10).await.unwrap()[0], shown);
     schedules.fire(shown.next_ms).await.unwrap();
-    let begun = jobs.list(None, 10).await.unwrap();
+    let begun = jobs.list(Filter::default(), None, 10).await.unwrap();
     let job = jobs.get(&begun[0].id).await.unwrap().unwrap();
     assert_eq!(job.files, [url]);
-    let lines = audit::read(&database, None, 10).await.unwrap();
+    let lines = audit::read(&database, audit::Filter::default(), None, 10)
+        .await
+        .unwrap();
     assert!(!format!("{lines:?}").contains("secret"), "{lines:?}");
 }
