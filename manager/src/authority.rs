@@ -125,12 +125,26 @@ impl Authority {
         time: Duration,
         by: &str,
     ) -> Result<JoinToken, AuthorityError> {
+        let expires = unix_now().saturating_add(time.as_secs());
+        self.create_token_until(role, uses, expires, by).await
+    }
+
+    /// The same until `expires`, unix time in seconds.
+    ///
+    /// # Errors
+    /// There are too many, or the database is away.
+    pub async fn create_token_until(
+        &self,
+        role: Role,
+        uses: Option<u32>,
+        expires: u64,
+        by: &str,
+    ) -> Result<JoinToken, AuthorityError> {
         if !self.shared.issues {
             return Err(Refusal::NotIssuing.into());
         }
         let token = JoinToken::generate(role).map_err(|_| AuthorityError::Busy)?;
         let now = unix_now();
-        let expires = now.saturating_add(time.as_secs());
         let uses_told = uses.map_or("any number of".to_owned(), |uses| uses.to_string());
         let entry = Entry {
             actor: by,

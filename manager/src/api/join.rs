@@ -106,7 +106,8 @@ pub(crate) async fn create(
     }
     let role = Role::from(new.role);
     let actor = caller.actor();
-    let made = authority(&api)?.create_token(role, Some(new.uses), life, &actor);
+    let expires = crate::users::now().unsigned_abs() / 1000 + life.as_secs();
+    let made = authority(&api)?.create_token_until(role, Some(new.uses), expires, &actor);
     let token = made.await?;
     let made = MadeJoinToken {
         info: JoinTokenInfo {
@@ -114,7 +115,7 @@ pub(crate) async fn create(
             role: role.to_string(),
             uses: Some(new.uses),
             used: 0,
-            expires_ms: (crate::users::now().unsigned_abs() / 1000 + life.as_secs()) * 1000,
+            expires_ms: expires * 1000,
         },
         token: token.reveal(),
     };
