@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::authority::Authority;
+use crate::cluster::fixed_port;
 use crate::process::Process;
 use crate::scene::Scene;
 use crate::{place, wait};
@@ -174,10 +175,8 @@ pub struct Redirecting {
 impl Redirecting {
     /// In front of `registry`.
     pub async fn start(scene: &Scene, registry: SocketAddr) -> Result<Self> {
-        let free = |host: &str| -> Result<SocketAddr> {
-            Ok(TcpListener::bind(format!("{host}:0"))?.local_addr()?)
-        };
-        let (address, storage) = (free("127.0.0.1")?, free("127.0.0.2")?);
+        let address: SocketAddr = fixed_port()?.parse()?;
+        let storage = SocketAddr::from(([127, 0, 0, 2], address.port()));
         let servers = format!(
             "server {{ listen {address};\n\
              location ~ /blobs/ {{ return 307 http://{storage}$request_uri; }}\n\

@@ -25,6 +25,7 @@ pub use fault::{Fault, Rule};
 pub use guard::{Guard, TOKEN};
 pub use ledger::{Ledger, Request as LoggedRequest};
 
+use crate::cluster::fixed_port;
 use crate::image::{Image, Images};
 use crate::registry::Registry;
 use crate::scene::Scene;
@@ -93,8 +94,9 @@ impl Upstream {
     /// credentials a request comes with unless the proxy itself asks for some.
     pub async fn before(scene: &Scene, registry: Registry) -> Result<Self> {
         let images = scene.images().clone();
-        let front = TcpListener::bind("127.0.0.1:0").await?;
-        let other = TcpListener::bind("127.0.0.1:0").await?;
+        // The same again after it was off.
+        let front = TcpListener::bind(fixed_port()?).await?;
+        let other = TcpListener::bind(fixed_port()?).await?;
         let state = Arc::new(State {
             http: reqwest::Client::builder().no_proxy().build()?,
             registry: registry.address(),

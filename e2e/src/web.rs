@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use darner_proto::digest::Digest;
 
+use crate::cluster::fixed_port;
 use crate::place;
 use crate::process::Process;
 use crate::scene::Scene;
@@ -49,7 +50,7 @@ impl Web {
         let directory = scene.make_directory("web")?;
         let root = scene.make_directory("web/files")?;
         let log = directory.join("access");
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = fixed_port()?.parse()?;
         let config = directory.join("nginx.conf");
         std::fs::write(&config, text(&directory, address, rate))?;
         let mut command = Command::new(place::required_tool("nginx")?);

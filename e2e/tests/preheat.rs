@@ -8,6 +8,7 @@ use darner_e2e::operator::{ask, told};
 use darner_e2e::preheating::{SLOW, begin, name, operated, sum, until};
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::upstream::{NAME, Upstream};
+use darner_e2e::wait;
 use darner_e2e::web::Web;
 use darner_proto::digest::Digest;
 use serde_json::Value;
@@ -156,9 +157,13 @@ fn a_file_is_on_every_node_and_its_server_was_read_once() {
             (&["--phase", "running"], 0),
             (&["--by", "bob"], 0),
         ] {
-            let found = told(scene, &[&["job", "list"], flags].concat())?;
-            let found = found.as_array().context("no list")?;
-            ensure!(found.len() == expected, "{flags:?}: {found:?}");
+            // The list is of what is kept, which a job's end is a moment later.
+            wait::until("the list has it", async || {
+                let found = told(scene, &[&["job", "list"], flags].concat()).ok()?;
+                (found.as_array()?.len() == expected).then_some(())
+            })
+            .await
+            .with_context(|| format!("{flags:?}"))?;
         }
         for node in cluster.mirrors.iter().chain(&cluster.seeds) {
             let client = reqwest::Client::builder().no_proxy().build()?;
