@@ -7,6 +7,7 @@ use crate::client::{Client, Pulled};
 use crate::darner::{Darner, Settings};
 use crate::image::Image;
 use crate::members;
+use crate::place;
 use crate::scene::Scene;
 use crate::upstream::{NAME, Upstream};
 use crate::wait;
@@ -88,7 +89,7 @@ impl Joining<'_> {
     }
 
     async fn scheduler(&self, name: &str) -> Result<Darner> {
-        let settings = node(self.scene, name)?.set("scheduler.listen", fixed_port()?);
+        let settings = node(self.scene, name)?.set("scheduler.listen", place::fixed_port()?);
         let settings = self.member(settings, "scheduler")?;
         Darner::start(self.scene, name, "scheduler", &settings).await
     }
@@ -285,8 +286,8 @@ pub async fn join_with(
 pub fn manager_settings(scene: &Scene) -> Result<Settings> {
     // A process that is started again has to be found where it was.
     Ok(node(scene, "manager")?
-        .set("manager.listen", fixed_port()?)
-        .set("manager.api_listen", fixed_port()?))
+        .set("manager.listen", place::fixed_port()?)
+        .set("manager.api_listen", place::fixed_port()?))
 }
 
 /// As an operator says who trusts the network.
@@ -303,8 +304,8 @@ pub fn mirror_settings(scene: &Scene, upstream: &Upstream, name: &str) -> Result
 /// Settings of a mirror that does not know of the test registry.
 pub fn unknowing_settings(scene: &Scene, name: &str) -> Result<Settings> {
     Ok(node(scene, name)?
-        .set("registry.listen", fixed_port()?)
-        .set("pieces.listen", fixed_port()?))
+        .set("registry.listen", place::fixed_port()?)
+        .set("pieces.listen", place::fixed_port()?))
 }
 
 /// Settings of `darner up` for the test registry, every listener at a free port.
@@ -338,21 +339,4 @@ pub async fn start_up(scene: &Scene, upstream: &Upstream) -> Result<Darner> {
 pub fn node(scene: &Scene, name: &str) -> Result<Settings> {
     let data = scene.make_directory(format!("data-{name}"))?;
     Ok(Settings::new(&data).set("node.id", name))
-}
-
-/// A port outside the range that the system gives to connections and to port 0, so that nobody
-/// takes it while its process is away.
-pub fn fixed_port() -> Result<String> {
-    use std::net::TcpListener;
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 100)? * 100;
-    for _ in 0..2000 {
-        let port = 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        let address = format!("127.0.0.1:{port}");
-        if TcpListener::bind(&address).is_ok() {
-            return Ok(address);
-        }
-    }
-    anyhow::bail!("no free port from 12000 to 32000")
 }

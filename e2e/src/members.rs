@@ -7,9 +7,10 @@ use darner_service::gossip::members::KEEPERS;
 use futures_util::future::try_join_all;
 
 use crate::client::Client;
-use crate::cluster::{fixed_port, mirror_settings};
+use crate::cluster::mirror_settings;
 use crate::darner::{Darner, Settings};
 use crate::image::Image;
+use crate::place;
 use crate::scene::Scene;
 use crate::upstream::{NAME, Upstream};
 use crate::wait;
@@ -67,7 +68,7 @@ pub fn gossiping(settings: Settings, by: Option<&Darner>) -> Result<Settings> {
         None => Vec::new(),
     };
     Ok(settings
-        .set("scheduler.listen", fixed_port()?)
+        .set("scheduler.listen", place::fixed_port()?)
         .set("gossip.enabled", true)
         .set("gossip.join", by))
 }

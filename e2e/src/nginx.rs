@@ -8,7 +8,6 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::authority::Authority;
-use crate::cluster::fixed_port;
 use crate::process::Process;
 use crate::scene::Scene;
 use crate::{place, wait};
@@ -175,7 +174,7 @@ pub struct Redirecting {
 impl Redirecting {
     /// In front of `registry`.
     pub async fn start(scene: &Scene, registry: SocketAddr) -> Result<Self> {
-        let address: SocketAddr = fixed_port()?.parse()?;
+        let address: SocketAddr = place::fixed_port()?.parse()?;
         let storage = SocketAddr::from(([127, 0, 0, 2], address.port()));
         let servers = format!(
             "server {{ listen {address};\n\

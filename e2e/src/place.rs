@@ -62,6 +62,23 @@ pub fn setting(name: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
+/// A port outside the range that the system gives to connections and to port 0, so that nobody
+/// takes it while its process is away.
+pub fn fixed_port() -> Result<String> {
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 100)? * 100;
+    for _ in 0..2000 {
+        let port = 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = format!("127.0.0.1:{port}");
+        if TcpListener::bind(&address).is_ok() {
+            return Ok(address);
+        }
+    }
+    anyhow::bail!("no free port from 12000 to 32000")
+}
+
 fn profile_directory(executable: &Path) -> Result<PathBuf> {
     let deps = executable.parent().context("no directory")?;
     let profile = if deps.ends_with("deps") {

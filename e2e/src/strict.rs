@@ -8,9 +8,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::authority::{Authority, Pair};
-use crate::cluster::fixed_port;
 use crate::darner::Settings;
 use crate::nginx::{Asked, Nginx};
+use crate::place;
 use crate::registry::{Access, Registry};
 use crate::scene::Scene;
 
@@ -48,7 +48,7 @@ impl Strict {
         let directory = scene.path("");
         let place = (directory.as_path(), "registry-strict");
         let registry = Registry::start_as(place, &scene.images().storage, true, access).await?;
-        let address: SocketAddr = fixed_port()?.parse()?;
+        let address: SocketAddr = place::fixed_port()?.parse()?;
         let beside = SocketAddr::from(([127, 0, 0, 2], address.port()));
         let authority = Authority::new(scene, "strict-authority")?;
         let hosts = ["127.0.0.1", "127.0.0.2", HOST];

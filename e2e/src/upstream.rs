@@ -25,8 +25,8 @@ pub use fault::{Fault, Rule};
 pub use guard::{Guard, TOKEN};
 pub use ledger::{Ledger, Request as LoggedRequest};
 
-use crate::cluster::fixed_port;
 use crate::image::{Image, Images};
+use crate::place;
 use crate::registry::Registry;
 use crate::scene::Scene;
 use body::Link;
@@ -95,8 +95,8 @@ impl Upstream {
     pub async fn before(scene: &Scene, registry: Registry) -> Result<Self> {
         let images = scene.images().clone();
         // The same again after it was off.
-        let front = TcpListener::bind(fixed_port()?).await?;
-        let other = TcpListener::bind(fixed_port()?).await?;
+        let front = TcpListener::bind(place::fixed_port()?).await?;
+        let other = TcpListener::bind(place::fixed_port()?).await?;
         let state = Arc::new(State {
             http: reqwest::Client::builder().no_proxy().build()?,
             registry: registry.address(),

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use darner_proto::digest::Digest;
 
-use crate::cluster::fixed_port;
 use crate::place;
 use crate::process::Process;
 use crate::scene::Scene;
@@ -50,7 +49,7 @@ impl Web {
         let directory = scene.make_directory("web")?;
         let root = scene.make_directory("web/files")?;
         let log = directory.join("access");
-        let address = fixed_port()?.parse()?;
+        let address = place::fixed_port()?.parse()?;
         let config = directory.join("nginx.conf");
         std::fs::write(&config, text(&directory, address, rate))?;
         let mut command = Command::new(place::required_tool("nginx")?);

@@ -8,6 +8,7 @@ use darner_e2e::cluster::{self, Cluster, mirror_settings, seeds, up_settings};
 use darner_e2e::containerd::Containerd;
 use darner_e2e::darner::{Darner, Settings};
 use darner_e2e::docker::Dockerd;
+use darner_e2e::image::Image;
 use darner_e2e::scene::{self, Scene};
 use darner_e2e::skopeo::Skopeo;
 use darner_e2e::upstream::{Guard, NAME, TOKEN, Upstream};
@@ -161,6 +162,19 @@ impl Podman {
         let given = [&arguments[..], &["--password", password, place]].concat();
         self.run(&given).await
     }
+
+    /// With the right account it pulls the image, of which upstream has sent no byte twice.
+    async fn is_let_in(&self, upstream: &Upstream, image: &Image) -> Result<()> {
+        let taken = self.log_in(&self.mirror, PASSWORD).await?;
+        ensure!(taken.status.success(), "{taken:?}");
+        let pulled = self
+            .run(&["pull", "--quiet", &image.reference(NAME)])
+            .await?;
+        ensure!(pulled.status.success(), "{pulled:?}");
+        let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
+        ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
+        Ok(())
+    }
 }
 
 #[test]
@@ -179,12 +193,7 @@ fn podman_logs_in_to_the_mirror_and_pulls_what_is_private_through_it() {
         );
         let refused = podman.log_in(&podman.mirror, "wrong").await?;
         ensure!(!refused.status.success(), "{refused:?}");
-        let taken = podman.log_in(&podman.mirror, PASSWORD).await?;
-        ensure!(taken.status.success(), "{taken:?}");
-        let pulled = podman.run(&pull).await?;
-        ensure!(pulled.status.success(), "{pulled:?}");
-        let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
-        ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
+        podman.is_let_in(&upstream, image).await?;
         secrets_stay(scene, &up)
     });
 }
@@ -205,12 +214,7 @@ fn podman_on_two_nodes_has_what_is_private_from_a_seed_that_saw_the_accounts_tok
             // That the content is in the cluster by then opens it to nobody.
             let refused = podman.run(&pull).await?;
             ensure!(!refused.status.success(), "nobody's account: {refused:?}");
-            let taken = podman.log_in(&podman.mirror, PASSWORD).await?;
-            ensure!(taken.status.success(), "{taken:?}");
-            let pulled = podman.run(&pull).await?;
-            ensure!(pulled.status.success(), "{pulled:?}");
-            let (bytes, whole) = (upstream.ledger().blob_bytes(image), image.bytes());
-            ensure!(bytes == whole, "upstream sent {bytes} for {whole} bytes");
+            podman.is_let_in(&upstream, image).await?;
             mirrors.push(mirror);
         }
         let given = cluster.seeds[0].metrics().await?;
