@@ -30,7 +30,7 @@ const LOOKUP: Duration = Duration::from_millis(25);
 /// As long as whoever asks waits.
 const ANSWERED: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_millis(100);
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_millis(1500);
 /// A way of the network, a connection with its handshake, and how long one is tried again after.
 const WAY: Duration = Duration::from_millis(2);
 const CONNECTING: Duration = Duration::from_millis(10);

@@ -1,52 +1,16 @@
 //! What this node tells the manager of its own counters.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use darner_proto::figures::{Figures, MAX_UPSTREAMS, Served, UpstreamFigures};
 use darner_service::directory::orders::Orders;
 use darner_service::metrics::Metrics;
 use darner_service::metrics::samples::{samples, sum};
-use darner_service::shutdown::Shutdown;
-use tokio::time::{MissedTickBehavior, interval};
 
-/// Between readings: as often as a keep-alive that tells them.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What is counted, and who tells it.
-#[derive(Debug, Clone)]
-pub(crate) struct Counted {
-    metrics: Metrics,
-    orders: Orders,
-}
-
-impl Counted {
-    pub(crate) fn new(metrics: &Metrics, orders: &Orders) -> Self {
-        Self {
-            metrics: metrics.clone(),
-            orders: orders.clone(),
-        }
-    }
-
-    /// Whoever takes orders tells the figures, too.
-    pub(crate) fn orders(&self) -> Orders {
-        self.orders.clone()
-    }
-
-    /// Reads the counters again and again for the next keep-alive, until the process drains.
-    pub(crate) async fn tell(self, shutdown: Shutdown) {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shutdown.draining() => return,
-            }
-            if let Ok(text) = self.metrics.encode() {
-                self.orders.count(read(&text));
-            }
-        }
-    }
+/// Has each keep-alive of `orders` tell what `metrics` have counted by then.
+pub(crate) fn tell(orders: &Orders, metrics: &Metrics) {
+    let metrics = metrics.clone();
+    orders.count(move || Some(read(&metrics.encode().ok()?)));
 }
 
 /// A node's numbers, out of the Prometheus text of its metrics.

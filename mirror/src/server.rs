@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use darner_proto::invalid::Invalid;
 use darner_proto::piece_map::PieceSigner;
+use darner_service::directory::orders::Orders;
 use darner_service::directory::{Directory, DirectoryError};
 use darner_service::health::{Health, Part};
 use darner_service::identity::Identity;
@@ -21,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::access::NoRandom;
 use crate::bandwidth::Bandwidth;
-use crate::figures::Counted;
+use crate::figures;
 use crate::files::FileFront;
 use crate::holdings::Shelf;
 use crate::listen::ListenMetrics;
@@ -62,7 +63,7 @@ pub struct Mirror {
     preheat: Preheat,
     rules: Ruled,
     repair: Repair,
-    counted: Counted,
+    orders: Orders,
     shelf: Shelf,
     remover: Remover,
     listening: ListenMetrics,
@@ -142,6 +143,7 @@ impl Mirror {
         let (listener, pieces_address) = listen_for_peers(settings).await?;
         let me = host(settings, pieces_address, &signer)?;
         let directory = directory(settings, &me, &identity, shutdown)?;
+        figures::tell(directory.orders(), metrics);
         let pieces_metrics = PiecesMetrics::new(metrics);
         let held = inventory(&store, pieces_metrics.clone());
         let gossip = gossip(settings, &me, &identity, metrics, shutdown);
@@ -188,7 +190,7 @@ impl Mirror {
             pieces_address,
             tasks,
             leases,
-            counted: Counted::new(metrics, directory.orders()),
+            orders: directory.orders().clone(),
             shelf: shelf(&store, private.as_ref(), &directory),
             remover: remover(&store, private.as_ref(), &directory),
             store,
@@ -227,7 +229,7 @@ impl Mirror {
             preheat,
             rules,
             repair,
-            counted,
+            orders,
             shelf,
             remover,
             listening,
@@ -249,8 +251,7 @@ impl Mirror {
         });
         shutdown.spawn(rules.follow(shutdown.clone()));
         shutdown.spawn(repair.run(shutdown.clone()));
-        shutdown.spawn(preheat.carry_out(counted.orders(), shutdown.clone()));
-        shutdown.spawn(counted.tell(shutdown.clone()));
+        shutdown.spawn(preheat.carry_out(orders, shutdown.clone()));
         shutdown.spawn(shelf.tell(shutdown.clone()));
         shutdown.spawn(remover.carry_out(shutdown.clone()));
         part.ready();

@@ -24,6 +24,7 @@ use darner_service::directory::Membership;
 use darner_service::identity::{Connector, Identity, PeerRole, Protocol};
 use darner_service::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use apart::Seeds;
@@ -109,6 +110,7 @@ impl Swarm {
             inventory,
             identity: identity.clone(),
             shutdown: shutdown.clone(),
+            epoch: Instant::now(),
         };
         shutdown.spawn(driver.run(schedulers, incoming));
         (swarm, beginnings)
@@ -177,6 +179,8 @@ struct Driver {
     inventory: Inventory,
     identity: Identity,
     shutdown: Shutdown,
+    /// When it began.
+    epoch: Instant,
 }
 
 struct Connection {
@@ -196,7 +200,15 @@ impl Driver {
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A fixed list has nobody behind it who could change it: what it said holds.
         let (mut may_change, mut may_pass) = (true, true);
+        let mut waited = false;
         loop {
+            // Most of the time nothing is to be told little by little, and a node that has nothing to do
+            // sleeps.
+            let waits = self.table.waits() || self.sessions.waits();
+            if waits && !waited {
+                turns.reset();
+            }
+            waited = waits;
             let input = tokio::select! {
                 () = self.shutdown.cancelled() => break,
                 () = self.swarm.stopped.cancelled() => break,
@@ -213,7 +225,7 @@ impl Driver {
                 }
                 Some(event) = heard.recv() => self.link_event(event),
                 Some(input) = inputs.recv() => input,
-                _ = turns.tick() => Input::Turn,
+                _ = turns.tick(), if waits => Input::Turn,
             };
             for input in self.table.apply(input) {
                 let input = self.with_keys(input);
@@ -278,6 +290,7 @@ impl Driver {
                     host: self.swarm.me.as_ref().clone(),
                     sending: self.inventory.sending.clone(),
                     connector: self.connector(&scheduler),
+                    epoch: self.epoch,
                 };
                 self.shutdown.spawn(link::run(
                     scheduler.clone(),

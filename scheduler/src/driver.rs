@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::metrics::SchedulerMetrics;
-use crate::swarm::{Action, CloseReason, Event, SessionId, Swarm, TICK};
+use crate::swarm::{Action, CloseReason, Event, IDLE_TICK, SessionId, Swarm, TICK};
 
 /// What nodes have said and the state has not heard yet; their streams wait when it is full.
 const EVENTS: usize = 4096;
@@ -209,13 +209,22 @@ impl Driver {
     async fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: Shutdown) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut was_idle = false;
         loop {
+            let is_idle = self.swarm.is_idle();
+            if was_idle && !is_idle {
+                tick.reset();
+            }
+            was_idle = is_idle;
             let event = tokio::select! {
                 () = shutdown.draining() => break,
                 _ = tick.tick() => {
                     self.metrics.census(self.swarm.census());
                     let lag = std::mem::take(&mut self.lag);
                     self.take_in(Event::Lagged(lag));
+                    if is_idle {
+                        tick.reset_after(IDLE_TICK);
+                    }
                     Event::Tick
                 }
                 received = incoming.recv() => match received {

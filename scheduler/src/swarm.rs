@@ -46,9 +46,11 @@ use turns::Turns;
 
 /// The state is told this often that time has passed: the grain of its timers.
 pub const TICK: Duration = Duration::from_millis(100);
+/// And this often while all that can happen with time is that somebody falls silent.
+pub const IDLE_TICK: Duration = Duration::from_millis(250);
 /// More nodes than this are refused: the bound of everything that is kept per node.
 const MAX_HOSTS: usize = 20_000;
-/// A node says it lives every second; after this silence it is gone. With the grain of the ticks and
+/// A node says it lives every second and a half; after this silence it is gone. With the grain of ticks and
 /// the last message's way, a host that vanishes is out of every answer within five seconds.
 const SILENCE: Duration = Duration::from_millis(4500);
 /// When ticks were this far apart, this process was not running, and no node's silence counts.
@@ -209,6 +211,11 @@ impl Swarm {
         std::mem::take(&mut self.out)
     }
 
+    /// Whether ticks are needed for nothing but to notice who falls silent.
+    pub fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.searches.is_empty()
+    }
+
     /// How much there is of everything.
     pub fn census(&self) -> Census {
         let seeds = self.hosts.seed_count();
@@ -327,12 +334,14 @@ impl Swarm {
         if self.now.saturating_sub(self.last_tick) > OWN_PAUSE {
             self.hosts.forgive_silence(self.now);
         }
-        self.last_tick = self.now;
+        let passed = self
+            .now
+            .saturating_sub(std::mem::replace(&mut self.last_tick, self.now));
         let silence = SILENCE + self.lag;
         for session in self.hosts.silent_since(self.now.saturating_sub(silence)) {
             self.close(session, CloseReason::Silent);
         }
-        self.lag = self.lag.saturating_sub(TICK);
+        self.lag = self.lag.saturating_sub(passed);
         self.reputation.prune(self.now);
         self.tick_searches();
         self.tick_leases();

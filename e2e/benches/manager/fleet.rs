@@ -122,12 +122,13 @@ impl Fleet {
         let directory = Directory::managed(&self.url, host, &data, identity, &self.shutdown)?;
         let upstreams = REGISTRIES.map(|registry| registry.parse().map(upstream));
         let upstreams: Result<_, _> = upstreams.into_iter().collect();
-        directory.orders().count(Figures {
+        let figures = Figures {
             requests: number as u64,
             upstreams: upstreams?,
             version: "bench".to_owned(),
             ..Figures::default()
-        });
+        };
+        directory.orders().count(move || Some(figures.clone()));
         let heard = directory.watch();
         ensure!(data.exists());
         Ok(Node {

@@ -175,6 +175,14 @@ impl Table {
         out
     }
 
+    /// Whether a turn would bring anything nearer. Where not, there is no need of one.
+    pub fn waits(&self) -> bool {
+        let mut dropped = self.keepers.iter();
+        (self.connected.is_empty() && self.patience > 0)
+            || (self.kept && self.gathering > 0)
+            || dropped.any(|(id, keeper)| !self.members.contains_key(id) && keeper.lingering > 0)
+    }
+
     fn turn(&mut self) {
         if self.connected.is_empty() {
             self.patience = self.patience.saturating_sub(1);
@@ -235,6 +243,7 @@ impl Table {
 mod tests {
     use darner_proto::gossip::Place;
     use darner_proto::id::Role;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -409,5 +418,32 @@ mod tests {
             assert_eq!(told(table.apply(Input::Turn)), None);
         }
         assert_eq!(told(table.apply(Input::Turn)), strings(&["s", "a.mirror"]));
+    }
+
+    proptest! {
+        /// A turn is left out where nothing waits for one: so it must change nothing there.
+        #[test]
+        fn where_nothing_waits_a_turn_changes_nothing(steps in prop::collection::vec((0u8..7, 0usize..4), 0..60)) {
+            const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+            let mut table = Table::new("http");
+            for (what, which) in steps {
+                let scheduler = |suffix: &str| id(&format!("{}{suffix}", NAMES[which]));
+                match what {
+                    0 => table.keep(&keepers(&NAMES[..which])),
+                    1 => table.name(vec![(scheduler(""), "http://named".to_owned())]),
+                    2 => table.name(Vec::new()),
+                    3 => drop(table.apply(up(NAMES[which]))),
+                    4 => drop(table.apply(Input::Up { scheduler: scheduler(SUFFIX), keys: Vec::new() })),
+                    5 => drop(table.apply(Input::Down(scheduler(SUFFIX)))),
+                    _ => drop(table.apply(Input::Down(scheduler("")))),
+                }
+                table.apply(Input::Turn);
+                if !table.waits() {
+                    let before = format!("{table:?}");
+                    prop_assert_eq!(table.apply(Input::Turn), [Input::Turn]);
+                    prop_assert_eq!(format!("{table:?}"), before);
+                }
+            }
+        }
     }
 }

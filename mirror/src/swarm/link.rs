@@ -10,6 +10,7 @@ use darner_proto::wire::scheduler_client::SchedulerClient;
 use darner_service::identity::Connector;
 use darner_service::telemetry::with_causes;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +19,13 @@ use tonic::transport::Endpoint;
 /// Messages to a scheduler that wait to be sent. One that does not take this many is as good as
 /// gone: the session is ended and a new one begun.
 pub(super) const OUTGOING: usize = 1024;
-/// The node says it lives this often; a scheduler takes five times the silence for its end.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The node says it lives this often while it sends pieces, and how busy it is.
+const BUSY_HEARTBEAT: Duration = Duration::from_secs(1);
+/// And this often while it sends none; a scheduler takes three times the silence for its end.
+const HEARTBEAT: Duration = Duration::from_millis(1500);
+/// A scheduler that says nothing for so long is asked whether it is there, and taken to be gone when there is no
+/// answer for as long.
+const PROBE_INTERVAL: Duration = Duration::from_millis(2500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts: doubling from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -43,6 +49,8 @@ pub(super) struct Node {
     /// Runs of pieces being sent now, and the bytes of pieces sent so far.
     pub(super) sending: Arc<dyn Fn() -> (u32, u64) + Send + Sync>,
     pub(super) connector: Connector,
+    /// From when on heartbeats are counted: those to all schedulers are due at the same moments.
+    pub(super) epoch: Instant,
 }
 
 /// A heartbeat says how busy a node is, once it sends anything.
@@ -52,14 +60,27 @@ struct Pulse<'a> {
 }
 
 impl Pulse<'_> {
-    fn beat(&mut self) -> NodeMessage {
+    /// What is said now, and when the next is due.
+    fn beat(&mut self) -> (NodeMessage, Duration) {
         let (busy, sent) = (self.node.sending)();
         let sent_bytes = sent.saturating_sub(self.told);
         self.told = sent;
+        let next = match (busy, sent_bytes) {
+            (0, 0) => HEARTBEAT,
+            _ => BUSY_HEARTBEAT,
+        };
         if sent == 0 {
-            return NodeMessage::Heartbeat;
+            return (NodeMessage::Heartbeat, next);
         }
-        NodeMessage::Load(Load { busy, sent_bytes })
+        (NodeMessage::Load(Load { busy, sent_bytes }), next)
+    }
+
+    /// The next of the moments that are `period` apart. A node that wakes once says it to everybody.
+    fn next(&self, period: Duration) -> Instant {
+        let passed = self.node.epoch.elapsed().as_nanos();
+        let into = passed % period.as_nanos();
+        // Less than a period.
+        Instant::now() + period - Duration::from_nanos(u64::try_from(into).unwrap_or(0))
     }
 }
 
@@ -127,8 +148,8 @@ async fn attend(
     let channel = Endpoint::from_shared(url.to_owned())
         .map_err(AttendError::Address)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(2))
-        .keep_alive_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(PROBE_INTERVAL)
+        .keep_alive_timeout(PROBE_INTERVAL)
         .tcp_nodelay(true)
         .connect_with_connector(me.connector.clone())
         .await
@@ -144,17 +165,19 @@ async fn attend(
         .await
         .map_err(AttendError::Refused)?;
     let mut incoming = reply.into_inner();
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut told = false;
     let mut pulse = Pulse {
         node: me,
         told: (me.sending)().1,
     };
+    let mut heartbeat = std::pin::pin!(sleep_until(pulse.next(HEARTBEAT)));
     loop {
         let message = tokio::select! {
             message = incoming.message() => message.map_err(AttendError::Broken)?,
-            _ = heartbeat.tick() => {
-                if outgoing.try_send(pulse.beat()).is_err() {
+            () = &mut heartbeat => {
+                let (beat, next) = pulse.beat();
+                heartbeat.as_mut().reset(pulse.next(next));
+                if outgoing.try_send(beat).is_err() {
                     return Err(AttendError::Broken(tonic::Status::resource_exhausted("it does not take messages")));
                 }
                 continue;

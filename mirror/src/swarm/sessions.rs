@@ -220,6 +220,11 @@ impl Sessions {
         out
     }
 
+    /// Whether a turn would bring anything nearer. Where not, there is no need of one.
+    pub fn waits(&self) -> bool {
+        self.holdings.waits() || self.finds.waits()
+    }
+
     fn set_schedulers(&mut self, schedulers: Vec<(HostId, String)>, out: &mut Vec<Output>) {
         let new: BTreeMap<_, _> = schedulers.into_iter().collect();
         let gone: Vec<_> = self

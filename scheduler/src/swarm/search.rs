@@ -68,6 +68,11 @@ impl Searches {
         self.finds.retain(|find| find.session != session);
     }
 
+    /// Whether nobody waits for an answer.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.finds.is_empty()
+    }
+
     fn is_full(&self, session: SessionId) -> bool {
         let of_one = || self.finds.iter().filter(|find| find.session == session);
         self.finds.len() >= MAX_FINDS || of_one().nth(MAX_FINDS_OF_ONE - 1).is_some()

@@ -1,7 +1,7 @@
 //! What the manager orders of this host, and what the host tells of it and of itself: the link between
 //! the keep-alives that carry both and whoever carries the orders out.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use darner_proto::figures::Figures;
 use darner_proto::preheat::{MAX_ORDERS, Order, Report};
@@ -15,9 +15,21 @@ use tokio::sync::watch;
 pub struct Orders {
     given: Arc<watch::Sender<Arc<Vec<Order>>>>,
     told: Arc<watch::Sender<Vec<Report>>>,
-    counted: Arc<watch::Sender<Option<Figures>>>,
+    counting: Counting,
     removals: Arc<watch::Sender<Arc<Vec<Removal>>>>,
     removed: Arc<watch::Sender<u64>>,
+}
+
+/// How what the host has counted is read.
+#[derive(Clone, Default)]
+struct Counting(Arc<OnceLock<Reading>>);
+
+type Reading = Box<dyn Fn() -> Option<Figures> + Send + Sync>;
+
+impl std::fmt::Debug for Counting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Counting")
+    }
 }
 
 impl Default for Orders {
@@ -25,7 +37,7 @@ impl Default for Orders {
         Self {
             given: Arc::new(watch::Sender::new(Arc::default())),
             told: Arc::new(watch::Sender::new(Vec::new())),
-            counted: Arc::new(watch::Sender::new(None)),
+            counting: Counting::default(),
             removals: Arc::new(watch::Sender::new(Arc::default())),
             removed: Arc::new(watch::Sender::new(0)),
         }
@@ -43,9 +55,9 @@ impl Orders {
         self.told.send_replace(reports);
     }
 
-    /// What the host has counted: told with the next keep-alive.
-    pub fn count(&self, figures: Figures) {
-        self.counted.send_replace(Some(figures));
+    /// From now on every keep-alive tells what `read` says that the host has counted. The first counts.
+    pub fn count(&self, read: impl Fn() -> Option<Figures> + Send + Sync + 'static) {
+        let _ = self.counting.0.set(Box::new(read));
     }
 
     /// What is to be removed and has not been, in order, now and from now on.
@@ -80,7 +92,8 @@ impl Orders {
     }
 
     pub(super) fn figures(&self) -> Option<wire::Figures> {
-        self.counted.borrow().as_ref().map(Into::into)
+        let figures = self.counting.0.get()?()?;
+        Some((&figures).into())
     }
 
     pub(super) fn reports(&self) -> Vec<wire::OrderReport> {

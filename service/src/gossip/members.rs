@@ -42,7 +42,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darner_proto::gossip::Member;
 use darner_proto::id::HostId;
-use foca::{Foca, NoCustomBroadcast};
+use foca::{Foca, NoCustomBroadcast, Timer};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
@@ -50,7 +50,7 @@ pub use super::node::rank;
 use super::node::{Node, Wire};
 use calls::{CALL, COMPARE};
 use doubt::Suspicion;
-use pace::{config, foca, paused};
+use pace::{config, foca, news, paused};
 use wishes::{Due, Wake, Wishes};
 
 /// Members that keep the table at one time, each as a scheduler does. Enough that several can be lost
@@ -105,6 +105,8 @@ pub struct Members {
     epoch: u64,
     timers: BinaryHeap<Reverse<Due>>,
     scheduled: u64,
+    /// The library's timer for news, while there is none.
+    no_news: Option<Timer<Node>>,
     keepers: Vec<Arc<Member>>,
     /// Everybody who is alive, in the order of the ring, and this process's place there.
     ring: Vec<Node>,
@@ -146,6 +148,7 @@ impl Members {
             epoch,
             timers: [begin(CALL, Wake::Call), begin(COMPARE.0, Wake::Compare)].into(),
             scheduled: 0,
+            no_news: None,
             ring,
             place: 0,
             turn: 0,
@@ -235,18 +238,21 @@ impl Members {
             self.place_on_ring(change);
         }
         for (after, what) in wishes.timers {
-            let after = paused(self.count(), &what, after);
-            self.scheduled += 1;
-            self.timers.push(Reverse(Due {
-                at: now + after,
-                number: self.scheduled,
-                what,
-            }));
+            match what {
+                Wake::Protocol(timer @ Timer::PeriodicGossip(_)) => self.no_news = Some(timer),
+                what => self.schedule(now + paused(self.count(), &what, after), what),
+            }
         }
         let mut out = Vec::new();
         if changed {
             self.adjust();
             self.choose_keepers(&mut out);
+        }
+        // A process that has nothing to tell need not wake for it.
+        if self.foca.updates_backlog() > 0
+            && let Some(timer) = self.no_news.take()
+        {
+            self.schedule(now + news(self.count()), Wake::Protocol(timer));
         }
         for (to, packet) in wishes.sends {
             let redirected = self.along_the_ring(now, &packet);
@@ -258,6 +264,12 @@ impl Members {
             }
         }
         out
+    }
+
+    fn schedule(&mut self, at: Duration, what: Wake) {
+        self.scheduled += 1;
+        let number = self.scheduled;
+        self.timers.push(Reverse(Due { at, number, what }));
     }
 
     /// News of more members needs more telling, and more time to come round.

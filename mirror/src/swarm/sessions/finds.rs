@@ -92,6 +92,11 @@ impl Finds {
         });
     }
 
+    /// Whether any is under way.
+    pub(super) fn waits(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     pub(super) fn turn(&mut self, connected: &BTreeSet<HostId>, out: &mut Vec<Output>) {
         for (request, find) in &mut self.open {
             find.turns += 1;

@@ -156,6 +156,11 @@ impl Holdings {
         }
     }
 
+    /// Whether anybody waits for a part.
+    pub(super) fn waits(&self) -> bool {
+        !self.listings.is_empty()
+    }
+
     fn next_part(&mut self, scheduler: &HostId, out: &mut Vec<Output>) {
         let Some(listing) = self.listings.get_mut(scheduler) else {
             return;

@@ -66,7 +66,7 @@ pub(super) fn config(members: usize) -> Config {
         // See `Members::compare`.
         periodic_announce: None,
         periodic_announce_to_down_members: every(RETRY_DOWN),
-        periodic_gossip: every(if members > FEW { NEWS_OF_MANY } else { NEWS }),
+        periodic_gossip: every(news(members)),
     }
 }
 
@@ -78,6 +78,11 @@ pub(super) fn paused(members: usize, what: &Wake, after: Duration) -> Duration {
         }
         _ => after,
     }
+}
+
+/// How long news waits among so many, for more to go with it.
+pub(super) fn news(members: usize) -> Duration {
+    if members > FEW { NEWS_OF_MANY } else { NEWS }
 }
 
 /// How long a suspect among so many has to object.
