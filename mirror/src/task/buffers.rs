@@ -10,9 +10,9 @@ use darner_service::metrics::Metrics;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Memory of all buffers in use: that of 32 connections, each with a piece coming in and one being
-/// hashed and written.
-const MAX_IN_USE: u64 = 64 << 20;
+/// Memory of all buffers, used ones that wait to be used again included: that of 24 connections, each with a
+/// piece coming in and one being hashed and written.
+const MAX_MEMORY: u64 = 48 << 20;
 /// Memory that stays with the pool when nothing is received.
 const MAX_FREE: u64 = 8 << 20;
 /// What is counted in, and the capacity of buffers that are used again.
@@ -41,7 +41,7 @@ impl Buffers {
             );
         });
         Self(Arc::new(Pool {
-            units: Arc::new(Semaphore::new((MAX_IN_USE / UNIT) as usize)),
+            units: Arc::new(Semaphore::new((MAX_MEMORY / UNIT) as usize)),
             free: Mutex::default(),
             in_use,
         }))
@@ -50,12 +50,12 @@ impl Buffers {
     /// An empty buffer for `length` bytes; waits until there is memory for it. Who waits must not
     /// hold another that is to be filled.
     pub(super) async fn take(&self, length: usize) -> Buffer {
-        let units = (length as u64).div_ceil(UNIT).clamp(1, MAX_IN_USE / UNIT);
+        let units = (length as u64).div_ceil(UNIT).clamp(1, MAX_MEMORY / UNIT);
         let count = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = self.0.units.clone().acquire_many_owned(count).await;
-        let bytes = self.0.reuse(length);
         let held = i64::try_from(units * UNIT).unwrap_or(i64::MAX);
         self.0.in_use.inc_by(held);
+        let bytes = self.0.reuse(length);
         Buffer {
             bytes,
             held,
@@ -71,12 +71,23 @@ impl Pool {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reuse(&self, length: usize) -> Vec<u8> {
-        let used = if length as u64 <= UNIT {
-            self.free().pop()
-        } else {
-            None
+    /// While pieces come in, as much may be free as is not in use: given back to the allocator and taken from
+    /// it again it would cost more, and be there twice for a while.
+    fn trim(&self, free: &mut Vec<Vec<u8>>) {
+        let in_use = u64::try_from(self.in_use.get()).unwrap_or(0);
+        let most = match in_use {
+            0 => MAX_FREE,
+            in_use => MAX_MEMORY.saturating_sub(in_use),
         };
+        free.truncate((most / UNIT) as usize);
+    }
+
+    fn reuse(&self, length: usize) -> Vec<u8> {
+        let mut free = self.free();
+        let fits = length as u64 <= UNIT;
+        let used = fits.then(|| free.pop()).flatten();
+        self.trim(&mut free);
+        drop(free);
         used.unwrap_or_else(|| Vec::with_capacity(length.max(UNIT as usize)))
     }
 }
@@ -113,13 +124,14 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.in_use.dec_by(self.held);
         let mut bytes = std::mem::take(&mut self.bytes);
         let mut free = self.pool.free();
-        if bytes.capacity() as u64 == UNIT && (free.len() as u64) < MAX_FREE / UNIT {
+        self.pool.in_use.dec_by(self.held);
+        if bytes.capacity() as u64 == UNIT {
             bytes.clear();
             free.push(bytes);
         }
+        self.pool.trim(&mut free);
     }
 }
 
@@ -135,7 +147,7 @@ mod tests {
     async fn memory_is_bounded_and_used_again() {
         let buffers = Buffers::new(&Metrics::default());
         let mut taken = Vec::new();
-        for _ in 0..MAX_IN_USE / UNIT {
+        for _ in 0..MAX_MEMORY / UNIT {
             taken.push(buffers.take(100).await.freeze());
         }
         let waiting = buffers.clone();
