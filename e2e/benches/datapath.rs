@@ -266,7 +266,7 @@ fn cold(servers: &Servers, report: &mut Report) -> Result<()> {
         servers.wait_held(&servers.mirror, blob)?;
         spent.push((servers.mirror.processor_time()? - before).as_secs_f64() / size);
         let registry = Target::file(servers.registry.address, &blob.path());
-        servers.warm_memory()?;
+        servers.warm_memory(blob.size)?;
         let used = floor::relay(&registry, blob, &servers.directory.join("floor"))?;
         floor.push(used.as_secs_f64() / size);
     }
@@ -310,7 +310,7 @@ impl Pulls {
         load::pull(&registry, blob)?;
         self.straight.push(load::pull(&registry, blob)?);
         let mirror = Target::file(servers.mirror.address, &blob.path());
-        servers.warm_memory()?;
+        servers.warm_memory(blob.size)?;
         self.mirrored.push(load::pull(&mirror, blob)?);
         Ok(())
     }
@@ -361,7 +361,7 @@ fn from_parents(
             let times = parents.iter().map(|parent| parent.processor_time());
             times.sum::<Result<Duration>>()
         };
-        servers.warm_memory()?;
+        servers.warm_memory(blob.size)?;
         let (before, sent_before) = (servers.child.processor_time()?, sent()?);
         let pulled = load::read(&Target::file(servers.child.address, &blob.path()))?;
         servers.wait_held(&servers.child, blob)?;
@@ -370,7 +370,7 @@ fn from_parents(
         rates.push(size / pulled.took.as_secs_f64());
         first.push(pulled.first_byte.as_secs_f64() * 1000.0);
         let seed = Target::pieces(servers.seed_pieces, &blob.digest).secured(&servers.member()?);
-        servers.warm_memory()?;
+        servers.warm_memory(blob.size)?;
         let used = floor::relay(&seed, blob, &servers.directory.join("floor"))?;
         floor.push(used.as_secs_f64() / size);
     }

@@ -20,7 +20,7 @@ pub(crate) fn compare(servers: &Servers, report: &mut Report) -> Result<()> {
         load::pull(&Target::file(servers.registry.address, &blob.path()), blob)?;
         for ((_, server), (_, cold, warm)) in contenders.iter().zip(&mut times) {
             let target = Target::file(server.address, &blob.path());
-            servers.warm_memory()?;
+            servers.warm_memory(blob.size)?;
             cold.push(load::pull(&target, blob)?.took.as_secs_f64());
             warm.push(load::pull(&target, blob)?.took.as_secs_f64());
         }

@@ -13,11 +13,11 @@ use anyhow::{Result, ensure};
 use rustix::fs::FallocateFlags;
 
 use crate::content::Blob;
-use crate::load::{BUFFER, Target, read_body};
+use crate::load::{BUFFER, Target, read_pieces};
 
 const PIECE: usize = 1 << 20;
 /// Asked for at once, as a mirror does of a peer.
-const REQUEST: u64 = 4 << 20;
+const REQUEST: usize = 4 << 20;
 
 /// The processor time it takes on this thread.
 pub(crate) fn relay(from: &Target, blob: &Blob, path: &Path) -> Result<Duration> {
@@ -28,28 +28,24 @@ pub(crate) fn relay(from: &Target, blob: &Blob, path: &Path) -> Result<Duration>
     let begun = thread_time()?;
     let mut whole = blob.digest.hasher();
     let mut buffer = vec![0; BUFFER];
-    let mut piece = Vec::with_capacity(PIECE);
-    let mut written = 0;
-    let mut at = 0;
-    while at < blob.size {
-        let end = blob.size.min(at + REQUEST);
-        stream.write_all(from.request(at, end).as_bytes())?;
-        let length = read_body(&mut stream, &mut buffer, |mut bytes| {
-            while !bytes.is_empty() {
-                let now = bytes.len().min(PIECE - piece.len());
-                piece.extend_from_slice(&bytes[..now]);
-                bytes = &bytes[now..];
-                if piece.len() == PIECE || written + piece.len() as u64 == blob.size {
-                    std::hint::black_box(blake3::hash(&piece));
-                    whole.update(&piece);
-                    file.write_all_at(&piece, written)?;
-                    written += piece.len() as u64;
-                    piece.clear();
-                }
-            }
-            Ok(())
-        })?;
-        at += length;
+    let mut window = Window::default();
+    for start in (0..blob.size).step_by(REQUEST) {
+        window.begin(start, blob.size.min(start + REQUEST as u64));
+        while let Some((first, end)) = window.wanted() {
+            stream.write_all(from.request(first, end).as_bytes())?;
+            let mut at = None;
+            read_pieces(&mut stream, &mut buffer, |piece, bytes| {
+                let sent = piece.map_or(first, |piece| piece * PIECE as u64);
+                let place = at.get_or_insert(sent);
+                window.take(*place, bytes, |piece, at| {
+                    std::hint::black_box(blake3::hash(piece));
+                    Ok(file.write_all_at(piece, at)?)
+                })?;
+                *place += bytes.len() as u64;
+                window.in_order(|piece| whole.update(piece));
+                Ok(())
+            })?;
+        }
     }
     ensure!(
         whole.finish() == blob.digest,
@@ -60,6 +56,69 @@ pub(crate) fn relay(from: &Target, blob: &Blob, path: &Path) -> Result<Duration>
     let used = thread_time()? - begun;
     std::fs::remove_file(path)?;
     Ok(used)
+}
+
+/// What is asked for now. Pieces come in the order that the peer chooses.
+#[derive(Default)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+    /// By piece, whether it is whole.
+    whole: Vec<bool>,
+    /// Pieces given out in order.
+    given: usize,
+}
+
+impl Window {
+    fn begin(&mut self, start: u64, end: u64) {
+        self.start = start;
+        self.bytes.resize((end - start) as usize, 0);
+        self.whole.clear();
+        self.whole.resize(self.bytes.len().div_ceil(PIECE), false);
+        self.given = 0;
+    }
+
+    /// The first run that is missing, in bytes of the blob.
+    fn wanted(&self) -> Option<(u64, u64)> {
+        let first = self.whole.iter().position(|whole| !whole)?;
+        let missing = self.whole[first..].iter().take_while(|whole| !**whole);
+        let end = self.bytes.len().min((first + missing.count()) * PIECE);
+        Some((self.start + (first * PIECE) as u64, self.start + end as u64))
+    }
+
+    /// Bytes that came for this place; each piece that is whole with them is `done`.
+    fn take(
+        &mut self,
+        place: u64,
+        mut bytes: &[u8],
+        mut done: impl FnMut(&[u8], u64) -> Result<()>,
+    ) -> Result<()> {
+        ensure!(place >= self.start, "a piece that was not asked for");
+        let mut at = (place - self.start) as usize;
+        while !bytes.is_empty() {
+            let piece = at / PIECE;
+            let end = self.bytes.len().min((piece + 1) * PIECE);
+            ensure!(at < end, "a piece that was not asked for");
+            let now = bytes.len().min(end - at);
+            self.bytes[at..at + now].copy_from_slice(&bytes[..now]);
+            (bytes, at) = (&bytes[now..], at + now);
+            if at == end {
+                let first = piece * PIECE;
+                done(&self.bytes[first..end], self.start + first as u64)?;
+                self.whole[piece] = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives out what has become whole with all before it.
+    fn in_order(&mut self, mut give: impl FnMut(&[u8])) {
+        while self.whole.get(self.given) == Some(&true) {
+            let first = self.given * PIECE;
+            give(&self.bytes[first..self.bytes.len().min(first + PIECE)]);
+            self.given += 1;
+        }
+    }
 }
 
 fn send(path: &Path, client: &TcpStream, size: u64) -> Result<()> {

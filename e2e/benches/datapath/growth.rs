@@ -23,7 +23,7 @@ pub(crate) fn sizes(servers: &Servers, report: &mut Report) -> Result<()> {
     let mut points = Vec::new();
     for (size, blobs) in &servers.sizes {
         let bytes: u64 = blobs.iter().map(|blob| blob.size).sum();
-        servers.warm_memory()?;
+        servers.warm_memory(bytes)?;
         let before = servers.mirror.processor_time()?;
         for blob in blobs {
             load::read(&Target::file(servers.mirror.address, &blob.path()))?;

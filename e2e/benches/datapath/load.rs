@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use darner_proto::digest::Digest;
+use darner_proto::peer::FIRST_PIECE;
 
 use crate::content::Blob;
 use crate::secured::{Member, Secured};
@@ -185,6 +186,16 @@ pub(crate) fn read_body(
     buffer: &mut [u8],
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<u64> {
+    read_pieces(stream, buffer, |_, bytes| take(bytes))
+}
+
+/// The same, of a peer: which of the pieces asked for it sends is for the peer to choose, and each part of
+/// the body comes with the number of the first.
+pub(crate) fn read_pieces(
+    stream: &mut impl Read,
+    buffer: &mut [u8],
+    mut take: impl FnMut(Option<u64>, &[u8]) -> Result<()>,
+) -> Result<u64> {
     let mut filled = 0;
     let body = loop {
         let read = stream.read(&mut buffer[filled..])?;
@@ -198,7 +209,9 @@ pub(crate) fn read_body(
         }
     };
     let length = length_of(&buffer[..body])?;
-    take(&buffer[body..filled])?;
+    let first = field_of(&buffer[..body], FIRST_PIECE);
+    let first = first.map(|first| first.parse()).transpose()?;
+    take(first, &buffer[body..filled])?;
     let mut left = length - (filled - body) as u64;
     while left > 0 {
         let most = buffer
@@ -206,7 +219,7 @@ pub(crate) fn read_body(
             .min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = stream.read(&mut buffer[..most])?;
         ensure!(read > 0, "the connection ended {left} bytes early");
-        take(&buffer[..read])?;
+        take(first, &buffer[..read])?;
         left -= read as u64;
     }
     Ok(length)
@@ -219,10 +232,15 @@ fn length_of(head: &[u8]) -> Result<u64> {
     if !status.starts_with('2') {
         bail!("an answer of status {status}");
     }
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
+    let length = field_of(head.as_bytes(), "content-length");
     Ok(length.context("no length")?.parse()?)
+}
+
+fn field_of(head: &[u8], name: &str) -> Option<String> {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    let (_, value) = fields.find(|(found, _)| *found == name)?;
+    Some(value.to_owned())
 }
 
 /// How many bytes of a body are still to come, once the whole head has.

@@ -175,13 +175,13 @@ impl Servers {
         wait_held(&self.directory, mirror, blob)
     }
 
-    /// Memory that a blob can be written to at once. On a virtual machine the first touch of a page
+    /// Memory that so many bytes can be written to at once, and read from elsewhere. On a virtual machine the first touch of a page
     /// that has been free for some time costs ten times what it is used for, whoever touches it.
-    pub(crate) fn warm_memory(&self) -> Result<()> {
+    pub(crate) fn warm_memory(&self, bytes: u64) -> Result<()> {
         let path = self.directory.join("warm");
         let file = std::fs::File::create(&path)?;
         let zeroes = vec![0; 1 << 20];
-        for at in 0..2 * COLD_SIZE / MIB {
+        for at in 0..2 * bytes.max(COLD_SIZE) / MIB {
             file.write_all_at(&zeroes, at * MIB)?;
         }
         drop(file);
