@@ -27,6 +27,8 @@ const KEEPER_GOES: Duration = Duration::from_secs(6);
 const CONTENTS: u32 = 500;
 const HOLDERS: usize = 4;
 const LOOKUP: Duration = Duration::from_millis(25);
+/// Who has been gone for so long is in nobody's answer.
+const KNOWN_TO_BE_GONE: Duration = Duration::from_secs(5);
 /// As long as whoever asks waits.
 const ANSWERED: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_millis(100);
@@ -81,6 +83,8 @@ struct World {
     /// Of each content.
     holders: BTreeMap<Digest, BTreeSet<u32>>,
     keepers: Vec<u32>,
+    /// When they went.
+    gone: HashMap<u32, Duration>,
     sessions: u64,
     lookups: BTreeMap<u64, Digest>,
     asked: u64,
@@ -132,6 +136,7 @@ impl World {
             nodes: BTreeMap::new(),
             holders: BTreeMap::new(),
             keepers: Vec::new(),
+            gone: HashMap::new(),
             sessions: 0,
             lookups: BTreeMap::new(),
             asked: 0,
@@ -259,6 +264,7 @@ impl World {
             End::Silent
         };
         let node = self.nodes.remove(&name).expect("lives");
+        self.gone.insert(name, self.now);
         for key in &node.keys {
             if let Some(holders) = self.holders.get_mut(key) {
                 holders.remove(&name);
@@ -499,6 +505,12 @@ impl World {
         let Some(key) = self.lookups.remove(&request) else {
             return;
         };
+        let latest = self.now.saturating_sub(KNOWN_TO_BE_GONE);
+        for host in holders.iter().map(|host| number(&host.id)) {
+            if self.gone.get(&host).is_some_and(|went| *went < latest) {
+                self.failed.push(format!("{key}: {host} is long gone"));
+            }
+        }
         let right = &self.holders[&key];
         let lives = holders.iter().any(|host| right.contains(&number(&host.id)));
         if !lives && !right.is_empty() {
@@ -512,7 +524,7 @@ impl World {
 }
 
 #[test]
-fn of_two_thousand_members_that_come_and_go_each_finds_what_another_holds() {
+fn of_two_thousand_members_that_come_and_go_each_finds_what_another_holds_and_nobody_who_is_gone() {
     let mut world = World::new(1);
     world.run(Duration::from_secs(8));
     world.at(Duration::ZERO, Due::Lookup);
