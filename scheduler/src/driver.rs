@@ -209,13 +209,13 @@ impl Driver {
     async fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, shutdown: Shutdown) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut was_idle = false;
+        let mut slow = false;
         loop {
             let is_idle = self.swarm.is_idle();
-            if was_idle && !is_idle {
+            if slow && !is_idle {
+                slow = false;
                 tick.reset();
             }
-            was_idle = is_idle;
             let event = tokio::select! {
                 () = shutdown.draining() => break,
                 _ = tick.tick() => {
@@ -223,6 +223,7 @@ impl Driver {
                     let lag = std::mem::take(&mut self.lag);
                     self.take_in(Event::Lagged(lag));
                     if is_idle {
+                        slow = true;
                         tick.reset_after(IDLE_TICK);
                     }
                     Event::Tick
