@@ -1,4 +1,4 @@
-//! One node with all roles before a registry of its own.
+//! One node before a registry of its own: a mirror by itself, or one with all roles.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,14 @@ use crate::{local, wait};
 const ALONE: u16 = 15_300;
 const ALONE_ADMIN: &str = "127.0.0.1:15302";
 
-/// One node with all roles before a registry with some blobs, apart from all others.
+/// What the node is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Node {
+    Mirror,
+    AllRoles,
+}
+
+/// One node before a registry with some blobs, apart from all others.
 #[derive(Debug)]
 pub(crate) struct Alone {
     pub(crate) mirror: Server,
@@ -28,7 +35,7 @@ pub(crate) struct Alone {
 
 impl Alone {
     /// `name` is in the name of its data directory, which may be there already.
-    pub(crate) fn start(directory: &Path, name: &str, sizes: &[u64]) -> Result<Self> {
+    pub(crate) fn start(directory: &Path, name: &str, node: Node, sizes: &[u64]) -> Result<Self> {
         let runtime = tokio::runtime::Runtime::new()?;
         let storage = directory.join(format!("registry-{name}"));
         std::fs::create_dir_all(&storage)?;
@@ -42,18 +49,24 @@ impl Alone {
             let manifest = content::push_manifest(&pusher, blobs.iter()).await?;
             Ok::<_, anyhow::Error>((registry, blobs, manifest))
         })?;
-        let settings = Settings::new(&directory.join(format!("data-{name}")))
+        let mut settings = Settings::new(&directory.join(format!("data-{name}")));
+        let mut command = "mirror";
+        if let Node::AllRoles = node {
+            command = "up";
+            settings = settings
+                .set("scheduler.listen", "127.0.0.1:0")
+                .set("manager.listen", "127.0.0.1:0")
+                .set("manager.api_listen", "127.0.0.1:0");
+        }
+        let settings = settings
             .set("admin.listen", ALONE_ADMIN)
-            .set("scheduler.listen", "127.0.0.1:0")
-            .set("manager.listen", "127.0.0.1:0")
-            .set("manager.api_listen", "127.0.0.1:0")
             .set("identity.insecure", true)
             .set("registry.listen", local(ALONE).to_string())
             .set("registry.default_upstream", NAME)
             .set("pieces.listen", local(ALONE + 1).to_string())
             .upstream(NAME, &format!("http://{}", registry.address()));
         let mut children = Vec::new();
-        let pid = servers::spawn(directory, name, "up", &settings, &mut children)?;
+        let pid = servers::spawn(directory, name, command, &settings, &mut children)?;
         let alone = Self {
             mirror: Server {
                 name: name.to_owned(),

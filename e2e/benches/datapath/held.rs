@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use darner_proto::digest::Digest;
 
-use crate::alone::Alone;
+use crate::alone::{Alone, Node};
 use crate::content::Blob;
 use crate::load::{self, Load, Target};
 use crate::plot::Series;
@@ -35,7 +35,7 @@ pub(crate) fn grow(directory: &Path, report: &mut Report) -> Result<()> {
     for held in HELD {
         let name = format!("held-{held}");
         fill(&directory.join(format!("data-{name}/store")), held)?;
-        let alone = Alone::start(directory, &name, &[SERVED])?;
+        let alone = Alone::start(directory, &name, Node::AllRoles, &[SERVED])?;
         let mirror = &alone.mirror;
         wait("the store to know its blobs", || {
             let metrics = alone.metrics()?;
@@ -96,7 +96,7 @@ fn fill(store: &Path, count: u32) -> Result<()> {
 pub(crate) fn memory(directory: &Path, report: &mut Report) -> Result<()> {
     let size = LARGE / scale();
     let sizes = vec![size; AT_ONCE as usize];
-    let alone = Alone::start(directory, "memory", &sizes)?;
+    let alone = Alone::start(directory, "memory", Node::Mirror, &sizes)?;
     let idle = alone.mirror.memory("RssAnon")?;
     let over = AtomicBool::new(false);
     let most = std::thread::scope(|scope| {
@@ -125,7 +125,7 @@ pub(crate) fn memory(directory: &Path, report: &mut Report) -> Result<()> {
     })?;
     let name = format!("mirror, 16 blobs of {} MiB in and out at once", size / MIB);
     let figure = |bytes: u64| Figure::new("MiB anonymous", bytes as f64 / MIB as f64);
-    report.alone("mirror with all roles, before that", figure(idle));
+    report.alone("mirror, before that", figure(idle));
     report.alone(&name, figure(most));
     for blob in &alone.blobs {
         alone.wait_held(blob)?;

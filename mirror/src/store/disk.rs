@@ -14,6 +14,9 @@ use rustix::io::Errno;
 /// Read and hashed at a time: large enough that system calls do not count, small enough to stay in
 /// the processor's cache.
 pub(super) const CHUNK: u64 = 1 << 20;
+/// The same where many do it at once, each with a buffer of its own: downloads that read back what they have
+/// written.
+const FED: u64 = 256 << 10;
 
 const PRIVATE: u32 = 0o600;
 const SEALED: Mode = Mode::RUSR;
@@ -104,7 +107,7 @@ pub(super) fn read(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Feeds the bytes of `range` to `take`, by way of `buffer`, a [`CHUNK`] at a time. `false` when
+/// Feeds the bytes of `range` to `take`, by way of `buffer`, [`FED`] at a time. `false` when
 /// `stop` ended it early.
 pub(super) fn feed(
     file: &File,
@@ -118,8 +121,8 @@ pub(super) fn feed(
         if stop() {
             return Ok(false);
         }
-        // At most CHUNK, which fits.
-        let now = usize::try_from((range.end - at).min(CHUNK)).unwrap_or(usize::MAX);
+        // At most FED, which fits.
+        let now = usize::try_from((range.end - at).min(FED)).unwrap_or(usize::MAX);
         buffer.resize(now, 0);
         file.read_exact_at(buffer, at)?;
         take(buffer);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 /// Memory for all downloads together: below what pieces may take while they come in, so that pieces
 /// that wait here for their turn never keep the one that is due from coming.
-const MAX_HOT: u64 = 16 << 20;
+const MAX_HOT: u64 = 12 << 20;
 
 /// Pieces this far ahead of the hash of the whole are kept in memory for it: one that comes in order
 /// from several connections is at most so far ahead, also where the hash is the slowest part.

@@ -10,9 +10,9 @@ use darner_service::metrics::Metrics;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Memory of all buffers, used ones that wait to be used again included: that of 24 connections, each with a
+/// Memory of all buffers, used ones that wait to be used again included: that of 16 connections, each with a
 /// piece coming in and one being hashed and written.
-const MAX_MEMORY: u64 = 48 << 20;
+const MAX_MEMORY: u64 = 32 << 20;
 /// Memory that stays with the pool when nothing is received.
 const MAX_FREE: u64 = 8 << 20;
 /// What is counted in, and the capacity of buffers that are used again.
