@@ -23,9 +23,10 @@ pub(super) const OUTGOING: usize = 1024;
 const BUSY_HEARTBEAT: Duration = Duration::from_secs(1);
 /// And this often while it sends none; a scheduler takes three times the silence for its end.
 const HEARTBEAT: Duration = Duration::from_millis(1500);
-/// A scheduler that says nothing for so long is asked whether it is there, and taken to be gone when there is no
-/// answer for as long.
+/// A scheduler that says nothing for so long is asked whether it is there,
 const PROBE_INTERVAL: Duration = Duration::from_millis(2500);
+/// and is gone when it has not answered by then. A process on a machine that is very busy takes its time.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts: doubling from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -149,7 +150,7 @@ async fn attend(
         .map_err(AttendError::Address)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PROBE_INTERVAL)
-        .keep_alive_timeout(PROBE_INTERVAL)
+        .keep_alive_timeout(PROBE_TIMEOUT)
         .tcp_nodelay(true)
         .connect_with_connector(me.connector.clone())
         .await
