@@ -27,6 +27,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -68,6 +69,8 @@ pub(crate) trait Front: Send + Sync + 'static {
     const MAX_CONNECTIONS: usize;
     /// A client that takes no byte for this long has gone without saying so.
     const STALL_TIMEOUT: Duration;
+    /// Bytes that the system may take ahead of the network; as many as it likes where it is none.
+    const AHEAD: Option<u32> = None;
 
     /// Where only members of the cluster may connect: this side's identity.
     fn members(&self) -> Option<&Identity> {
@@ -156,6 +159,11 @@ async fn connection<F: Front>(
 ) {
     let _connected = metrics.connection(F::NAME);
     tune(&stream);
+    if let Some(ahead) = F::AHEAD
+        && let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(ahead)
+    {
+        tracing::debug!(%error, "the system takes ahead what it likes");
+    }
     if let Some(identity) = front.members().filter(|identity| identity.is_secure()) {
         let taken_in = tokio::select! {
             taken_in = secured::take_in(stream, identity) => taken_in,

@@ -227,6 +227,9 @@ impl listen::Front for Front {
     const MAX_CONNECTIONS: usize = 8192;
     /// A child that takes nothing for so long holds a slot that others wait for.
     const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+    /// What the system takes counts as sent: a megabyte of it for each child would hide how slow a link is, and
+    /// a piece that is chosen so early may be one that the child could have had elsewhere by then.
+    const AHEAD: Option<u32> = Some(256 << 10);
 
     fn members(&self) -> Option<&Identity> {
         Some(&self.identity)

@@ -45,8 +45,12 @@ const WAIT: Duration = Duration::from_millis(500);
 const WAITING_PER_CHILD: usize = 2;
 /// A request that has waited this long is answered "busy": well before the child gives up by itself.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A child that has waited this long is served in its turn, whatever it wants and for whom.
+/// A child that has waited this long is served in its turn, even where nobody waits for what it wants,
 const WAITED: Duration = Duration::from_secs(1);
+/// and after so many turns also where a source has sent it before: that is twice the queue of a slow link.
+/// There all wait long, and a source that served them in turn would send everything twice before all had left
+/// it once.
+const WAITED_TURNS: u32 = 24;
 /// With fewer runs than these under way the uplink may be idle: then even what is another child's for
 /// a time is sent, to whoever waits for it. An idle uplink costs the swarm more than a second copy.
 const KEEP_SENDING: usize = 2;
@@ -431,6 +435,11 @@ impl Uploads {
         }
     }
 
+    /// How long a child waits at a source for what has been sent before.
+    fn long(&self) -> Duration {
+        WAITED.max(self.pace.turn() * WAITED_TURNS)
+    }
+
     /// First come, first served; but what somebody waits for comes before what nobody does, and what a
     /// source has not sent yet before what it has.
     fn next_to_serve(&self, now: Duration) -> Option<(usize, Choice)> {
@@ -458,10 +467,10 @@ impl Uploads {
             let Some((source, choice)) = choice else {
                 continue;
             };
-            let long = now.saturating_sub(one.asked_at) >= WAITED;
-            let in_turn = !source || long;
+            let waited = now.saturating_sub(one.asked_at);
+            let in_turn = !source || waited >= self.long();
             let sent = if in_turn { 0 } else { choice.sent };
-            let rank = (!one.awaited && !long, sent);
+            let rank = (!one.awaited && waited < WAITED, sent);
             if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
                 best = Some((rank, at, choice));
             }

@@ -23,6 +23,8 @@ const FIRST_TYPICAL: Duration = Duration::from_millis(10);
 /// Pieces are left to their owner within these bounds, whatever was measured.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
+/// On a slow link a piece takes a second to come and another to be passed on.
+const LONGEST_RELAY: Duration = Duration::from_secs(4);
 /// A place in the queue is waited for within these bounds.
 const TURN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_millis(250);
@@ -85,7 +87,7 @@ impl Pace {
     /// How long it takes a child to get a piece and pass it on: each of the two is asked and sends,
     /// and both may have others to serve.
     pub(super) fn relay(&self) -> Duration {
-        ((self.typical + self.reaction) * 4).clamp(SHORTEST, LONGEST)
+        ((self.typical + self.reaction) * 4).clamp(SHORTEST, LONGEST_RELAY)
     }
 
     /// A child was sent what it had been given, so long after.

@@ -145,6 +145,54 @@ fn what_nobody_waits_for_does_not_stand_still() {
     assert_eq!(served(&mut uploads, waited, 1), [1, 2, 3]);
 }
 
+/// A link that takes a third of a second for a piece: what a source has sent is sent again only when all that
+/// waits has been sent once, though everybody has waited for more than a second.
+#[test]
+fn on_a_slow_link_too_a_source_sends_everything_once_before_anything_twice() {
+    let mut uploads = Uploads::new(1);
+    let (mut now, mut request) = (0, 100);
+    let mut held = PieceSet::empty(16);
+    let ask = |uploads: &mut Uploads, now, number, want: Range<u32>, held: &PieceSet| {
+        let want = [want];
+        let asked = Event::Asked {
+            request: number,
+            child: Child(number),
+            awaited: true,
+            holding: holding(held, true),
+            want: &want,
+        };
+        uploads.apply(at(now), asked)
+    };
+    held.insert_range(0..8);
+    // How slow it is, is learnt.
+    for piece in 0..8 {
+        ask(&mut uploads, now, request, piece..piece + 1, &held);
+        now += 333;
+        uploads.apply(at(now), Event::Sent { request });
+        request += 1;
+    }
+    held.insert_range(8..16);
+    // The first comes again for what has been sent, and others for what has not.
+    ask(&mut uploads, now, 1, 8..9, &held);
+    ask(&mut uploads, now, 2, 0..1, &held);
+    for number in 3..8 {
+        let piece = 6 + number as u32;
+        ask(&mut uploads, now, number, piece..piece + 1, &held);
+    }
+    let (mut order, mut request) = (vec![1], 1);
+    for _ in 0..6 {
+        now += 333;
+        let actions = uploads.apply(at(now), Event::Sent { request });
+        let begun = actions.iter().find_map(|action| match action {
+            Action::Send { request, .. } => Some(*request),
+            _ => None,
+        });
+        request = begun.expect("somebody waits");
+        order.push(request);
+    }
+    assert_eq!(order, [1, 3, 4, 5, 6, 7, 2]);
+}
+
 #[test]
 fn in_a_full_queue_what_nobody_waits_for_makes_place() {
     let mut uploads = Uploads::new(1);
