@@ -122,6 +122,9 @@ fn main() -> Result<()> {
         servers.stop();
     }
     for (name, part) in APART.iter().filter(|(name, _)| wanted(name)) {
+        // The logs that one waits for are not those of another.
+        let directory = directory.join(name);
+        std::fs::create_dir(&directory)?;
         part(&directory, &mut report).with_context(|| format!("the part {name}"))?;
     }
     report.write(&json)?;
