@@ -23,6 +23,7 @@ use darner_proto::scheduler::{Join, Lease, NodeMessage};
 use darner_service::directory::Membership;
 use darner_service::identity::{Connector, Identity, PeerRole, Protocol};
 use darner_service::shutdown::Shutdown;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -367,8 +368,9 @@ impl Driver {
 
     fn notify(&self, task: &TaskId, event: TaskEvent) {
         let tasks = lock(&self.swarm.tasks);
+        // One that has just ended hears nothing, and need not.
         if let Some(events) = tasks.get(task)
-            && events.try_send(event).is_err()
+            && let Err(TrySendError::Full(_)) = events.try_send(event)
         {
             tracing::warn!(%task, "a task does not take what its scheduler says");
         }

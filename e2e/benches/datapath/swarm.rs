@@ -75,9 +75,9 @@ pub(crate) fn compare(directory: &Path, report: &mut Report) -> Result<()> {
         link / 1_000_000,
         large.bytes / 1_000_000
     );
-    let sent = cluster.sent_by_registry()?;
+    let before = cluster.sent()?;
     let took = cluster.pull_all(std::slice::from_ref(&large), FRONT)?;
-    let sent = cluster.sent_by_registry()? - sent;
+    let after = cluster.sent()?;
     // No scheme is faster: design, section 6, with the seed beside the registry.
     let rate = link as f64 / 8.0 * GOODPUT;
     let nodes = f64::from(MIRRORS) + 1.0;
@@ -85,11 +85,13 @@ pub(crate) fn compare(directory: &Path, report: &mut Report) -> Result<()> {
     let bound = whole.max(whole * bound);
     report.beside(&name, "bound", "s", bound, took.as_secs_f64());
     // Headers and what is acknowledged are counted too.
-    let times = sent as f64 * GOODPUT / large.bytes as f64;
-    report.alone(
-        &name,
-        Figure::new("bytes from upstream over the image's", times),
-    );
+    let times = |sent: u64| sent as f64 / large.bytes as f64;
+    for (what, after, before) in [
+        ("bytes from upstream over the image's", after.0, before.0),
+        ("bytes from the seed over the image's", after.1, before.1),
+    ] {
+        report.alone(&name, Figure::new(what, times(after - before)));
+    }
     let bytes: u64 = small.iter().map(|image| image.bytes).sum();
     let name = format!(
         "16 small images, {} MB in all, 8 mirrors at once",
@@ -105,6 +107,7 @@ pub(crate) fn compare(directory: &Path, report: &mut Report) -> Result<()> {
 struct Cluster {
     mirrors: Vec<Node>,
     registry: Node,
+    seed: Node,
     _others: Vec<Node>,
     directory: PathBuf,
 }
@@ -124,12 +127,13 @@ impl Cluster {
         let mut others = vec![manager(directory)?];
         others.push(scheduler(directory)?);
         let upstream = format!("http://{}:{REGISTRY}", registry.address);
-        others.push(mirror(directory, 11, "seed", &upstream)?);
+        let seed = mirror(directory, 11, "seed", &upstream)?;
         let mirrors =
             (1..=MIRRORS).map(|number| mirror(directory, 11 + number, "mirror", &upstream));
         let cluster = Self {
             mirrors: mirrors.collect::<Result<_>>()?,
             registry,
+            seed,
             _others: others,
             directory: directory.to_owned(),
         };
@@ -138,15 +142,9 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Bytes that have left the registry's link.
-    fn sent_by_registry(&self) -> Result<u64> {
-        let device = format!("{}:", host_device(self.registry.address));
-        // Of this namespace, as `/sys` may not be.
-        let devices = std::fs::read_to_string("/proc/self/net/dev")?;
-        let mut lines = devices.lines().map(str::split_whitespace);
-        let line = lines.find_map(|mut words| (words.next()? == device).then_some(words));
-        let received = line.and_then(|mut words| words.next());
-        Ok(received.context("no such device")?.parse()?)
+    /// Bytes that have come from the registry and from the seed, by their links.
+    fn sent(&self) -> Result<(u64, u64)> {
+        Ok((sent_by(self.registry.address)?, sent_by(self.seed.address)?))
     }
 
     /// How long it takes until every node has had all of them, one after the other: from its own mirror
@@ -176,7 +174,9 @@ impl Cluster {
 fn pulls(images: &[Image], at: SocketAddr) -> String {
     let mut script = "set -e\n".to_owned();
     for image in images {
-        script += &format!("curl -sSf -o /dev/null http://{at}{}\n", image.manifest);
+        let accepts = format!("-H 'Accept: {MANIFEST}'");
+        let manifest = &image.manifest;
+        script += &format!("curl -sSf {accepts} -o /dev/null http://{at}{manifest}\n");
         script += &format!("curl -sSf --parallel --parallel-immediate --parallel-max {AT_ONCE}");
         for blob in &image.blobs {
             script += &format!(" -o /dev/null http://{at}{blob}");
@@ -260,6 +260,17 @@ fn behind_link(directory: &Path, number: u8, program: &Path, arguments: &[&str])
     let mut go = node.child.stdin.take().context("no input")?;
     go.write_all(b"\n")?;
     Ok(node)
+}
+
+/// Bytes that have left the link of the node at `address`.
+fn sent_by(address: Ipv4Addr) -> Result<u64> {
+    let device = format!("{}:", host_device(address));
+    // Of this namespace, as `/sys` may not be.
+    let devices = std::fs::read_to_string("/proc/self/net/dev")?;
+    let mut lines = devices.lines().map(str::split_whitespace);
+    let line = lines.find_map(|mut words| (words.next()? == device).then_some(words));
+    let received = line.and_then(|mut words| words.next());
+    Ok(received.context("no such device")?.parse()?)
 }
 
 fn host_device(address: Ipv4Addr) -> String {
