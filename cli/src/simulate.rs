@@ -68,9 +68,12 @@ pub(crate) struct Args {
     /// Bytes of an image
     #[arg(long, value_name = "BYTES", default_value = "1GB", value_parser = parse_size)]
     size: u64,
-    /// Layers of an image, of equal size, pulled at once
+    /// Layers of an image, of equal size
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     layers: u16,
+    /// Layers that a host pulls at a time [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    layers_at_once: Option<u16>,
     /// Images; each host pulls one of them
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     images: u16,

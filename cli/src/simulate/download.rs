@@ -26,13 +26,25 @@ impl World {
             return;
         }
         let now = self.queue.now;
-        let node = &mut self.nodes[host as usize];
-        node.started = Some(now);
-        for content in node.wanted.clone() {
-            if !self.nodes[host as usize].downloads.contains_key(&content) {
+        self.nodes[host as usize].started = Some(now);
+        self.ask_next(host);
+    }
+
+    /// The host's clients ask for as many layers as they pull at a time; what has come is not wanted any
+    /// more.
+    fn ask_next(&mut self, host: u32) {
+        let wanted = &self.nodes[host as usize].wanted;
+        let asked: Vec<_> = wanted.iter().take(self.plan.at_once).copied().collect();
+        for content in asked {
+            let downloads = &self.nodes[host as usize].downloads;
+            if !downloads.contains_key(&content) {
                 self.begin_download(host, content, None, false);
             }
-            if self.plan.in_order {
+            let downloads = &self.nodes[host as usize].downloads;
+            let read = downloads
+                .get(&content)
+                .is_none_or(|one| one.cursor.is_some());
+            if self.plan.in_order && !read {
                 self.move_cursor(host, content, 0);
             }
         }
@@ -272,6 +284,7 @@ impl World {
         let before = node.wanted.len();
         node.wanted.retain(|wanted| *wanted != content);
         let last = before > 0 && node.wanted.is_empty();
+        let asks = node.started.is_some() && !node.failed;
         for input in [
             Input::Held(vec![task]),
             Input::Leave(task, Outcome::Complete),
@@ -281,6 +294,8 @@ impl World {
         if last {
             self.nodes[host as usize].finished = Some(self.queue.now);
             self.ended(host);
+        } else if asks {
+            self.ask_next(host);
         }
     }
 

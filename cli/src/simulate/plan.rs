@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) slots: u32,
     pub(super) ranges: bool,
     pub(super) in_order: bool,
+    /// Layers that a host pulls at a time.
+    pub(super) at_once: usize,
     /// Nanoseconds: within a zone, and between zones.
     pub(super) latency: (u64, u64),
     pub(super) upstream_latency: u64,
@@ -64,6 +66,7 @@ impl Plan {
             slots: args.upload_slots,
             ranges: !args.no_ranges,
             in_order: args.in_order,
+            at_once: args.layers_at_once.map_or(layers, usize::from).max(1),
             latency: (super::queue::nanos(near), super::queue::nanos(far)),
             upstream_latency: super::queue::nanos(args.upstream_latency),
             join: args.join,

@@ -67,6 +67,33 @@ fn a_cold_pull_reads_upstream_once_and_nobody_is_faster_than_the_limit() {
 /// Held by the run above; what larger shapes reach is in `docs/reference/simulate.md`.
 const P99_SMALL: f64 = 1.7;
 
+/// Where the seed's uplink is what everybody waits for, each piece that it sends twice makes all of them later.
+#[test]
+fn behind_slow_links_a_seed_sends_hardly_anything_twice() {
+    let links = "--peers 8 --seeds 1 --link 25MB/s --upstream 25MB/s --in-order";
+    for image in [
+        "--size 300MB --layers 3",
+        "--size 300MB --layers 5 --layers-at-once 3",
+    ] {
+        let report = run(&format!("{links} {image}"));
+        assert_eq!(number(&report, "/upstream_ratio"), 1.0);
+        let twice = number(&report, "/bytes_from/seed") / 300e6;
+        assert!(twice <= 1.05, "{image}: {twice}");
+        let max = number(&report, "/over_bound/max");
+        assert!(max <= 1.2, "{image}: {max}");
+    }
+}
+
+/// Of five layers three are pulled at a time, so some come later than if all were.
+#[test]
+fn layers_that_are_pulled_in_turn_come_later() {
+    let shape = "--peers 4 --size 50MB --layers 5 --link 25MB/s --upstream-latency 500ms";
+    let (all, turns) = (run(shape), run(&format!("{shape} --layers-at-once 1")));
+    assert!(all.is_complete() && turns.is_complete());
+    let took = |report| number(report, "/completion_s/p50");
+    assert!(took(&turns) > took(&all) + 1.5);
+}
+
 #[test]
 fn without_a_seed_a_mirror_reads_and_only_one() {
     let report = run("--peers 20 --size 64MB --seeds 0");

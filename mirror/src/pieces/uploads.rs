@@ -15,7 +15,8 @@
 //! children's requests that would be of use elsewhere, and whoever is refused at once leaves the
 //! uplink idle in between; what nobody waits for at its child, such as an image that is brought there
 //! ahead of time, gives way in it. And a *source*, which is where pieces enter the swarm, sends each piece
-//! once before it sends any twice: see [`spread`].
+//! once before it sends any twice: see [`spread`]. Where it is the source's uplink that everybody waits for,
+//! each second copy makes the whole swarm later by as much.
 
 mod pace;
 mod spread;
@@ -51,6 +52,11 @@ const WAITED: Duration = Duration::from_secs(1);
 /// There all wait long, and a source that served them in turn would send everything twice before all had left
 /// it once.
 const WAITED_TURNS: u32 = 24;
+/// A child that is to ask anew is told of the piece in the same moment, over another connection: it asks after this
+/// time, or when it has heard,
+const ANEW: Duration = Duration::from_millis(5);
+/// and for so long nobody else is called for that piece.
+const CALLED: Duration = Duration::from_millis(100);
 /// With fewer runs than these under way the uplink may be idle: then even what is another child's for
 /// a time is sent, to whoever waits for it. An idle uplink costs the swarm more than a second copy.
 const KEEP_SENDING: usize = 2;
@@ -174,6 +180,8 @@ pub struct Uploads {
     tasks: BTreeMap<TaskId, Spread>,
     waiting: VecDeque<Waiting>,
     sending: BTreeMap<u64, Sending>,
+    /// When anything was last taken in.
+    last: Duration,
 }
 
 #[derive(Debug)]
@@ -184,6 +192,8 @@ struct Waiting {
     task: TaskId,
     want: Vec<u32>,
     asked_at: Duration,
+    /// Something of it had not been sent when it was asked for.
+    first: bool,
 }
 
 #[derive(Debug)]
@@ -201,12 +211,14 @@ impl Uploads {
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             sending: BTreeMap::new(),
+            last: Duration::ZERO,
         }
     }
 
     /// Takes in what happened and says what is to be done about it. Time never runs backwards.
     pub fn apply(&mut self, now: Duration, event: Event<'_>) -> Vec<Action> {
         let mut out = Vec::new();
+        self.last = now;
         match event {
             Event::Watched { child, holding } => self.spread(now, &holding).watched(child),
             Event::Has(holding) => {
@@ -236,6 +248,7 @@ impl Uploads {
             Event::Tick => self.tick(now, &mut out),
         }
         self.serve(now, &mut out);
+        self.call(now, &mut out);
         out
     }
 
@@ -243,6 +256,11 @@ impl Uploads {
     pub fn next(&self) -> Option<Duration> {
         // Who asked first has waited longest; what is one child's alone may come before that.
         let first = self.waiting.front()?.asked_at + PATIENCE;
+        let moved = self.tasks.values().filter_map(Spread::sends_once_since);
+        let lulls = moved.map(|moved_at| moved_at + self.pace.lull());
+        let first = lulls
+            .filter(|at| *at > self.last)
+            .fold(first, Duration::min);
         if self.tasks.values().all(Spread::is_open_to_all) {
             return Some(first);
         }
@@ -287,6 +305,7 @@ impl Uploads {
         let spread = self.spread(now, holding);
         let wanted = want.iter().cloned().flatten().take(MAX_WANTED);
         let want: Vec<_> = wanted.filter(|index| spread.holds(*index)).collect();
+        let first = want.iter().any(|index| spread.is_fresh(*index));
         if want.is_empty() {
             out.push(Action::NotHeld { request });
             return;
@@ -308,6 +327,7 @@ impl Uploads {
             task: holding.task,
             want,
             asked_at: now,
+            first,
         });
     }
 
@@ -435,6 +455,30 @@ impl Uploads {
         }
     }
 
+    /// A slot is free, and at a source lies what nobody who waits has asked for, as it has come since: who can have
+    /// it is to ask anew.
+    fn call(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let free = (self.pace.slots() as usize).saturating_sub(self.sending.len());
+        if free == 0 {
+            return;
+        }
+        let mut called = 0;
+        let (tasks, until) = (&mut self.tasks, now + CALLED);
+        self.waiting.retain(|one| {
+            let spread = tasks.get_mut(&one.task).filter(|_| called < free);
+            // Who asked for nothing of the kind, when there was some, has it from others.
+            let since = (!one.first).then_some(one.asked_at);
+            let asked = (one.child, &one.want[..], since);
+            let calls = spread.is_some_and(|spread| spread.call(now, asked, until));
+            if calls {
+                called += 1;
+                let (request, again) = (one.request, ANEW);
+                out.push(Action::Busy { request, again });
+            }
+            !calls
+        });
+    }
+
     /// How long a child waits at a source for what has been sent before.
     fn long(&self) -> Duration {
         WAITED.max(self.pace.turn() * WAITED_TURNS)
@@ -451,6 +495,7 @@ impl Uploads {
     /// `shut` is whether pieces that are another child's for a time count too.
     fn first_of(&self, now: Duration, shut: bool) -> Option<(usize, Choice)> {
         let per_child = (self.pace.slots() / 2).max(2) as usize;
+        let lull = self.pace.lull();
         let mut best: Option<((bool, u32), usize, Choice)> = None;
         for (at, one) in self.waiting.iter().enumerate() {
             let spread = self.tasks.get(&one.task);
@@ -462,13 +507,16 @@ impl Uploads {
             let choice = spread.and_then(|spread| {
                 let asked_at = if shut { Duration::MAX } else { one.asked_at };
                 let choice = spread.choose(one.child, &one.want, asked_at, run)?;
-                Some((spread.is_source(), choice))
+                Some((spread.is_source(), spread.sends_once(now, lull), choice))
             });
-            let Some((source, choice)) = choice else {
+            let Some((source, once, choice)) = choice else {
                 continue;
             };
             let waited = now.saturating_sub(one.asked_at);
             let in_turn = !source || waited >= self.long();
+            if once && !in_turn && choice.sent > 0 {
+                continue;
+            }
             let sent = if in_turn { 0 } else { choice.sent };
             let rank = (!one.awaited && waited < WAITED, sent);
             if best.as_ref().is_none_or(|(least, ..)| rank < *least) {

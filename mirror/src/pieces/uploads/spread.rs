@@ -25,6 +25,12 @@ pub(super) struct Spread {
     source: bool,
     held: PieceSet,
     pieces: Vec<Piece>,
+    /// Pieces that have not been sent, here or still to come.
+    unsent: u32,
+    /// Those that are here, at a source.
+    fresh: BTreeSet<u32>,
+    /// When one of them last came, or left.
+    moved_at: Duration,
     /// Pieces that may still be another child's alone.
     closed: BTreeSet<u32>,
     watchers: BTreeMap<Child, Watcher>,
@@ -40,6 +46,8 @@ struct Piece {
     open_at: Duration,
     /// When it was given to its owner.
     given_at: Duration,
+    /// Until then nobody else is told to ask for it.
+    called_until: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +70,9 @@ impl Spread {
         Self {
             geometry,
             source: false,
+            unsent: geometry.pieces(),
+            fresh: BTreeSet::new(),
+            moved_at: Duration::ZERO,
             held,
             pieces: vec![Piece::default(); geometry.pieces() as usize],
             closed: BTreeSet::new(),
@@ -73,11 +84,18 @@ impl Spread {
     /// Takes in what is here now; what is new is given out as [`Spread::gained`] says.
     pub(super) fn update(&mut self, now: Duration, holding: &Holding<'_>, exclusive: Duration) {
         self.used_at = now;
-        self.source |= holding.source;
+        if holding.source && !self.source {
+            self.source = true;
+            let unsent = |index: &u32| self.piece(*index).is_some_and(|one| one.sent == 0);
+            self.fresh = self.held.iter().filter(unsent).collect();
+            self.moved_at = now;
+        }
         if self.held == *holding.held {
             return;
         }
         self.held.intersect(holding.held);
+        let held = &self.held;
+        self.fresh.retain(|index| held.contains(*index));
         let mut new = holding.held.clone();
         new.subtract(&self.held);
         for index in new.iter() {
@@ -91,6 +109,53 @@ impl Spread {
 
     pub(super) fn is_source(&self) -> bool {
         self.source
+    }
+
+    /// Whether pieces enter the swarm here one after the other, of which some are to come or to leave. The uplink
+    /// is for them, unless none has come or left for as long as `lull`.
+    pub(super) fn sends_once(&self, now: Duration, lull: Duration) -> bool {
+        self.sends_once_since()
+            .is_some_and(|moved_at| now < moved_at + lull)
+    }
+
+    /// When the last of them came or left.
+    pub(super) fn sends_once_since(&self) -> Option<Duration> {
+        (self.source && self.unsent > 0).then_some(self.moved_at)
+    }
+
+    /// Whether the piece is here and has not been sent.
+    pub(super) fn is_fresh(&self, index: u32) -> bool {
+        self.fresh.contains(&index)
+    }
+
+    /// Whether a piece lies here that `child`, which wants others, had better ask for: one that has not left
+    /// yet, is nobody else's, and that it was told of after `since`, if that is given. It is taken as asked for
+    /// until then.
+    pub(super) fn call(
+        &mut self,
+        now: Duration,
+        (child, want, since): (Child, &[u32], Option<Duration>),
+        until: Duration,
+    ) -> bool {
+        if !self.source || self.fresh.is_empty() {
+            return false;
+        }
+        let may = |index: &u32| self.is_fresh(*index) && self.is_open(child, *index, now);
+        if want.iter().any(may) {
+            return false;
+        }
+        let told = |one: &Piece| match one.owner == Some(child) {
+            true => one.given_at,
+            false => one.open_at,
+        };
+        let new = |one: &Piece| since.is_none_or(|since| told(one) > since);
+        let due = |one: &Piece| now >= one.called_until && new(one);
+        let mut fresh = self.fresh.iter().copied();
+        let lies = fresh.find(|index| self.piece(*index).is_some_and(due) && may(index));
+        let lies = lies.and_then(|index| self.pieces.get_mut(index as usize));
+        let Some(piece) = lies else { return false };
+        piece.called_until = until;
+        true
     }
 
     /// Whether nothing here is one child's alone.
@@ -130,6 +195,10 @@ impl Spread {
     pub(super) fn gained(&mut self, now: Duration, index: u32, exclusive: Duration) {
         if !self.held.insert(index) || !self.source {
             return;
+        }
+        if self.piece(index).is_some_and(|piece| piece.sent == 0) {
+            self.fresh.insert(index);
+            self.moved_at = now;
         }
         self.open_what_is_due(now);
         let Some(owner) = self.next_owner() else {
@@ -278,6 +347,10 @@ impl Spread {
             let Some(piece) = self.pieces.get_mut(index as usize) else {
                 continue;
             };
+            self.unsent -= u32::from(piece.sent == 0);
+            if self.fresh.remove(&index) {
+                self.moved_at = now;
+            }
             piece.sent = piece.sent.saturating_add(1);
             if source {
                 piece.owner = Some(child);

@@ -81,6 +81,18 @@ fn ask_for(
     )
 }
 
+/// Lets time pass until this is done, before anything else.
+fn until_told(uploads: &mut Uploads, action: Action) -> Duration {
+    loop {
+        let due = uploads.next().expect("somebody waits");
+        let actions = uploads.apply(due, Event::Tick);
+        if !actions.is_empty() {
+            assert_eq!(actions, [action]);
+            return due;
+        }
+    }
+}
+
 #[test]
 fn what_is_out_waits_while_a_first_copy_is_passed_on() {
     let mut uploads = Uploads::new(16);
@@ -91,10 +103,9 @@ fn what_is_out_waits_while_a_first_copy_is_passed_on() {
     assert_eq!(ask(&mut uploads, 0, (1, 1), 0..2), [send(1, 0)]);
     assert_eq!(ask(&mut uploads, 1, (2, 2), 0..2), [send(2, 1)]);
     assert_eq!(ask(&mut uploads, 2, (3, 3), 0..2), []);
-    let due = uploads.next().expect("it waits");
     let again = Duration::ZERO;
     let busy = Action::Busy { request: 3, again };
-    assert_eq!(uploads.apply(due, Event::Tick), [busy]);
+    let due = until_told(&mut uploads, busy);
     let later = due.as_millis() as u64 + 1;
     assert_eq!(ask(&mut uploads, later, (4, 3), 0..2), [send(4, 0)]);
 }
@@ -175,12 +186,12 @@ fn on_a_slow_link_too_a_source_sends_everything_once_before_anything_twice() {
     // The first comes again for what has been sent, and others for what has not.
     ask(&mut uploads, now, 1, 8..9, &held);
     ask(&mut uploads, now, 2, 0..1, &held);
-    for number in 3..8 {
+    for number in 3..10 {
         let piece = 6 + number as u32;
         ask(&mut uploads, now, number, piece..piece + 1, &held);
     }
     let (mut order, mut request) = (vec![1], 1);
-    for _ in 0..6 {
+    for _ in 0..8 {
         now += 333;
         let actions = uploads.apply(at(now), Event::Sent { request });
         let begun = actions.iter().find_map(|action| match action {
@@ -190,7 +201,7 @@ fn on_a_slow_link_too_a_source_sends_everything_once_before_anything_twice() {
         request = begun.expect("somebody waits");
         order.push(request);
     }
-    assert_eq!(order, [1, 3, 4, 5, 6, 7, 2]);
+    assert_eq!(order, [1, 3, 4, 5, 6, 7, 8, 9, 2]);
 }
 
 #[test]
@@ -214,4 +225,75 @@ fn in_a_full_queue_what_nobody_waits_for_makes_place() {
     let awaited = ask(&mut uploads, 0, (next + 1, next + 1), 0..4);
     assert_eq!(busy(&awaited), last);
     assert_eq!(uploads.waiting() as u64, places);
+}
+
+/// A source of which more is to come, which two children follow.
+fn source_of(uploads: &mut Uploads, held: &PieceSet) {
+    for child in [1, 2] {
+        let (child, holding) = (Child(child), holding(held, true));
+        uploads.apply(at(0), Event::Watched { child, holding });
+    }
+}
+
+fn ask_of(
+    uploads: &mut Uploads,
+    ms: u64,
+    (request, child): (u64, u64),
+    (held, want): (&PieceSet, Range<u32>),
+) -> Vec<Action> {
+    let asked = Event::Asked {
+        request,
+        child: Child(child),
+        awaited: true,
+        holding: holding(held, true),
+        want: &[want],
+    };
+    uploads.apply(at(ms), asked)
+}
+
+/// The uplink is for what is to come, also while nobody has asked for that yet; not for longer than it takes to
+/// see that nothing comes.
+#[test]
+fn while_pieces_come_to_a_source_it_sends_nothing_twice() {
+    let mut uploads = Uploads::new(16);
+    let mut held = PieceSet::empty(16);
+    held.insert_range(0..1);
+    source_of(&mut uploads, &held);
+    let sent = ask_of(&mut uploads, 0, (1, 1), (&held, 0..1));
+    assert!(matches!(sent[..], [Action::Send { request: 1, .. }]));
+    uploads.apply(at(60), Event::Sent { request: 1 });
+    // It is no longer the first child's alone, and the uplink is free.
+    held.insert_range(1..2);
+    let gained = Event::Gained {
+        task: task(),
+        piece: 1,
+    };
+    uploads.apply(at(900), gained);
+    assert_eq!(ask_of(&mut uploads, 901, (2, 2), (&held, 0..1)), []);
+    let pieces = 0..1;
+    let due = until_told(&mut uploads, Action::Send { request: 2, pieces });
+    assert!(due > at(901) && due < at(2000), "{due:?}");
+}
+
+/// A request names what was there when it was made.
+#[test]
+fn who_waits_for_what_is_out_is_to_ask_anew_for_what_has_come_since() {
+    let mut uploads = Uploads::new(16);
+    let mut held = PieceSet::empty(16);
+    held.insert_range(0..1);
+    source_of(&mut uploads, &held);
+    let sent = ask_of(&mut uploads, 0, (1, 1), (&held, 0..1));
+    assert!(matches!(sent[..], [Action::Send { request: 1, .. }]));
+    assert_eq!(ask_of(&mut uploads, 1, (2, 2), (&held, 0..1)), []);
+    let gained = Event::Gained {
+        task: task(),
+        piece: 1,
+    };
+    let busy = |request, again| Action::Busy { request, again };
+    assert_eq!(uploads.apply(at(2), gained), [busy(2, ANEW)]);
+    held.insert_range(1..2);
+    let sent = ask_of(&mut uploads, 3, (3, 2), (&held, 0..2));
+    assert!(matches!(sent[..], [Action::Send { request: 3, .. }]));
+    // Nothing has come since it asked: it waits, as whoever does not want the rest.
+    assert_eq!(ask_of(&mut uploads, 4, (4, 2), (&held, 0..1)), []);
 }

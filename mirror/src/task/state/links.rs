@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darner_proto::id::{Host, HostId};
+use darner_proto::id::{Host, HostId, Role};
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{FailureKind, Parent};
@@ -159,10 +159,14 @@ impl Task {
         if link.is_dropped() {
             return moved;
         }
+        let before = link.has.len();
         for range in available {
             link.has.insert_range(range);
         }
         link.has.subtract(&self.held);
+        if link.host.role == Role::Seed && link.has.len() > before {
+            link.busy_until = Duration::ZERO;
+        }
         for (run, trusted) in runs {
             for index in run.indexes().filter(|index| !self.held.contains(*index)) {
                 if !(trusted || self.unvouched) {

@@ -142,7 +142,8 @@ impl Task {
             if link.host.role == Role::Seed {
                 self.leave_to_peers(&mut useful);
             }
-            self.pick(&useful).map(|wanted| (*link, wanted, false))
+            self.pick(&useful, link.host.role)
+                .map(|wanted| (*link, wanted, false))
         });
         let idle = || links.iter().filter(|link| link.in_flight == 0);
         let stolen = || {
@@ -173,14 +174,18 @@ impl Task {
     }
 
     /// A reservation out of `useful`.
-    fn pick(&self, useful: &PieceSet) -> Option<Vec<u32>> {
+    fn pick(&self, useful: &PieceSet, role: Role) -> Option<Vec<u32>> {
         if useful.is_empty() {
             return None;
         }
         // The fewer there are, the fewer one parent may keep from the others.
         let parents = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         let share = useful.len() / parents.saturating_mul(PER_PARENT).max(1);
-        let width = (share as usize).clamp(1, WIDEST);
+        let width = if role == Role::Seed {
+            WIDEST
+        } else {
+            (share as usize).clamp(1, WIDEST)
+        };
         let known = |index: &u32| self.is_expected(*index);
         let mut wanted = Vec::with_capacity(width);
         for cursor in self.cursors.values() {

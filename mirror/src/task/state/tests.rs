@@ -1,5 +1,6 @@
 mod giving_way;
 mod reading;
+mod seeds;
 
 use super::*;
 use darner_proto::digest::Digest;
