@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) busy_until: Duration,
     /// How often in a row it said "busy".
     pub(super) busy: u32,
+    /// How often in a row what it let lie, without a word, was asked for elsewhere.
+    pub(super) passed_over: u32,
     /// A piece was late from it, and nothing came in time since.
     pub(super) slow: bool,
     pub(super) strikes: u32,
@@ -68,6 +70,7 @@ impl Link {
             in_flight: 0,
             busy_until: Duration::ZERO,
             busy: 0,
+            passed_over: 0,
             slow: false,
             strikes: 0,
             received_bytes: 0,

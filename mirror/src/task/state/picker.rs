@@ -60,6 +60,7 @@ impl Task {
             if hedge && let Some(index) = wanted.first() {
                 self.hedged(*index, out);
             } else {
+                self.pass_over(now, &wanted);
                 self.give_up_reservations(&wanted, out);
             }
             self.ask(now, parent, wanted, hedge, out);
@@ -145,12 +146,18 @@ impl Task {
             self.pick(&useful, link.host.role)
                 .map(|wanted| (*link, wanted, false))
         });
-        let idle = || links.iter().filter(|link| link.in_flight == 0);
+        // Those that let it lie before come last: two that do would have it in turns for ever.
+        let mut idle: Vec<_> = links.iter().filter(|link| link.in_flight == 0).collect();
+        idle.sort_by_key(|link| link.passed_over);
         let stolen = || {
             let waits = self.waits(now);
-            idle().find_map(|link| Some((*link, steal(&waits, link)?, false)))
+            let mut idle = idle.iter();
+            idle.find_map(|link| Some((**link, steal(&waits, link)?, false)))
         };
-        let hedged = || idle().find_map(|link| Some((*link, vec![self.hedge(now, link)?], true)));
+        let hedged = || {
+            let mut idle = idle.iter();
+            idle.find_map(|link| Some((**link, vec![self.hedge(now, link)?], true)))
+        };
         let (link, wanted, hedge) = fresh.or_else(stolen).or_else(hedged)?;
         Some((link.host.id.clone(), wanted, hedge))
     }

@@ -87,6 +87,7 @@ impl Task {
         request.moved_at = now;
         if let Some(link) = self.links.get_mut(&request.parent) {
             link.busy = 0;
+            link.passed_over = 0;
         }
         let all: Vec<_> = pieces.clone().collect();
         self.give_up_reservations(&all, out);
@@ -130,6 +131,7 @@ impl Task {
                     link.slow = false;
                 }
                 RequestEnd::Busy { again } => {
+                    link.passed_over = 0;
                     let pause = BUSY_PAUSE * 2u32.pow(link.busy.min(6));
                     // The first time its own word counts, then it must not be an endless one.
                     let least = if link.busy == 0 {
@@ -153,6 +155,23 @@ impl Task {
         }
         if let RequestEnd::Failed(kind) = end {
             self.strike(now, &parent, kind, out);
+        }
+    }
+
+    /// These are about to be asked for elsewhere: where they have waited too long without a word, that is noted.
+    pub(super) fn pass_over(&mut self, now: Duration, pieces: &[u32]) {
+        let deadline = self.hedge_after();
+        for request in self.requests.values() {
+            let Stage::Waiting(want) = &request.stage else {
+                continue;
+            };
+            let late = now.saturating_sub(request.moved_at) >= deadline;
+            if late
+                && want.iter().any(|index| pieces.contains(index))
+                && let Some(link) = self.links.get_mut(&request.parent)
+            {
+                link.passed_over = link.passed_over.saturating_add(1);
+            }
         }
     }
 

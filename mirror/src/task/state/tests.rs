@@ -283,6 +283,28 @@ fn what_waits_at_one_parent_is_asked_of_another_that_is_idle() {
     assert_eq!(fetches(&actions), [(2, "peer".to_owned(), vec![0])]);
 }
 
+/// Two parents that have vanished without a word do not pass a request to and fro while a third has the piece.
+#[test]
+fn a_request_goes_to_everybody_before_it_comes_back_to_who_let_it_lie() {
+    let mut task = task(1);
+    task.start(at(0), false);
+    let named = [
+        ("a", Role::Mirror),
+        ("b", Role::Mirror),
+        ("c", Role::Mirror),
+    ];
+    task.apply(at(0), parents(&named));
+    let mut asked = Vec::new();
+    for name in ["a", "b", "c"] {
+        asked.extend(fetches(&task.apply(at(1), offer(name, 0..1, true))));
+    }
+    for tick in 1..65 {
+        asked.extend(fetches(&task.apply(at(tick * 100), Event::Tick)));
+    }
+    let order: Vec<_> = asked.iter().map(|(_, parent, _)| parent.as_str()).collect();
+    assert_eq!(order, ["a", "b", "c", "a"]);
+}
+
 #[test]
 fn a_read_that_fails_gives_the_lease_back() {
     let mut task = task(4);
