@@ -19,6 +19,8 @@ mod growth;
 mod held;
 #[path = "datapath/load.rs"]
 mod load;
+#[path = "datapath/mixed.rs"]
+mod mixed;
 #[path = "datapath/plot.rs"]
 mod plot;
 #[path = "datapath/report.rs"]
@@ -86,10 +88,17 @@ const APART: [(&str, Apart); 3] = [
     ("memory", held::memory),
 ];
 
+/// What takes so long that it is run only when it is named.
+const LONG: [(&str, Apart); 1] = [("mixed", mixed::run)];
+
 fn main() -> Result<()> {
     let usage = || {
         let names = PARTS.map(|(name, _)| name).join(" ");
-        let names = format!("{names} {}", APART.map(|(name, _)| name).join(" "));
+        let apart = [
+            APART.map(|(name, _)| name).join(" "),
+            LONG.map(|(name, _)| name).join(" "),
+        ];
+        let names = format!("{names} {}", apart.join(" "));
         format!("usage: datapath JSON [PART...] (run e2e/bench); the parts: {names}")
     };
     let mut arguments = std::env::args().skip(1).filter(|one| one != "--bench");
@@ -99,9 +108,8 @@ fn main() -> Result<()> {
     let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|one| one == name);
     let known = |name: &String| {
         let parts = PARTS.iter().map(|(part, _)| part);
-        parts
-            .chain(APART.iter().map(|(part, _)| part))
-            .any(|part| part == name)
+        let apart = APART.iter().chain(&LONG).map(|(part, _)| part);
+        parts.chain(apart).any(|part| part == name)
     };
     ensure!(chosen.iter().all(known), usage());
     let directory = json
@@ -121,7 +129,9 @@ fn main() -> Result<()> {
         }
         servers.stop();
     }
-    for (name, part) in APART.iter().filter(|(name, _)| wanted(name)) {
+    let named = |name: &str| chosen.iter().any(|one| one == name);
+    let apart = APART.iter().filter(|(name, _)| wanted(name));
+    for (name, part) in apart.chain(LONG.iter().filter(|(name, _)| named(name))) {
         // The logs that one waits for are not those of another.
         let directory = directory.join(name);
         std::fs::create_dir(&directory)?;

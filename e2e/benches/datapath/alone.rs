@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use darner_e2e::darner::Settings;
 use darner_e2e::registry::Registry;
 
@@ -27,6 +27,8 @@ pub(crate) enum Node {
 pub(crate) struct Alone {
     pub(crate) mirror: Server,
     pub(crate) blobs: Vec<Blob>,
+    /// The path of the manifest that names them.
+    pub(crate) manifest: String,
     directory: PathBuf,
     children: Vec<std::process::Child>,
     _registry: Registry,
@@ -36,6 +38,17 @@ pub(crate) struct Alone {
 impl Alone {
     /// `name` is in the name of its data directory, which may be there already.
     pub(crate) fn start(directory: &Path, name: &str, node: Node, sizes: &[u64]) -> Result<Self> {
+        Self::start_with(directory, name, node, sizes, |settings| settings)
+    }
+
+    /// The same with further settings.
+    pub(crate) fn start_with(
+        directory: &Path,
+        name: &str,
+        node: Node,
+        sizes: &[u64],
+        further: impl FnOnce(Settings) -> Settings,
+    ) -> Result<Self> {
         let runtime = tokio::runtime::Runtime::new()?;
         let storage = directory.join(format!("registry-{name}"));
         std::fs::create_dir_all(&storage)?;
@@ -65,6 +78,7 @@ impl Alone {
             .set("registry.default_upstream", NAME)
             .set("pieces.listen", local(ALONE + 1).to_string())
             .upstream(NAME, &format!("http://{}", registry.address()));
+        let settings = further(settings);
         let mut children = Vec::new();
         let pid = servers::spawn(directory, name, command, &settings, &mut children)?;
         let alone = Self {
@@ -74,6 +88,7 @@ impl Alone {
                 pids: vec![pid],
             },
             blobs,
+            manifest,
             directory: directory.to_owned(),
             children,
             _registry: registry,
@@ -82,7 +97,7 @@ impl Alone {
         wait(name, || {
             Ok(std::net::TcpStream::connect(local(ALONE)).is_ok())
         })?;
-        load::read(&Target::file(local(ALONE), &manifest))?;
+        load::read(&Target::file(local(ALONE), &alone.manifest))?;
         Ok(alone)
     }
 
@@ -96,6 +111,14 @@ impl Alone {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
+    }
+
+    /// One of its figures that has no labels.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let metrics = self.metrics()?;
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.context("no such figure")?.parse()?)
     }
 
     /// Waits until a blob is in the store.
