@@ -38,7 +38,7 @@ mod terms;
 mod write_back;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -303,7 +303,12 @@ impl Store {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    done(tokio::task::spawn_blocking(work).await)
+}
+
+/// What it came to; a panic goes on in whoever waited.
+fn done<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, StoreError> {
+    match ended {
         Ok(done) => Ok(done),
         Err(ended) => match ended.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -315,6 +320,15 @@ async fn blocking<T: Send + 'static>(
 /// What a panic left is still whole: no change is made in more than one step that can panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same unless another thread has it.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 fn now_ms() -> u64 {

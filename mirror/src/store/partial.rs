@@ -22,6 +22,7 @@ use darner_proto::geometry::Geometry;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use futures_util::Stream;
+use tokio::sync::oneshot;
 
 use super::content::Content;
 use super::error::StoreError;
@@ -30,7 +31,7 @@ use super::index::{Change, Table};
 use super::journal::{Journal, Noted};
 use super::span::{self, Span};
 use super::write_back::WriteBack;
-use super::{Durability, Inner, blocking, disk, lock};
+use super::{Durability, Inner, blocking, disk, done, lock, try_lock};
 
 /// A download that is kept on disk while it grows. Clones share it.
 #[derive(Clone)]
@@ -246,11 +247,36 @@ impl Shared {
         if self.state().held.end_of_run(first) < piece {
             return Err(self.missing(range));
         }
-        for index in first..piece {
+        self.carry_on(&mut hashing, piece)
+    }
+
+    /// Carries the digest of the whole on, as far as pieces are held without a gap, unless another thread is at
+    /// it: that one comes to what has been written meanwhile.
+    fn hash_along(&self) {
+        loop {
+            let Some(mut hashing) = try_lock(&self.hashing) else {
+                return;
+            };
+            let reach = self.state().held.end_of_run(hashing.next);
+            // What cannot be read back is said when the whole is verified.
+            if self.carry_on(&mut hashing, reach).is_err() {
+                return;
+            }
+            let next = hashing.next;
+            drop(hashing);
+            // Whoever wrote it before this moment may have found us at it.
+            if !self.state().held.contains(next) {
+                return;
+            }
+        }
+    }
+
+    fn carry_on(&self, hashing: &mut Hashing, piece: u32) -> Result<(), StoreError> {
+        for index in hashing.next..piece {
             let hot = lock(&self.hot).take(index);
             match hot {
                 Some(hot) => hashing.hasher.update(hot.bytes()),
-                None => self.hash_from_disk(&mut hashing, index)?,
+                None => self.hash_from_disk(hashing, index)?,
             }
             hashing.next = index + 1;
         }
@@ -384,7 +410,8 @@ impl Partial {
     /// against one, or by making one. It runs where it may take its time, just before the bytes are
     /// written; a piece that it refuses is not. The statement is kept beside the piece, so that a
     /// restart can tell whether the piece is still what it was. A piece that is there already is
-    /// left as it is.
+    /// left as it is. The same thread then carries the digest of the whole on, while the piece is still in its
+    /// cache; that is not waited for.
     ///
     /// # Errors
     /// [`StoreError::Missing`] when the piece has not the length it must have or the statement is
@@ -398,11 +425,24 @@ impl Partial {
         state: impl FnOnce(&[u8]) -> Result<Arc<PieceRun>, E> + Send + 'static,
     ) -> Result<Result<Arc<PieceRun>, E>, StoreError> {
         let shared = self.shared.clone();
-        blocking(move || match state(&piece) {
-            Ok(run) => shared.write(index, piece, &run).map(|()| Ok(run)),
-            Err(refused) => Ok(Err(refused)),
-        })
-        .await?
+        let (tell, told) = oneshot::channel();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = match state(&piece) {
+                Ok(run) => shared.write(index, piece, &run).map(|()| Ok(run)),
+                Err(refused) => Ok(Err(refused)),
+            };
+            let is_written = matches!(written, Ok(Ok(_)));
+            // Nobody may wait for it any more.
+            let _ = tell.send(written);
+            if is_written {
+                shared.hash_along();
+            }
+        });
+        match told.await {
+            Ok(written) => written,
+            // It has panicked, or never ran.
+            Err(_) => done(writing.await).and(Err(StoreError::Stopping)),
+        }
     }
 
     /// The bytes of `range`, all of them.

@@ -140,14 +140,10 @@ pub(super) async fn run(
     stops: mpsc::Receiver<Ended>,
 ) {
     let shared = context.shared.clone();
-    let hashing = context.shutdown.spawn(hash_along(shared.clone()));
     let ended = download(context.clone(), beginning, events, stops).await;
     let outcome = match ended {
-        Ok(()) => finish(&context, hashing).await,
-        Err(ended) => {
-            hashing.abort();
-            Err(ended)
-        }
+        Ok(()) => finish(&context).await,
+        Err(ended) => Err(ended),
     };
     let told = match outcome {
         Ok(()) => Outcome::Complete,
@@ -161,39 +157,18 @@ pub(super) async fn run(
     context.swarm.tell(Input::Leave(shared.task, told)).await;
 }
 
-/// Feeds the whole-content hash as far as the pieces reach without a gap.
-async fn hash_along(shared: Arc<Shared>) -> Result<(), StoreError> {
-    let mut changes = shared.watch();
-    let pieces = shared.geometry.pieces();
-    let mut done = 0;
-    while done < pieces {
-        changes.mark_unchanged();
-        let reach = shared.view().held.end_of_run(done);
-        if reach > done {
-            shared.partial.hash_to(reach).await?;
-            done = reach;
-        } else {
-            let _ = changes.changed().await;
-        }
-    }
-    shared.partial.verify().await
-}
-
 /// Every piece is held: the whole digest decides, then the store makes it durable and visible.
-async fn finish(
-    context: &Context,
-    hashing: tokio::task::JoinHandle<Result<(), StoreError>>,
-) -> Result<(), Ended> {
+async fn finish(context: &Context) -> Result<(), Ended> {
     let shared = &context.shared;
-    match hashing.await {
-        Ok(Ok(())) => {}
+    match shared.partial.verify().await {
+        Ok(()) => {}
         // The store has discarded it.
-        Ok(Err(StoreError::Mismatch { .. })) => return Err(Ended::Mismatch),
-        Ok(Err(error)) => {
+        Err(StoreError::Mismatch { .. }) => return Err(Ended::Mismatch),
+        Err(StoreError::Stopping) => return Err(Ended::Stopping),
+        Err(error) => {
             tracing::error!(task = %shared.task, %error, "what arrived cannot be read back");
             return Err(Ended::Store);
         }
-        Err(_) => return Err(Ended::Stopping),
     }
     shared.change(|view| view.phase = Phase::Verified);
     let runs = shared.runs_of(&PieceSet::full(shared.geometry.pieces()));
