@@ -9,6 +9,7 @@
 //! partial that is dropped while open stays on disk, for a later download to go on with.
 
 mod early;
+mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -17,12 +18,13 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use darner_proto::digest::{Digest, Hasher};
+use darner_proto::digest::Digest;
 use darner_proto::geometry::Geometry;
 use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use futures_util::Stream;
 use tokio::sync::oneshot;
+use whole::Hashing;
 
 use super::content::Content;
 use super::error::StoreError;
@@ -31,7 +33,7 @@ use super::index::{Change, Table};
 use super::journal::{Journal, Noted};
 use super::span::{self, Span};
 use super::write_back::WriteBack;
-use super::{Durability, Inner, blocking, disk, done, lock, try_lock};
+use super::{Durability, Inner, blocking, disk, done, lock};
 
 /// A download that is kept on disk while it grows. Clones share it.
 #[derive(Clone)]
@@ -73,15 +75,6 @@ enum Stage {
     Discarded,
 }
 
-/// The digest of the pieces before `next`.
-#[derive(Debug)]
-struct Hashing {
-    hasher: Hasher,
-    next: u32,
-    /// For pieces that are read back.
-    buffer: Vec<u8>,
-}
-
 impl Shared {
     /// A download into `file`, of which `noted` has been read back and found right.
     pub(super) fn new(
@@ -117,11 +110,7 @@ impl Shared {
             settled: Condvar::new(),
             write_back: Arc::default(),
             journal: Mutex::new(journal),
-            hashing: Mutex::new(Hashing {
-                hasher: digest.hasher(),
-                next: 0,
-                buffer: Vec::new(),
-            }),
+            hashing: Mutex::new(Hashing::new(&digest)),
             hot: Mutex::default(),
         }
     }
@@ -236,63 +225,6 @@ impl Shared {
             .map_err(|error| self.failed("read from", error))
     }
 
-    fn hash_to(&self, piece: u32) -> Result<(), StoreError> {
-        let mut hashing = lock(&self.hashing);
-        let first = hashing.next;
-        let piece = piece.min(self.geometry.pieces());
-        if piece <= first {
-            return Ok(());
-        }
-        let range = self.geometry.bytes_of_run(first, piece - first);
-        if self.state().held.end_of_run(first) < piece {
-            return Err(self.missing(range));
-        }
-        self.carry_on(&mut hashing, piece)
-    }
-
-    /// Carries the digest of the whole on, as far as pieces are held without a gap, unless another thread is at
-    /// it: that one comes to what has been written meanwhile.
-    fn hash_along(&self) {
-        loop {
-            let Some(mut hashing) = try_lock(&self.hashing) else {
-                return;
-            };
-            let reach = self.state().held.end_of_run(hashing.next);
-            // What cannot be read back is said when the whole is verified.
-            if self.carry_on(&mut hashing, reach).is_err() {
-                return;
-            }
-            let next = hashing.next;
-            drop(hashing);
-            // Whoever wrote it before this moment may have found us at it.
-            if !self.state().held.contains(next) {
-                return;
-            }
-        }
-    }
-
-    fn carry_on(&self, hashing: &mut Hashing, piece: u32) -> Result<(), StoreError> {
-        for index in hashing.next..piece {
-            let hot = lock(&self.hot).take(index);
-            match hot {
-                Some(hot) => hashing.hasher.update(hot.bytes()),
-                None => self.hash_from_disk(hashing, index)?,
-            }
-            hashing.next = index + 1;
-        }
-        Ok(())
-    }
-
-    fn hash_from_disk(&self, hashing: &mut Hashing, index: u32) -> Result<(), StoreError> {
-        let mut hasher = hashing.hasher.clone();
-        let range = self.geometry.bytes_of(index);
-        let take = |bytes: &[u8]| hasher.update(bytes);
-        disk::feed(&self.file, range, &mut hashing.buffer, take, || false)
-            .map_err(|error| self.failed("read from", error))?;
-        hashing.hasher = hasher;
-        Ok(())
-    }
-
     fn verify(self: &Arc<Self>) -> Result<(), StoreError> {
         match self.state().stage {
             Stage::Open => {}
@@ -300,7 +232,7 @@ impl Shared {
             Stage::Discarded => return Err(StoreError::Gone(self.digest)),
         }
         self.hash_to(self.geometry.pieces())?;
-        let found = lock(&self.hashing).hasher.clone().finish();
+        let found = lock(&self.hashing).found();
         if !self.digest.admits(&found) {
             self.discard();
             return Err(StoreError::Mismatch(self.digest));
@@ -346,7 +278,7 @@ impl Shared {
         if self.digest.is_of_content() {
             return;
         }
-        let found = lock(&self.hashing).hasher.clone().finish();
+        let found = lock(&self.hashing).found();
         let change = Change::set(Table::Contents, self.digest.to_wire(), found.to_wire());
         if let Err(error) = self.store.submit(vec![change]) {
             tracing::debug!(key = %self.digest, %error, "the index does not know a file's digest");

@@ -301,3 +301,27 @@ async fn the_beginning_of_a_piece_can_be_had_all_the_while_it_becomes_whole() {
         assert!(read.is_ok(), "piece {number}: {read:?}");
     }
 }
+
+/// Whoever writes goes on with the digest of the whole unless another is at it, who must then see what was
+/// written: nothing is left lying between the two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_digest_of_the_whole_follows_what_is_written_in_whatever_order() {
+    let fixture = fixture(1 << 30);
+    let sample = Sample::new(12 * MIB, 5);
+    for round in 0..20_u32 {
+        let store = &fixture.store;
+        let partial = store.begin(&sample.digest, sample.size()).await.unwrap();
+        let order = (0..12).map(|at| (at * 5 + round) % 12);
+        let writes = order.map(|index| sample.write(&partial, [index]));
+        futures_util::future::join_all(writes).await;
+        let all = async {
+            while partial.shared.hashed() < 12 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let within = std::time::Duration::from_secs(20);
+        tokio::time::timeout(within, all).await.expect("all of it");
+        partial.verify().await.unwrap();
+        partial.discard().await;
+    }
+}
