@@ -35,9 +35,9 @@ use darner_proto::scheduler::{Lease, MAX_SOURCES, Progress};
 
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
-use links::Link;
+use links::Links;
 use reads::{Lead, Read, Streams};
-use requests::Request;
+use requests::Requests;
 
 /// Without a scheduler this long, the task helps itself.
 const ALONE_GRACE: Duration = Duration::from_secs(1);
@@ -67,8 +67,8 @@ pub struct Task {
     expected: Vec<Option<Arc<PieceRun>>>,
     unvouched: bool,
     signers: Vec<(HostId, SigningKey)>,
-    links: BTreeMap<HostId, Link>,
-    requests: BTreeMap<u64, Request>,
+    links: Links,
+    requests: Requests,
     reads: BTreeMap<u64, Read>,
     streams: Streams,
     next_number: u64,
@@ -138,8 +138,8 @@ impl Task {
             expected: vec![None; pieces as usize],
             unvouched: false,
             signers: Vec::new(),
-            links: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            links: Links::default(),
+            requests: Requests::default(),
             reads: BTreeMap::new(),
             streams: Streams::new(),
             next_number: 0,
@@ -441,10 +441,10 @@ impl Task {
     fn end(&mut self, out: &mut Vec<Action>) {
         self.ended = true;
         self.drop_lease(out);
-        for request in std::mem::take(&mut self.requests).into_keys() {
+        for request in self.requests.take_numbers() {
             out.push(Action::CancelFetch(request));
         }
-        for parent in std::mem::take(&mut self.links).into_keys() {
+        for parent in self.links.take_ids() {
             out.push(Action::Unsubscribe(parent));
         }
     }

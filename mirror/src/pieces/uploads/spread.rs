@@ -24,23 +24,25 @@ pub(super) struct Spread {
     geometry: Geometry,
     source: bool,
     held: PieceSet,
-    pieces: Vec<Piece>,
+    /// By piece: copies sent, or begun to be.
+    sent: Vec<u32>,
     /// Pieces that have not been sent, here or still to come.
     unsent: u32,
     /// Those that are here, at a source.
     fresh: BTreeSet<u32>,
     /// When one of them last came, or left.
     moved_at: Duration,
+    /// By piece; nothing where none has ever been one child's alone, as at every host but a source.
+    turns: Vec<Turn>,
     /// Pieces that may still be another child's alone.
     closed: BTreeSet<u32>,
     watchers: BTreeMap<Child, Watcher>,
     used_at: Duration,
 }
 
+/// Whose alone a piece is for a time.
 #[derive(Debug, Clone, Default)]
-struct Piece {
-    /// Copies sent, or begun to be.
-    sent: u32,
+struct Turn {
     /// Who has it, or is to have it, for itself until `open_at`.
     owner: Option<Child>,
     open_at: Duration,
@@ -74,7 +76,8 @@ impl Spread {
             fresh: BTreeSet::new(),
             moved_at: Duration::ZERO,
             held,
-            pieces: vec![Piece::default(); geometry.pieces() as usize],
+            sent: vec![0; geometry.pieces() as usize],
+            turns: Vec::new(),
             closed: BTreeSet::new(),
             watchers: BTreeMap::new(),
             used_at: Duration::ZERO,
@@ -86,7 +89,7 @@ impl Spread {
         self.used_at = now;
         if holding.source && !self.source {
             self.source = true;
-            let unsent = |index: &u32| self.piece(*index).is_some_and(|one| one.sent == 0);
+            let unsent = |index: &u32| self.sent.get(*index as usize) == Some(&0);
             self.fresh = self.held.iter().filter(unsent).collect();
             self.moved_at = now;
         }
@@ -140,21 +143,22 @@ impl Spread {
         if !self.source || self.fresh.is_empty() {
             return false;
         }
+        self.turns.resize(self.sent.len(), Turn::default());
         let may = |index: &u32| self.is_fresh(*index) && self.is_open(child, *index, now);
         if want.iter().any(may) {
             return false;
         }
-        let told = |one: &Piece| match one.owner == Some(child) {
+        let told = |one: &Turn| match one.owner == Some(child) {
             true => one.given_at,
             false => one.open_at,
         };
-        let new = |one: &Piece| since.is_none_or(|since| told(one) > since);
-        let due = |one: &Piece| now >= one.called_until && new(one);
+        let new = |one: &Turn| since.is_none_or(|since| told(one) > since);
+        let due = |one: &Turn| now >= one.called_until && new(one);
         let mut fresh = self.fresh.iter().copied();
-        let lies = fresh.find(|index| self.piece(*index).is_some_and(due) && may(index));
-        let lies = lies.and_then(|index| self.pieces.get_mut(index as usize));
-        let Some(piece) = lies else { return false };
-        piece.called_until = until;
+        let lies = fresh.find(|index| self.turn(*index).is_some_and(due) && may(index));
+        let lies = lies.and_then(|index| self.turns.get_mut(index as usize));
+        let Some(turn) = lies else { return false };
+        turn.called_until = until;
         true
     }
 
@@ -196,7 +200,7 @@ impl Spread {
         if !self.held.insert(index) || !self.source {
             return;
         }
-        if self.piece(index).is_some_and(|piece| piece.sent == 0) {
+        if self.sent.get(index as usize) == Some(&0) {
             self.fresh.insert(index);
             self.moved_at = now;
         }
@@ -207,18 +211,27 @@ impl Spread {
         if let Some(watcher) = self.watchers.get_mut(&owner) {
             watcher.given += 1;
         }
-        let piece = &mut self.pieces[index as usize];
-        piece.owner = Some(owner);
-        piece.open_at = now + exclusive;
-        piece.given_at = now;
-        self.closed.insert(index);
+        self.close(index, |turn| {
+            turn.owner = Some(owner);
+            turn.open_at = now + exclusive;
+            turn.given_at = now;
+        });
+    }
+
+    /// The piece becomes one child's alone.
+    fn close(&mut self, index: u32, whose: impl FnOnce(&mut Turn)) {
+        self.turns.resize(self.sent.len(), Turn::default());
+        if let Some(turn) = self.turns.get_mut(index as usize) {
+            whose(turn);
+            self.closed.insert(index);
+        }
     }
 
     /// Of the children that take what they are given, the one with the least on its way, then the
     /// one that was given least.
     fn next_owner(&self) -> Option<Child> {
         let mut on_its_way: BTreeMap<Child, u32> = BTreeMap::new();
-        for owner in self.closed.iter().filter_map(|at| self.piece(*at)?.owner) {
+        for owner in self.closed.iter().filter_map(|at| self.turn(*at)?.owner) {
             *on_its_way.entry(owner).or_default() += 1;
         }
         let rank = |child: &Child, watcher: &Watcher| {
@@ -232,20 +245,21 @@ impl Spread {
         next.map(|(child, _)| *child)
     }
 
-    fn piece(&self, index: u32) -> Option<&Piece> {
-        self.pieces.get(index as usize)
+    fn turn(&self, index: u32) -> Option<&Turn> {
+        self.turns.get(index as usize)
     }
 
     fn open_what_is_due(&mut self, now: Duration) {
-        let pieces = &self.pieces;
+        let (sent, turns) = (&self.sent, &self.turns);
         let watchers = &mut self.watchers;
         self.closed.retain(|index| {
-            let Some(piece) = pieces.get(*index as usize) else {
+            let at = *index as usize;
+            let (Some(sent), Some(turn)) = (sent.get(at), turns.get(at)) else {
                 return false;
             };
-            let open = now >= piece.open_at;
-            let watcher = piece.owner.and_then(|owner| watchers.get_mut(&owner));
-            if let Some(watcher) = watcher.filter(|_| open && piece.sent == 0) {
+            let open = now >= turn.open_at;
+            let watcher = turn.owner.and_then(|owner| watchers.get_mut(&owner));
+            if let Some(watcher) = watcher.filter(|_| open && *sent == 0) {
                 watcher.missed += 1;
             }
             !open
@@ -259,12 +273,12 @@ impl Spread {
         let mut pieces = PieceSet::empty(self.held.pieces());
         let mut until = Duration::MAX;
         for index in &self.closed {
-            let Some(piece) = self.piece(*index) else {
+            let Some(turn) = self.turn(*index) else {
                 continue;
             };
-            if piece.open_at > now && piece.owner != Some(child) {
+            if turn.open_at > now && turn.owner != Some(child) {
                 pieces.insert(*index);
-                until = until.min(piece.open_at);
+                until = until.min(turn.open_at);
             }
         }
         (!pieces.is_empty()).then_some(Withheld { pieces, until })
@@ -273,8 +287,8 @@ impl Spread {
     /// Whether a child that asked then may be sent the piece. Who asked while the piece was another
     /// child's may have got it from that one since: it must ask again.
     fn is_open(&self, child: Child, index: u32, asked_at: Duration) -> bool {
-        self.piece(index)
-            .is_some_and(|piece| piece.owner == Some(child) || asked_at >= piece.open_at)
+        self.turn(index)
+            .is_none_or(|turn| turn.owner == Some(child) || asked_at >= turn.open_at)
     }
 
     /// When the child had better ask again: the first time that something it wants, and may not have
@@ -290,7 +304,7 @@ impl Spread {
             if self.is_open(child, *index, asked_at) {
                 return None;
             }
-            let open_at = self.piece(*index)?.open_at;
+            let open_at = self.turn(*index)?.open_at;
             frees = Some(frees.map_or(open_at, |first: Duration| first.min(open_at)));
         }
         frees
@@ -305,7 +319,7 @@ impl Spread {
         most: u32,
     ) -> Option<Choice> {
         let may = |index: u32| self.holds(index) && self.is_open(child, index, asked_at);
-        let sent = |index: u32| self.piece(index).map(|piece| piece.sent);
+        let sent = |index: u32| self.sent.get(index as usize).copied();
         let mut first: Option<(u32, u32)> = None;
         for index in want.iter().copied().filter(|index| may(*index)) {
             let times = sent(index)?;
@@ -336,26 +350,27 @@ impl Spread {
         run: Range<u32>,
         relay: Duration,
     ) -> Option<Duration> {
-        let first = self.piece(run.start);
-        let first = first.filter(|first| first.sent == 0 && first.owner == Some(child));
-        let reaction = first.map(|first| now.saturating_sub(first.given_at));
+        let is_first = self.sent.get(run.start as usize) == Some(&0);
+        let given = self.turn(run.start).filter(|_| is_first);
+        let given = given.filter(|turn| turn.owner == Some(child));
+        let reaction = given.map(|turn| now.saturating_sub(turn.given_at));
         if let Some(watcher) = self.watchers.get_mut(&child) {
             watcher.missed = 0;
         }
         for index in run {
-            let source = self.source;
-            let Some(piece) = self.pieces.get_mut(index as usize) else {
+            let Some(sent) = self.sent.get_mut(index as usize) else {
                 continue;
             };
-            self.unsent -= u32::from(piece.sent == 0);
+            self.unsent -= u32::from(*sent == 0);
+            *sent = sent.saturating_add(1);
             if self.fresh.remove(&index) {
                 self.moved_at = now;
             }
-            piece.sent = piece.sent.saturating_add(1);
-            if source {
-                piece.owner = Some(child);
-                piece.open_at = now + relay;
-                self.closed.insert(index);
+            if self.source {
+                self.close(index, |turn| {
+                    turn.owner = Some(child);
+                    turn.open_at = now + relay;
+                });
             }
         }
         self.open_what_is_due(now);

@@ -1,5 +1,7 @@
 //! The parents of a task, as far as its decisions need to know them.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use darner_proto::scheduler::{FailureKind, Parent};
 
 use super::picker::PER_PARENT;
 use super::{Action, Input, Task};
+pub(super) use table::Links;
 
 /// An availability stream that ended early is opened again after this, doubling.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -104,12 +107,13 @@ impl Task {
     pub(super) fn set_parents(&mut self, parents: Vec<Parent>, out: &mut Vec<Action>) {
         let gone: Vec<_> = self
             .links
-            .iter()
-            .filter(|(id, link)| {
-                link.in_flight == 0 && !parents.iter().any(|parent| parent.host.id == **id)
+            .values()
+            .filter(|link| {
+                let named = |parent: &Parent| parent.host.id == link.host.id;
+                link.in_flight == 0 && !parents.iter().any(named)
             })
-            .filter(|(_, link)| !link.is_dropped())
-            .map(|(id, _)| id.clone())
+            .filter(|link| !link.is_dropped())
+            .map(|link| link.host.id.clone())
             .collect();
         for id in gone {
             self.links.remove(&id);
@@ -132,7 +136,7 @@ impl Task {
 
     /// Adds a parent that no scheduler named.
     pub(super) fn add_parent(&mut self, host: Host, out: &mut Vec<Action>) {
-        if !self.links.contains_key(&host.id) {
+        if !self.links.contains(&host.id) {
             self.add_parent_at(host, 0, out);
         }
     }

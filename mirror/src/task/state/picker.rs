@@ -97,7 +97,7 @@ impl Task {
             want,
         });
         let stage = Stage::Waiting(wanted);
-        self.requests.insert(
+        self.requests.add(
             request,
             Request {
                 parent,

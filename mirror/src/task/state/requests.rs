@@ -6,6 +6,8 @@
 //!    +--(busy, failed)--> ended
 //! ```
 
+mod table;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use darner_proto::scheduler::FailureKind;
 
 use super::links::Link;
 use super::{Action, Input, RequestEnd, Task};
+pub(super) use table::Requests;
 
 /// One piece in so many may be hedged, so 5 % of the bytes; of small content these at least.
 const HEDGED_PART: u32 = 20;
@@ -75,7 +78,7 @@ impl Task {
             self.held.contains(index) || others.any(|one| one.pieces().any(|at| at == index))
         };
         let needed: Vec<_> = pieces.clone().filter(|at| !on_its_way(*at)).collect();
-        let Some(request) = self.requests.get_mut(&number) else {
+        let Some(request) = self.requests.get_mut(number) else {
             return;
         };
         // It waited while another was faster: better to ask again than to receive it twice.
@@ -120,7 +123,7 @@ impl Task {
         end: RequestEnd,
         out: &mut Vec<Action>,
     ) {
-        let Some(Request { parent, stage, .. }) = self.requests.remove(&request) else {
+        let Some(Request { parent, stage, .. }) = self.requests.remove(request) else {
             return;
         };
         if let Some(link) = self.links.get_mut(&parent) {
@@ -225,11 +228,11 @@ impl Task {
     /// These are asked for elsewhere now: a request that waits for nothing else is given up.
     pub(super) fn give_up_reservations(&mut self, pieces: &[u32], out: &mut Vec<Action>) {
         let mut empty = Vec::new();
-        for (number, request) in &mut self.requests {
+        for (number, request) in self.requests.iter_mut() {
             if let Stage::Waiting(want) = &mut request.stage {
                 want.retain(|index| !pieces.contains(index));
                 if want.is_empty() {
-                    empty.push(*number);
+                    empty.push(number);
                 }
             }
         }
@@ -240,7 +243,7 @@ impl Task {
 
     /// Stops a request without a word about its parent.
     pub(super) fn give_up(&mut self, number: u64, out: &mut Vec<Action>) {
-        if let Some(request) = self.requests.remove(&number) {
+        if let Some(request) = self.requests.remove(number) {
             if let Some(link) = self.links.get_mut(&request.parent) {
                 link.in_flight = link.in_flight.saturating_sub(1);
             }
