@@ -155,7 +155,13 @@ impl PieceSet {
 
     /// The indexes, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.words.iter().zip(0u32..).flat_map(|(word, at)| {
+        self.iter_words(0)
+    }
+
+    /// The indexes from this word on.
+    fn iter_words(&self, first: usize) -> impl Iterator<Item = u32> + '_ {
+        let words = self.words.iter().zip(0u32..).skip(first);
+        words.flat_map(|(word, at)| {
             let mut left = *word;
             std::iter::from_fn(move || {
                 if left == 0 {
@@ -166,6 +172,21 @@ impl PieceSet {
                 Some(at * WORD + lowest)
             })
         })
+    }
+
+    /// The indexes, ascending, without the first `rank` of them.
+    pub fn iter_from(&self, rank: usize) -> impl Iterator<Item = u32> + '_ {
+        let mut left = rank;
+        let mut first = 0;
+        for word in &self.words {
+            let ones = word.count_ones() as usize;
+            if left < ones {
+                break;
+            }
+            left -= ones;
+            first += 1;
+        }
+        self.iter_words(first).skip(left)
     }
 
     /// The indexes within `range`, ascending.
@@ -300,6 +321,12 @@ mod tests {
             let mut both = a.clone();
             both.intersect(&b);
             check(&both, left.intersection(&right).copied().collect());
+            for rank in 0..=left.len() + 1 {
+                prop_assert_eq!(
+                    a.iter_from(rank).collect::<Vec<_>>(),
+                    left.iter().copied().skip(rank).collect::<Vec<_>>()
+                );
+            }
             check(&a.complement(), (0..pieces).filter(|n| !left.contains(n)).collect());
             prop_assert_eq!(PieceSet::from_wire(&a.to_wire(), pieces), Ok(a.clone()));
             prop_assert_eq!(

@@ -1,6 +1,5 @@
 //! Carries out what a host's tasks decide, as the mirror's driver does.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -80,7 +79,7 @@ impl World {
             task,
             began: self.queue.now,
             parents: Vec::new(),
-            exchanges: BTreeMap::new(),
+            exchanges: Vec::new(),
             signers: Vec::new(),
             cursor: None,
             tainted: false,

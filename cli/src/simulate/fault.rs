@@ -174,7 +174,8 @@ impl World {
         if measured && self.counts_for(host) {
             self.counts.unfinished -= 1;
         }
-        let own = downloads.values().flat_map(|one| one.exchanges.values());
+        let own = downloads.values().flat_map(|one| &one.exchanges);
+        let own = own.map(|(_, id)| id);
         for exchange in own {
             self.close(*exchange);
         }

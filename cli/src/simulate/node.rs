@@ -79,7 +79,8 @@ pub(super) struct Download {
     pub(super) task: Task,
     pub(super) began: Time,
     pub(super) parents: Vec<Following>,
-    pub(super) exchanges: BTreeMap<u64, ExchangeId>,
+    /// By the task's numbers, which only grow.
+    pub(super) exchanges: Vec<(u64, ExchangeId)>,
     /// Whose statements count.
     pub(super) signers: Vec<u32>,
     /// The piece the client reads, if one reads in order.
@@ -121,6 +122,23 @@ pub(super) struct Follower {
 }
 
 impl Download {
+    /// The exchange that the task calls so.
+    pub(super) fn exchange(&self, number: u64) -> Option<ExchangeId> {
+        let at = self.place_of(number)?;
+        Some(self.exchanges[at].1)
+    }
+
+    pub(super) fn forget_exchange(&mut self, number: u64) {
+        if let Some(at) = self.place_of(number) {
+            self.exchanges.remove(at);
+        }
+    }
+
+    fn place_of(&self, number: u64) -> Option<usize> {
+        let place = self.exchanges.binary_search_by_key(&number, |(one, _)| *one);
+        place.ok()
+    }
+
     /// The download's own clock.
     pub(super) fn clock(&self, now: Time) -> Duration {
         Duration::from_nanos(now - self.began)

@@ -153,6 +153,8 @@ impl World {
         fresh.sort_unstable();
         let children = std::mem::take(&mut offer.children);
         let full = offer.held.is_full();
+        // Nobody else keeps anything from anybody.
+        let source = offer.source;
         let common = Rc::new(News {
             complete: full,
             ..self.news(host, content, runs(&fresh))
@@ -161,7 +163,8 @@ impl World {
         let mut next = Time::MAX;
         for mut follower in children {
             let child = follower.child;
-            let withheld = self.withheld(host, content, child);
+            let withheld = source.then(|| self.withheld(host, content, child));
+            let withheld = withheld.flatten();
             let plain = withheld.is_none() && follower.owed.is_empty();
             let news = if plain {
                 common.clone()

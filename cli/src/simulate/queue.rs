@@ -22,12 +22,17 @@ const SLICES: u64 = 1 << 15;
 /// Events by time; of the same time, in the order they were put in.
 ///
 /// A wheel of time: only the events of the present slice are sorted, so that the cost of an event does
-/// not grow with how many there are.
+/// not grow with how many there are. The memory of slices that are over is used for those to come, so
+/// that what is in use is little and stays in the processor's cache.
 #[derive(Debug)]
 pub(super) struct Queue<E> {
-    /// Those of the slice in hand.
-    present: BinaryHeap<Entry<E>>,
+    /// Those of the slice in hand, the next one last.
+    present: Vec<Entry<E>>,
+    /// Those that were put into that slice when it was in hand already.
+    sudden: BinaryHeap<Entry<E>>,
     slice: u64,
+    /// Memory that no slice uses.
+    spare: Vec<Vec<Entry<E>>>,
     /// Those of the slices that follow, each in the place of its slice.
     wheel: Vec<Vec<Entry<E>>>,
     in_wheel: usize,
@@ -50,8 +55,10 @@ struct Entry<E> {
 impl<E> Queue<E> {
     pub(super) fn new() -> Self {
         Self {
-            present: BinaryHeap::new(),
+            present: Vec::new(),
+            sudden: BinaryHeap::new(),
             slice: 0,
+            spare: Vec::new(),
             wheel: (0..SLICES).map(|_| Vec::new()).collect(),
             in_wheel: 0,
             later: BinaryHeap::new(),
@@ -74,9 +81,15 @@ impl<E> Queue<E> {
         let entry = Entry { at, number, event };
         let slice = at >> SLICE;
         if slice <= self.slice {
-            self.present.push(entry);
+            self.sudden.push(entry);
         } else if slice - self.slice < SLICES {
-            self.wheel[place(slice)].push(entry);
+            let slice = &mut self.wheel[place(slice)];
+            if slice.capacity() == 0
+                && let Some(spare) = self.spare.pop()
+            {
+                *slice = spare;
+            }
+            slice.push(entry);
             self.in_wheel += 1;
         } else {
             self.later.push(entry);
@@ -86,12 +99,21 @@ impl<E> Queue<E> {
     /// Takes the next event out; time is then its time.
     pub(super) fn take(&mut self) -> Option<E> {
         loop {
-            if let Some(entry) = self.present.pop() {
+            if let Some(entry) = self.first() {
                 self.now = entry.at;
                 self.taken += 1;
                 return Some(entry.event);
             }
             self.turn()?;
+        }
+    }
+
+    /// The next one of the slice in hand.
+    fn first(&mut self) -> Option<Entry<E>> {
+        match (self.present.last(), self.sudden.peek()) {
+            (Some(present), Some(sudden)) if present < sudden => self.sudden.pop(),
+            (None, _) => self.sudden.pop(),
+            (Some(_), _) => self.present.pop(),
         }
     }
 
@@ -103,14 +125,18 @@ impl<E> Queue<E> {
         } else {
             next_later?
         };
-        let slice = &mut self.wheel[place(self.slice)];
+        let slice = std::mem::take(&mut self.wheel[place(self.slice)]);
         self.in_wheel -= slice.len();
-        self.present.extend(slice.drain(..));
+        let spare = std::mem::replace(&mut self.present, slice);
+        if spare.capacity() > 0 {
+            self.spare.push(spare);
+        }
         while let Some(entry) = self.later.peek()
             && entry.at >> SLICE <= self.slice
         {
             self.present.extend(self.later.pop());
         }
+        self.present.sort_unstable();
         Some(())
     }
 }
@@ -135,7 +161,7 @@ impl<E> PartialOrd for Entry<E> {
 }
 
 impl<E> Ord for Entry<E> {
-    /// The heap gives the greatest first, so the earliest is the greatest.
+    /// The heap gives the greatest first, and of a list the last is taken, so the earliest is the greatest.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.number).cmp(&(self.at, self.number))
     }

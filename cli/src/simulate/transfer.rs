@@ -27,7 +27,7 @@ impl World {
         let (child, content, number) = (exchange.child, exchange.content, exchange.number);
         let id = self.exchanges.add(exchange);
         if let Some(download) = self.nodes[child as usize].downloads.get_mut(&content) {
-            download.exchanges.insert(number, id);
+            download.exchanges.push((number, id));
         }
         id
     }
@@ -297,7 +297,7 @@ impl World {
 
     pub(super) fn cancel(&mut self, host: u32, content: ContentId, number: u64) {
         let download = self.nodes[host as usize].downloads.get(&content);
-        if let Some(id) = download.and_then(|one| one.exchanges.get(&number).copied()) {
+        if let Some(id) = download.and_then(|one| one.exchange(number)) {
             self.close(id);
         }
     }
@@ -307,7 +307,7 @@ impl World {
         let exchange = self.exchanges.remove(id)?;
         let node = &mut self.nodes[exchange.child as usize];
         if let Some(download) = node.downloads.get_mut(&exchange.content) {
-            download.exchanges.remove(&exchange.number);
+            download.forget_exchange(exchange.number);
         }
         if let Some(transfer) = exchange.transfer {
             self.network.stop(transfer);
@@ -340,7 +340,8 @@ impl World {
     pub(super) fn tick_exchanges(&mut self, host: u32) {
         let now = self.queue.now;
         let downloads = self.nodes[host as usize].downloads.values();
-        let open = downloads.flat_map(|download| download.exchanges.values());
+        let open = downloads.flat_map(|download| &download.exchanges);
+        let open = open.map(|(_, id)| id);
         let late = open.filter(|id| {
             self.exchanges.get(**id).is_some_and(|one| {
                 let patience = if one.answered.is_some() {

@@ -15,6 +15,7 @@
 //! then get nothing before the whole digest has matched.
 
 mod events;
+mod expected;
 mod links;
 mod picker;
 mod reads;
@@ -23,18 +24,17 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use darner_proto::file::Supply;
 use darner_proto::geometry::Geometry;
 use darner_proto::id::{Host, HostId, SigningKey, TaskId};
-use darner_proto::piece_map::PieceRun;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{Lease, MAX_SOURCES, Progress};
 
 use crate::swarm::sessions::{Input, TaskEvent};
 pub use events::{Action, Event, Failure, RequestEnd};
+use expected::Expected;
 use links::Links;
 use reads::{Lead, Read, Streams};
 use requests::Requests;
@@ -64,7 +64,7 @@ pub struct Task {
     sources: Vec<Supply>,
     held: PieceSet,
     /// What each missing piece must hash to, once somebody who counts has said so.
-    expected: Vec<Option<Arc<PieceRun>>>,
+    expected: Expected,
     unvouched: bool,
     signers: Vec<(HostId, SigningKey)>,
     links: Links,
@@ -135,7 +135,7 @@ impl Task {
             geometry,
             sources,
             held,
-            expected: vec![None; pieces as usize],
+            expected: Expected::new(pieces),
             unvouched: false,
             signers: Vec::new(),
             links: Links::default(),
@@ -343,21 +343,13 @@ impl Task {
         });
     }
 
-    fn is_expected(&self, index: u32) -> bool {
-        self.expected
-            .get(index as usize)
-            .is_some_and(Option::is_some)
-    }
-
     fn gain(&mut self, now: Duration, index: u32, out: &mut Vec<Action>) {
         if !self.held.insert(index) {
             return;
         }
         self.last_progress = now;
         self.gained.insert(index);
-        if let Some(expected) = self.expected.get_mut(index as usize) {
-            *expected = None;
-        }
+        self.expected.forget(index);
         for link in self.links.values_mut() {
             link.forget(index);
         }

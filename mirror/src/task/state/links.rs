@@ -27,6 +27,7 @@ const DROPPED_FOR: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) host: Arc<Host>,
+    pub(super) is_seed: bool,
     /// Its place in the scheduler's order, best first.
     pub(super) order: usize,
     stream: Stream,
@@ -65,6 +66,7 @@ enum Stream {
 impl Link {
     fn new(host: Arc<Host>, order: usize, pieces: u32) -> Self {
         Self {
+            is_seed: host.role == Role::Seed,
             host,
             order,
             stream: Stream::Open,
@@ -85,6 +87,17 @@ impl Link {
         self.in_flight < PER_PARENT && now >= self.busy_until && !self.is_dropped()
     }
 
+    /// Whom to ask first: the least.
+    pub(super) fn rank(&self) -> (bool, u32, bool, u32, usize) {
+        (
+            self.slow,
+            self.in_flight,
+            self.is_seed,
+            self.strikes,
+            self.order,
+        )
+    }
+
     pub(super) fn is_dropped(&self) -> bool {
         matches!(self.stream, Stream::Dropped { .. })
     }
@@ -99,7 +112,7 @@ impl Link {
 impl Task {
     /// Whether the piece is here, or what it must hash to is known.
     pub fn knows(&self, index: u32) -> bool {
-        self.held.contains(index) || self.is_expected(index)
+        self.held.contains(index) || self.expected.contains(index)
     }
 
     /// The scheduler's list replaces the one before. A parent that is sending stays until it is
@@ -171,15 +184,15 @@ impl Task {
             link.has.insert_range(range);
         }
         link.has.subtract(&self.held);
-        if link.host.role == Role::Seed && link.has.len() > before {
+        if link.is_seed && link.has.len() > before {
             link.busy_until = Duration::ZERO;
         }
         for (run, trusted) in runs {
             for index in run.indexes().filter(|index| !self.held.contains(*index)) {
                 if !(trusted || self.unvouched) {
                     link.untrusted.insert(index, run.clone());
-                } else if let Some(expected) = self.expected.get_mut(index as usize) {
-                    expected.get_or_insert_with(|| run.clone());
+                } else {
+                    self.expected.learn(index, &run);
                 }
             }
         }
@@ -212,9 +225,7 @@ impl Task {
         links.sort_by_key(|link| link.order);
         for link in links {
             for (index, run) in std::mem::take(&mut link.untrusted) {
-                if let Some(expected) = self.expected.get_mut(index as usize) {
-                    expected.get_or_insert(run);
-                }
+                self.expected.learn(index, &run);
             }
         }
     }

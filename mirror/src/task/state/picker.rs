@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use darner_proto::id::{HostId, Role};
+use darner_proto::id::HostId;
 use darner_proto::piece_set::PieceSet;
 
 use super::links::Link;
@@ -85,7 +85,7 @@ impl Task {
         out: &mut Vec<Action>,
     ) {
         let request = self.number();
-        let known = |index: &u32| Some((*index, self.expected.get(*index as usize)?.clone()?));
+        let known = |index: &u32| Some((*index, self.expected.get(*index)?.clone()));
         let want: BTreeMap<_, _> = wanted.iter().filter_map(known).collect();
         let Some(link) = self.links.get_mut(&parent) else {
             return;
@@ -125,25 +125,17 @@ impl Task {
     fn next_request(&self, now: Duration, taken: &PieceSet) -> Option<(HostId, Vec<u32>, bool)> {
         let usable = |link: &&Link| link.can_be_asked(now);
         let mut links: Vec<_> = self.links.values().filter(usable).collect();
-        links.sort_by_key(|link| {
-            (
-                link.slow,
-                link.in_flight,
-                link.host.role == Role::Seed,
-                link.strikes,
-                link.order,
-            )
-        });
+        links.sort_by_key(|link| link.rank());
         let fresh = links.iter().find_map(|link| {
             if link.has.len_beyond(taken) == 0 {
                 return None;
             }
             let mut useful = link.has.clone();
             useful.subtract(taken);
-            if link.host.role == Role::Seed {
+            if link.is_seed {
                 self.leave_to_peers(&mut useful);
             }
-            self.pick(&useful, link.host.role)
+            self.pick(&useful, link.is_seed)
                 .map(|wanted| (*link, wanted, false))
         });
         // Those that let it lie before come last: two that do would have it in turns for ever.
@@ -166,8 +158,7 @@ impl Task {
     fn leave_to_peers(&self, useful: &mut PieceSet) {
         let mut at_peers = PieceSet::empty(useful.pieces());
         let mut peers = 0;
-        let helpful =
-            |link: &&Link| link.host.role != Role::Seed && !link.is_dropped() && !link.slow;
+        let helpful = |link: &&Link| !link.is_seed && !link.is_dropped() && !link.slow;
         for link in self.links.values().filter(helpful) {
             at_peers.union(&link.has);
             peers += u32::from(!link.has.is_empty());
@@ -181,19 +172,19 @@ impl Task {
     }
 
     /// A reservation out of `useful`.
-    fn pick(&self, useful: &PieceSet, role: Role) -> Option<Vec<u32>> {
+    fn pick(&self, useful: &PieceSet, to_seed: bool) -> Option<Vec<u32>> {
         if useful.is_empty() {
             return None;
         }
         // The fewer there are, the fewer one parent may keep from the others.
         let parents = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         let share = useful.len() / parents.saturating_mul(PER_PARENT).max(1);
-        let width = if role == Role::Seed {
+        let width = if to_seed {
             WIDEST
         } else {
             (share as usize).clamp(1, WIDEST)
         };
-        let known = |index: &u32| self.is_expected(*index);
+        let known = |index: &u32| self.expected.contains(*index);
         let mut wanted = Vec::with_capacity(width);
         for cursor in self.cursors.values() {
             let near = useful.range(*cursor..cursor.saturating_add(NEAR));
@@ -204,11 +195,9 @@ impl Task {
             }
         }
         if wanted.len() < width {
-            let mut rare = self.some_of(useful);
-            rare.retain(|index| known(index) && !wanted.contains(index));
-            let has: Vec<_> = self.links.values().map(|link| &link.has).collect();
-            rare.sort_by_cached_key(|index| has.iter().filter(|one| one.contains(*index)).count());
-            wanted.extend(rare.into_iter().take(width - wanted.len()));
+            let mut some = self.some_of(useful);
+            some.retain(|index| known(index) && !wanted.contains(index));
+            self.add_rarest(&mut wanted, &some, width);
         }
         (!wanted.is_empty()).then_some(wanted)
     }
@@ -219,11 +208,30 @@ impl Task {
     fn some_of(&self, useful: &PieceSet) -> Vec<u32> {
         let rank = self.place % u64::from(useful.len().max(1));
         let rank = usize::try_from(rank).unwrap_or(0);
-        let after = useful.iter().skip(rank);
+        let after = useful.iter_from(rank);
         after
             .chain(useful.iter().take(rank))
             .take(WEIGHED)
             .collect()
+    }
+
+    /// Adds those of `some` that the fewest parents have, until there are `width`; of equals the first.
+    fn add_rarest(&self, wanted: &mut Vec<u32>, some: &[u32], width: usize) {
+        let mut copies = vec![0u32; some.len()];
+        for link in self.links.values() {
+            for (index, copies) in some.iter().zip(&mut copies) {
+                *copies += u32::from(link.has.contains(*index));
+            }
+        }
+        let most = copies.iter().copied().max().unwrap_or(0);
+        for count in 0..=most {
+            for (index, _) in some.iter().zip(&copies).filter(|(_, one)| **one == count) {
+                if wanted.len() == width {
+                    return;
+                }
+                wanted.push(*index);
+            }
+        }
     }
 
     /// What waits at parents.
@@ -238,7 +246,7 @@ impl Task {
                 parent: &request.parent,
                 want,
                 slow: parent.is_some_and(|parent| parent.slow),
-                at_seed: parent.is_some_and(|parent| parent.host.role == Role::Seed),
+                at_seed: parent.is_some_and(|parent| parent.is_seed),
                 late: now.saturating_sub(request.moved_at) >= late_after,
             })
         });
@@ -261,7 +269,7 @@ struct Waits<'a> {
 impl Waits<'_> {
     /// The part of it that may go to `link`.
     fn tail_for(&self, link: &Link) -> &[u32] {
-        let to_seed = link.host.role == Role::Seed;
+        let to_seed = link.is_seed;
         // What was taken from a seed or a slow parent does not go back there.
         let back = link.slow || (to_seed && !self.at_seed);
         if *self.parent == link.host.id || (back && !self.late) {
