@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::metrics::SchedulerMetrics;
-use crate::swarm::{Action, CloseReason, Event, IDLE_TICK, SessionId, Swarm, TICK};
+use crate::swarm::{Action, CloseReason, Event, IDLE_TICK, SessionId, Swarm, TICK, TURN};
 
 /// What nodes have said and the state has not heard yet; their streams wait when it is full.
 const EVENTS: usize = 4096;
@@ -228,6 +228,7 @@ impl Driver {
                     }
                     Event::Tick
                 }
+                () = tokio::time::sleep(TURN), if self.swarm.is_behind() => Event::Turn,
                 received = incoming.recv() => match received {
                     Some(Incoming::Opened(session, opened)) => {
                         self.sessions.insert(session, opened);

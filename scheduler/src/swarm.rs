@@ -48,6 +48,9 @@ use turns::Turns;
 pub const TICK: Duration = Duration::from_millis(100);
 /// And this often while all that can happen with time is that somebody falls silent.
 pub const IDLE_TICK: Duration = Duration::from_millis(250);
+/// And this long after it last decided anything while [`Swarm::is_behind`], that those who wait have
+/// their turn.
+pub const TURN: Duration = Duration::from_millis(1);
 /// More nodes than this are refused: the bound of everything that is kept per node.
 const MAX_HOSTS: usize = 20_000;
 /// A node says it lives every second and a half; after this silence it is gone. With the grain of ticks and
@@ -72,6 +75,8 @@ pub enum Event {
     Closed(SessionId),
     /// What nodes say is heard this long after it came.
     Lagged(Duration),
+    /// Nothing else happens, and there are nodes that wait for their turn.
+    Turn,
     /// Time has passed.
     Tick,
 }
@@ -205,6 +210,7 @@ impl Swarm {
             Event::Message(session, message) => self.heard(session, message),
             Event::Closed(session) => self.gone(session),
             Event::Lagged(lag) => self.lag = self.lag.max(lag).min(MAX_LAG),
+            Event::Turn => {}
             Event::Tick => self.tick(),
         }
         self.take_turns(is_tick);
@@ -214,6 +220,11 @@ impl Swarm {
     /// Whether ticks are needed for nothing but to notice who falls silent.
     pub fn is_idle(&self) -> bool {
         self.tasks.is_empty() && self.searches.is_empty()
+    }
+
+    /// Whether there are nodes that need parents, or to be told of them, and are waiting for their turn.
+    pub fn is_behind(&self) -> bool {
+        self.turns.is_behind()
     }
 
     /// How much there is of everything.

@@ -43,6 +43,8 @@ struct Scheduler {
     id: HostId,
     /// `None` while it is down.
     swarm: Option<Swarm>,
+    /// Its next turn is on its way.
+    turn_due: bool,
 }
 
 impl Attendance {
@@ -52,6 +54,7 @@ impl Attendance {
             Ok(Scheduler {
                 id: format!("scheduler-{number}").parse()?,
                 swarm: None,
+                turn_due: false,
             })
         });
         Ok(Self {
@@ -179,6 +182,12 @@ impl World {
         self.queue.after(nanos(swarm::TICK), tick);
     }
 
+    /// Nothing else may have happened meanwhile: those who wait have their turn.
+    pub(super) fn scheduler_turn(&mut self, number: SchedulerNumber) {
+        self.attendance.schedulers[usize::from(number)].turn_due = false;
+        self.scheduler_event(number, swarm::Event::Turn);
+    }
+
     fn scheduler_event(&mut self, number: SchedulerNumber, event: swarm::Event) {
         let scheduler = &mut self.attendance.schedulers[usize::from(number)];
         let Some(swarm) = &mut scheduler.swarm else {
@@ -188,6 +197,10 @@ impl World {
         let actions = swarm.apply(Duration::from_nanos(self.queue.now), event);
         self.attendance.spent += begun.elapsed();
         self.attendance.events += 1;
+        if swarm.is_behind() && !std::mem::replace(&mut scheduler.turn_due, true) {
+            let turn = Event::SchedulerTurn(number);
+            self.queue.after(nanos(swarm::TURN), turn);
+        }
         for action in actions {
             match action {
                 swarm::Action::Send(session, message) => {

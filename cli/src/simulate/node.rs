@@ -135,7 +135,9 @@ impl Download {
     }
 
     fn place_of(&self, number: u64) -> Option<usize> {
-        let place = self.exchanges.binary_search_by_key(&number, |(one, _)| *one);
+        let place = self
+            .exchanges
+            .binary_search_by_key(&number, |(one, _)| *one);
         place.ok()
     }
 

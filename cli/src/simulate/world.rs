@@ -31,6 +31,8 @@ pub(super) enum Event {
     /// A download has asked to be woken.
     Wake(u32, ContentId),
     SchedulerTick(SchedulerNumber),
+    /// A scheduler that is behind goes on.
+    SchedulerTurn(SchedulerNumber),
     /// A host's session with a scheduler opens.
     Attend(u32, SchedulerNumber),
     ToScheduler(SessionId, Box<NodeMessage>),
@@ -119,6 +121,7 @@ impl World {
             Event::Tick(host) => self.tick(host),
             Event::Wake(host, content) => self.wake(host, content),
             Event::SchedulerTick(number) => self.scheduler_tick(number),
+            Event::SchedulerTurn(number) => self.scheduler_turn(number),
             Event::Attend(host, number) => self.attend(host, number),
             Event::ToScheduler(session, message) => self.scheduler_hears(session, *message),
             Event::FromScheduler(session, message) => self.node_hears(session, *message),

@@ -4,6 +4,7 @@
 //! a node that becomes a child's parent is offered the child as a parent in turn, so that all have
 //! as many children as parents and two half-complete nodes serve each other.
 
+mod between;
 mod signers;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -37,7 +38,7 @@ const POOR: usize = MAX_PARENTS - 2;
 const WINDOW: usize = 32;
 /// In a crowd a node without anything yet chooses this many parents; the places left are for those
 /// that choose it.
-const CHOSEN_AT_FIRST: usize = MAX_PARENTS / 2;
+const CHOSEN_AT_FIRST: usize = MAX_PARENTS / 3;
 /// A swarm with more nodes than this is a crowd.
 const CROWD: usize = 2 * MAX_PARENTS;
 /// How many children a host with so many upload slots has at most in one task.
@@ -70,7 +71,30 @@ impl Swarm {
         }
         let new = self.assign(id, child, &parents);
         self.offer_back(id, child, &new);
+        if self.lacks_places(id, child) {
+            self.come_between(id, child);
+        }
         self.tell(id, child);
+    }
+
+    /// Whether it has found fewer parents than it may choose, in a swarm in which all could have more.
+    fn lacks_places(&self, id: &TaskId, child: SessionId) -> bool {
+        let Some(task) = self.tasks.get(id) else {
+            return false;
+        };
+        let Some(me) = task.participants.get(&child) else {
+            return false;
+        };
+        let few = if me.evaluations == 0 {
+            MAX_PARENTS
+        } else {
+            POOR
+        };
+        let shunned = task.shunned.contains(&child) || self.is_banned(child);
+        !shunned
+            && !me.held.is_full()
+            && task.participants.len() > CROWD
+            && self.mirrors_among(me.parents()) < few
     }
 
     /// Tells the child its parents, if it has not been told these.
@@ -108,11 +132,8 @@ impl Swarm {
             me.told = told;
             me.offered = false;
             me.evaluations = me.evaluations.saturating_add(1);
-            let pause = if me.evaluations <= YOUNG {
-                EARLY
-            } else {
-                RETELL
-            };
+            let young = me.evaluations <= YOUNG || me.held.is_empty();
+            let pause = if young { EARLY } else { RETELL };
             me.wait_until(now + pause);
         }
         if let Some(message) = message {

@@ -9,6 +9,9 @@
 //! anything else -------------------------------------------> seen by the round that goes on and
 //!                                                             on over all children
 //! ```
+//! Rounds go on with every event; where there is none, with turns that the driver gives while a round
+//! for those in need is not over. So nobody waits for others to have something to say.
+//!
 //! A child is told at most twice a second, a new one more often at first, and only what has changed.
 
 use std::collections::VecDeque;
@@ -39,20 +42,17 @@ const URGENT_PER_EVENT: usize = 16;
 const PORTION: Portion = Portion {
     looks: 64,
     weighed: 4,
+    told: 6,
 };
 /// The portion that a tick takes, when nothing else happens.
 const TICK_PORTION: Portion = Portion {
     looks: 1000,
     weighed: 40,
+    told: 60,
 };
 /// Of those weighed in a portion, so many in four may be children that starve: they come before those
 /// that could only do better, and do not keep them waiting for good.
 const STARVING: usize = 3;
-/// Those that have been given a parent which chose them are told so; that costs a fifth of weighing.
-const TOLD: Portion = Portion {
-    looks: 64,
-    weighed: 6,
-};
 /// Portions follow each other no sooner: ten thousand children are weighed in a second at most.
 const PAUSE: Duration = Duration::from_micros(400);
 /// Rounds begin no sooner after each other, however few children there are.
@@ -69,6 +69,9 @@ type Child = (TaskId, SessionId);
 struct Portion {
     looks: usize,
     weighed: usize,
+    /// Of those that have been given a parent which chose them, so many are told; that costs a fifth
+    /// of weighing.
+    told: usize,
 }
 
 /// Whose turn it is.
@@ -99,6 +102,12 @@ enum Whom {
 }
 
 impl Turns {
+    /// Whether somebody waits who is in need: a round for these is not over, or the queue is not empty.
+    pub(super) fn is_behind(&self) -> bool {
+        let rounds = [&self.starving, &self.offered];
+        !self.urgent.is_empty() || rounds.iter().any(|round| round.cursor.is_some())
+    }
+
     fn round(&mut self, whom: Whom) -> &mut Round {
         match whom {
             Whom::Starving => &mut self.starving,
@@ -224,7 +233,11 @@ impl Swarm {
             ..portion
         };
         let weighed = self.go_on(Whom::Starving, few);
-        self.go_on(Whom::Offered, TOLD);
+        let told = Portion {
+            weighed: portion.told,
+            ..portion
+        };
+        self.go_on(Whom::Offered, told);
         let rest = Portion {
             weighed: portion.weighed - weighed,
             ..portion

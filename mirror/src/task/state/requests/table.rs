@@ -33,7 +33,9 @@ impl Requests {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Request)> {
-        self.0.iter_mut().map(|(number, request)| (*number, request))
+        self.0
+            .iter_mut()
+            .map(|(number, request)| (*number, request))
     }
 
     /// `number` is above all before it.
@@ -47,6 +49,8 @@ impl Requests {
 
     /// Forgets all of them and says which they were.
     pub(in super::super) fn take_numbers(&mut self) -> impl Iterator<Item = u64> {
-        std::mem::take(&mut self.0).into_iter().map(|(number, _)| number)
+        std::mem::take(&mut self.0)
+            .into_iter()
+            .map(|(number, _)| number)
     }
 }
