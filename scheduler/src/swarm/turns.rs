@@ -28,7 +28,7 @@ use super::{SessionId, Swarm, mix};
 /// A child whose picture has changed is told no sooner than this after the last time.
 pub(super) const RETELL: Duration = Duration::from_millis(500);
 /// The first times it may be sooner: while a crowd gathers, much changes.
-pub(super) const EARLY: Duration = Duration::from_millis(100);
+pub(super) const EARLY: Duration = Duration::from_millis(50);
 /// How many times are the first.
 pub(super) const YOUNG: u32 = 4;
 /// A child with fewer parents is offered more as they come.
@@ -321,6 +321,8 @@ impl Swarm {
             && !me.held.is_full()
             && match whom {
                 Whom::Starving => self.starves(id, task, me),
+                // Who has nothing yet is to know soon whom it may have it from.
+                Whom::Offered if me.held.is_empty() => me.offered,
                 // The round over all comes in time where it is short, and weighs them too.
                 Whom::Offered => me.offered && self.now >= me.not_before() + ROUND,
                 Whom::All => me.offered || self.needs_weighing(id, task, me),
