@@ -267,7 +267,7 @@ impl Driver {
                 // What a session said before it was ended from this side, and has been forgotten.
                 Event::Message(session, _) if !self.sessions.contains_key(session) => continue,
                 Event::Closed(session) => drop(self.sessions.remove(session)),
-                Event::Message(..) | Event::Lagged(_) | Event::Tick => {}
+                Event::Message(..) | Event::Lagged(_) | Event::Turn | Event::Tick => {}
             }
             let begun = Instant::now();
             let actions = self.swarm.apply(self.started.elapsed(), event);
