@@ -132,8 +132,12 @@ impl Swarm {
             me.told = told;
             me.offered = false;
             me.evaluations = me.evaluations.saturating_add(1);
-            let young = me.evaluations <= YOUNG || me.held.is_empty();
-            let pause = if young { EARLY } else { RETELL };
+            let young = if me.held.is_empty() { 2 * YOUNG } else { YOUNG };
+            let pause = if me.evaluations <= young {
+                EARLY
+            } else {
+                RETELL
+            };
             me.wait_until(now + pause);
         }
         if let Some(message) = message {

@@ -14,6 +14,7 @@ use darner_proto::scheduler::{
 
 use super::*;
 
+mod crowd;
 mod exchange;
 mod finding;
 mod pull;

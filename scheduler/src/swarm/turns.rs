@@ -29,7 +29,7 @@ use super::{SessionId, Swarm, mix};
 pub(super) const RETELL: Duration = Duration::from_millis(500);
 /// The first times it may be sooner: while a crowd gathers, much changes.
 pub(super) const EARLY: Duration = Duration::from_millis(50);
-/// How many times are the first.
+/// How many times are the first; twice as many for one that has nothing yet.
 pub(super) const YOUNG: u32 = 4;
 /// A child with fewer parents is offered more as they come.
 pub(super) const ENOUGH_PARENTS: usize = 4;
