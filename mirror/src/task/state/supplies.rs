@@ -6,6 +6,7 @@ use super::*;
 use darner_proto::digest::Digest;
 use darner_proto::file::Located;
 use darner_proto::id::Role;
+use std::sync::Arc;
 
 /// A download of a file that is read nowhere yet.
 fn file_task() -> Task {

@@ -6,8 +6,10 @@ use super::*;
 use darner_proto::digest::Digest;
 use darner_proto::id::Role;
 use darner_proto::name::Source;
+use darner_proto::piece_map::PieceRun;
 use darner_proto::scheduler::{FailureKind, Parent, ReturnReason};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
 
