@@ -180,8 +180,6 @@ pub struct Uploads {
     tasks: BTreeMap<TaskId, Spread>,
     waiting: VecDeque<Waiting>,
     sending: BTreeMap<u64, Sending>,
-    /// When anything was last taken in.
-    last: Duration,
 }
 
 #[derive(Debug)]
@@ -211,14 +209,12 @@ impl Uploads {
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             sending: BTreeMap::new(),
-            last: Duration::ZERO,
         }
     }
 
     /// Takes in what happened and says what is to be done about it. Time never runs backwards.
     pub fn apply(&mut self, now: Duration, event: Event<'_>) -> Vec<Action> {
         let mut out = Vec::new();
-        self.last = now;
         match event {
             Event::Watched { child, holding } => self.spread(now, &holding).watched(child),
             Event::Has(holding) => {
@@ -256,11 +252,6 @@ impl Uploads {
     pub fn next(&self) -> Option<Duration> {
         // Who asked first has waited longest; what is one child's alone may come before that.
         let first = self.waiting.front()?.asked_at + PATIENCE;
-        let moved = self.tasks.values().filter_map(Spread::sends_once_since);
-        let lulls = moved.map(|moved_at| moved_at + self.pace.lull());
-        let first = lulls
-            .filter(|at| *at > self.last)
-            .fold(first, Duration::min);
         if self.tasks.values().all(Spread::is_open_to_all) {
             return Some(first);
         }
@@ -495,7 +486,6 @@ impl Uploads {
     /// `shut` is whether pieces that are another child's for a time count too.
     fn first_of(&self, now: Duration, shut: bool) -> Option<(usize, Choice)> {
         let per_child = (self.pace.slots() / 2).max(2) as usize;
-        let lull = self.pace.lull();
         let mut best: Option<((bool, u32), usize, Choice)> = None;
         for (at, one) in self.waiting.iter().enumerate() {
             let spread = self.tasks.get(&one.task);
@@ -507,16 +497,13 @@ impl Uploads {
             let choice = spread.and_then(|spread| {
                 let asked_at = if shut { Duration::MAX } else { one.asked_at };
                 let choice = spread.choose(one.child, &one.want, asked_at, run)?;
-                Some((spread.is_source(), spread.sends_once(now, lull), choice))
+                Some((spread.is_source(), choice))
             });
-            let Some((source, once, choice)) = choice else {
+            let Some((source, choice)) = choice else {
                 continue;
             };
             let waited = now.saturating_sub(one.asked_at);
             let in_turn = !source || waited >= self.long();
-            if once && !in_turn && choice.sent > 0 {
-                continue;
-            }
             let sent = if in_turn { 0 } else { choice.sent };
             let rank = (!one.awaited && waited < WAITED, sent);
             if best.as_ref().is_none_or(|(least, ..)| rank < *least) {

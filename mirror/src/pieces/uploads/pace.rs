@@ -95,11 +95,6 @@ impl Pace {
         self.reaction = (self.reaction * (SMOOTHING - 1) + after) / SMOOTHING;
     }
 
-    /// Where nothing new has come for so long, the uplink is not what holds new pieces up: two runs' time.
-    pub(super) fn lull(&self) -> Duration {
-        (self.typical * 4).clamp(SHORTEST, LONGEST)
-    }
-
     /// When a place in the queue is free again, about.
     pub(super) fn turn(&self) -> Duration {
         (self.typical / self.slots.max(1)).clamp(*TURN.start(), *TURN.end())

@@ -26,12 +26,8 @@ pub(super) struct Spread {
     held: PieceSet,
     /// By piece: copies sent, or begun to be.
     sent: Vec<u32>,
-    /// Pieces that have not been sent, here or still to come.
-    unsent: u32,
-    /// Those that are here, at a source.
+    /// Pieces of a source that are here and have not been sent.
     fresh: BTreeSet<u32>,
-    /// When one of them last came, or left.
-    moved_at: Duration,
     /// By piece; nothing where none has ever been one child's alone, as at every host but a source.
     turns: Vec<Turn>,
     /// Pieces that may still be another child's alone.
@@ -72,9 +68,7 @@ impl Spread {
         Self {
             geometry,
             source: false,
-            unsent: geometry.pieces(),
             fresh: BTreeSet::new(),
-            moved_at: Duration::ZERO,
             held,
             sent: vec![0; geometry.pieces() as usize],
             turns: Vec::new(),
@@ -91,7 +85,6 @@ impl Spread {
             self.source = true;
             let unsent = |index: &u32| self.sent.get(*index as usize) == Some(&0);
             self.fresh = self.held.iter().filter(unsent).collect();
-            self.moved_at = now;
         }
         if self.held == *holding.held {
             return;
@@ -112,18 +105,6 @@ impl Spread {
 
     pub(super) fn is_source(&self) -> bool {
         self.source
-    }
-
-    /// Whether pieces enter the swarm here one after the other, of which some are to come or to leave. The uplink
-    /// is for them, unless none has come or left for as long as `lull`.
-    pub(super) fn sends_once(&self, now: Duration, lull: Duration) -> bool {
-        self.sends_once_since()
-            .is_some_and(|moved_at| now < moved_at + lull)
-    }
-
-    /// When the last of them came or left.
-    pub(super) fn sends_once_since(&self) -> Option<Duration> {
-        (self.source && self.unsent > 0).then_some(self.moved_at)
     }
 
     /// Whether the piece is here and has not been sent.
@@ -202,7 +183,6 @@ impl Spread {
         }
         if self.sent.get(index as usize) == Some(&0) {
             self.fresh.insert(index);
-            self.moved_at = now;
         }
         self.open_what_is_due(now);
         let Some(owner) = self.next_owner() else {
@@ -361,11 +341,8 @@ impl Spread {
             let Some(sent) = self.sent.get_mut(index as usize) else {
                 continue;
             };
-            self.unsent -= u32::from(*sent == 0);
             *sent = sent.saturating_add(1);
-            if self.fresh.remove(&index) {
-                self.moved_at = now;
-            }
+            self.fresh.remove(&index);
             if self.source {
                 self.close(index, |turn| {
                     turn.owner = Some(child);

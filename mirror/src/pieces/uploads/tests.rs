@@ -227,7 +227,7 @@ fn in_a_full_queue_what_nobody_waits_for_makes_place() {
     assert_eq!(uploads.waiting() as u64, places);
 }
 
-/// A source of which more is to come, which two children follow.
+/// A source that two children follow.
 fn source_of(uploads: &mut Uploads, held: &PieceSet) {
     for child in [1, 2] {
         let (child, holding) = (Child(child), holding(held, true));
@@ -251,49 +251,29 @@ fn ask_of(
     uploads.apply(at(ms), asked)
 }
 
-/// The uplink is for what is to come, also while nobody has asked for that yet; not for longer than it takes to
-/// see that nothing comes.
-#[test]
-fn while_pieces_come_to_a_source_it_sends_nothing_twice() {
-    let mut uploads = Uploads::new(16);
-    let mut held = PieceSet::empty(16);
-    held.insert_range(0..1);
-    source_of(&mut uploads, &held);
-    let sent = ask_of(&mut uploads, 0, (1, 1), (&held, 0..1));
-    assert!(matches!(sent[..], [Action::Send { request: 1, .. }]));
-    uploads.apply(at(60), Event::Sent { request: 1 });
-    // It is no longer the first child's alone, and the uplink is free.
-    held.insert_range(1..2);
-    let gained = Event::Gained {
-        task: task(),
-        piece: 1,
-    };
-    uploads.apply(at(900), gained);
-    assert_eq!(ask_of(&mut uploads, 901, (2, 2), (&held, 0..1)), []);
-    let pieces = 0..1;
-    let due = until_told(&mut uploads, Action::Send { request: 2, pieces });
-    assert!(due > at(901) && due < at(2000), "{due:?}");
-}
-
 /// A request names what was there when it was made.
 #[test]
 fn who_waits_for_what_is_out_is_to_ask_anew_for_what_has_come_since() {
     let mut uploads = Uploads::new(16);
     let mut held = PieceSet::empty(16);
-    held.insert_range(0..1);
+    held.insert_range(0..2);
     source_of(&mut uploads, &held);
-    let sent = ask_of(&mut uploads, 0, (1, 1), (&held, 0..1));
-    assert!(matches!(sent[..], [Action::Send { request: 1, .. }]));
-    assert_eq!(ask_of(&mut uploads, 1, (2, 2), (&held, 0..1)), []);
+    for (request, child, piece) in [(1, 1, 0), (2, 3, 1)] {
+        let want = (&held, piece..piece + 1);
+        let sent = ask_of(&mut uploads, 0, (request, child), want);
+        assert!(matches!(sent[..], [Action::Send { .. }]));
+    }
+    assert_eq!(ask_of(&mut uploads, 1, (3, 2), (&held, 0..2)), []);
     let gained = Event::Gained {
         task: task(),
-        piece: 1,
+        piece: 2,
     };
-    let busy = |request, again| Action::Busy { request, again };
-    assert_eq!(uploads.apply(at(2), gained), [busy(2, ANEW)]);
-    held.insert_range(1..2);
-    let sent = ask_of(&mut uploads, 3, (3, 2), (&held, 0..2));
-    assert!(matches!(sent[..], [Action::Send { request: 3, .. }]));
+    let (request, again) = (3, ANEW);
+    let busy = Action::Busy { request, again };
+    assert_eq!(uploads.apply(at(2), gained), [busy]);
+    held.insert_range(2..3);
+    let sent = ask_of(&mut uploads, 3, (4, 2), (&held, 0..3));
+    assert!(matches!(sent[..], [Action::Send { request: 4, .. }]));
     // Nothing has come since it asked: it waits, as whoever does not want the rest.
-    assert_eq!(ask_of(&mut uploads, 4, (4, 2), (&held, 0..1)), []);
+    assert_eq!(ask_of(&mut uploads, 4, (5, 2), (&held, 0..1)), []);
 }
