@@ -63,7 +63,6 @@ impl Writing {
         };
         let piece = self.piece.split().freeze();
         let Ok(_) = self.partial.write(index, piece, sign).await?;
-        self.partial.hash_to(index + 1).await?;
         self.index += 1;
         Ok(())
     }

@@ -412,16 +412,6 @@ impl Partial {
         self.shared.failed("read from", error)
     }
 
-    /// Carries the digest of the whole on to the pieces before `piece`: from memory where
-    /// they are still there, else read back from the file.
-    ///
-    /// # Errors
-    /// [`StoreError::Missing`] unless all of them are held.
-    pub async fn hash_to(&self, piece: u32) -> Result<(), StoreError> {
-        let shared = self.shared.clone();
-        blocking(move || shared.hash_to(piece)).await?
-    }
-
     /// Whether the whole has its digest; a file has whatever digest comes out.
     ///
     /// # Errors

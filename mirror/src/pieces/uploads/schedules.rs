@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use darner_proto::piece_set::PieceSet;
 use proptest::prelude::*;
 
 use super::tests::{at, holding, task};

@@ -1,5 +1,8 @@
-use super::*;
 use darner_proto::digest::Digest;
+use darner_proto::geometry::Geometry;
+use darner_proto::piece_set::PieceSet;
+
+use super::*;
 
 pub(super) fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)

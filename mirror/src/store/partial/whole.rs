@@ -38,7 +38,8 @@ impl Shared {
         lock(&self.hashing).next
     }
 
-    pub(super) fn hash_to(&self, piece: u32) -> Result<(), StoreError> {
+    /// Carries the digest of the whole on to the pieces before `piece`, all of which must be held.
+    pub(in crate::store) fn hash_to(&self, piece: u32) -> Result<(), StoreError> {
         let mut hashing = lock(&self.hashing);
         let first = hashing.next;
         let piece = piece.min(self.geometry.pieces());

@@ -176,7 +176,8 @@ impl Task {
         if useful.is_empty() {
             return None;
         }
-        // The fewer there are, the fewer one parent may keep from the others.
+        // The fewer there are, the fewer one parent may keep from the others. But what a seed alone has nobody
+        // else could be asked for, and only the seed knows what of it has gone to nobody.
         let parents = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         let share = useful.len() / parents.saturating_mul(PER_PARENT).max(1);
         let width = if to_seed {
