@@ -33,7 +33,7 @@ use darner_proto::gossip::PATH;
 use darner_proto::id::Role;
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
-    BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PATIENT, PIECE_COUNT, ResolveRequest,
+    BUSY_FOR, CHILD, CONTENT_SIZE, FIRST_PIECE, PATH_PREFIX, PIECE_COUNT, ResolveRequest, Wait,
 };
 use darner_proto::piece_map::PieceSigner;
 use darner_proto::piece_set::PieceSet;
@@ -309,12 +309,13 @@ async fn send_run(
         held: &here,
         source,
     };
-    let awaited = !headers.contains_key(PATIENT);
+    let wait = Wait::of(|name| headers.contains_key(name));
+    let awaited = wait != Wait::Idly;
     if awaited {
         serving.tasks.wanted(&task);
     }
     let child = child(&headers);
-    let asked = serving.desk.ask((child, awaited), holding, &want).await;
+    let asked = serving.desk.ask((child, wait), holding, &want).await;
     let slot = asked.inspect_err(|turned| {
         if matches!(turned, Turned::Busy(_)) {
             serving.metrics.busy.inc();

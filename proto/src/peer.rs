@@ -34,6 +34,8 @@ pub const CONTENT_SIZE: &str = "darner-content-size";
 pub const CHILD: &str = "darner-child";
 /// With a request for pieces that nobody waits for: what others wait for goes before it.
 pub const PATIENT: &str = "darner-patient";
+/// With a request for pieces that wait elsewhere already: they are sent at once or not at all.
+pub const AT_ONCE: &str = "darner-at-once";
 /// With a "busy" (503) answer: milliseconds after which to ask again.
 pub const BUSY_FOR: &str = "darner-busy-for-ms";
 /// Bytes of a content that a peer holds, in answer to the request that it hold it.
@@ -42,6 +44,39 @@ pub const HELD_BYTES: &str = "darner-held-bytes";
 pub const ENDS_IN: &str = "darner-ends-in-ms";
 /// No frame of an availability stream is longer than this many bytes.
 pub const MAX_FRAME: usize = 1 << 20;
+
+/// How a child waits for pieces that it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Nobody waits for them there: the request gives way to what somebody waits for.
+    Idly,
+    /// The request takes its place in the queue.
+    InTurn,
+    /// Not at all: they wait elsewhere already.
+    Not,
+}
+
+impl Wait {
+    /// The header that says so, if it takes one.
+    pub fn header(self) -> Option<&'static str> {
+        match self {
+            Self::Idly => Some(PATIENT),
+            Self::InTurn => None,
+            Self::Not => Some(AT_ONCE),
+        }
+    }
+
+    /// As a request says that has the headers for which `has` is true.
+    pub fn of(has: impl Fn(&str) -> bool) -> Self {
+        if has(PATIENT) {
+            Self::Idly
+        } else if has(AT_ONCE) {
+            Self::Not
+        } else {
+            Self::InTurn
+        }
+    }
+}
 
 /// Nobody can have the others leave a registry alone for longer.
 pub const MAX_QUIET: Duration = Duration::from_secs(60);

@@ -173,6 +173,7 @@ impl World {
                 request,
                 parent,
                 want,
+                at_once,
             } => {
                 let Some(parent) = self.number_of(&parent.id) else {
                     return;
@@ -180,6 +181,7 @@ impl World {
                 let exchange = Exchange {
                     parent: Some(parent),
                     want: want.into_iter().collect(),
+                    at_once,
                     ..self.exchange(host, content, request, 0..0)
                 };
                 let id = self.open_exchange(exchange);
@@ -216,6 +218,7 @@ impl World {
             number,
             parent: None,
             want: Vec::new(),
+            at_once: false,
             piece: pieces.start,
             pieces,
             answered: None,

@@ -41,6 +41,8 @@ pub(super) struct Exchange {
     /// `None` is upstream.
     pub(super) parent: Option<u32>,
     pub(super) want: Vec<(u32, Arc<PieceRun>)>,
+    /// It is sent at once or not at all.
+    pub(super) at_once: bool,
     /// What is sent.
     pub(super) pieces: Range<u32>,
     /// When the answer began.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use darner_mirror::pieces::uploads::{Action, Child, Event as Upload, Holding, Uploads};
 use darner_mirror::task::state::RequestEnd;
+use darner_proto::peer::Wait;
 use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::FailureKind;
 
@@ -42,6 +43,11 @@ impl World {
             super::offer::extend(&mut want, *index);
         }
         let child = Child(u64::from(exchange.child));
+        let wait = if exchange.at_once {
+            Wait::Not
+        } else {
+            Wait::InTurn
+        };
         let Node {
             uploader, offers, ..
         } = &mut self.nodes[parent as usize];
@@ -51,7 +57,7 @@ impl World {
         let asked = Upload::Asked {
             request: id.number(),
             child,
-            awaited: true,
+            wait,
             holding: holding(&self.contents[usize::from(content)], offer),
             want: &want,
         };

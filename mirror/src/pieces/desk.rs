@@ -11,6 +11,8 @@ use darner_proto::piece_set::PieceSet;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::{Notify, oneshot};
 
+use darner_proto::peer::Wait;
+
 use super::uploads::{Action, Child, Event, Holding, Uploads};
 
 /// The timer of the desk is looked at again after this, whatever it was set to.
@@ -110,10 +112,10 @@ impl Desk {
         desk
     }
 
-    /// Waits for a slot and a piece of `want`; the child says whether somebody waits for it there.
+    /// Waits for a slot and a piece of `want`, as the child says it waits.
     pub(super) async fn ask(
         &self,
-        (child, awaited): (Child, bool),
+        (child, wait): (Child, Wait),
         holding: Holding<'_>,
         want: &[Range<u32>],
     ) -> Result<Slot, Turned> {
@@ -140,7 +142,7 @@ impl Desk {
         self.apply(Event::Asked {
             request: slot.request,
             child,
-            awaited,
+            wait,
             holding,
             want,
         });

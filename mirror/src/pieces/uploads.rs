@@ -4,6 +4,7 @@
 //! ```text
 //! asked --(nothing of it is held)------------------> NotHeld
 //!   |-----(the queue is full)----------------------> Busy
+//!   |-----(it does not wait, and is not sent at once)--> Busy
 //!   v
 //! waiting --(a slot and a piece for it)--> sending --(Sent, Gone)--> over
 //!   |-----(ask again: what is wanted is free now, or the wait was long)--> Busy
@@ -27,6 +28,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use darner_proto::id::TaskId;
+use darner_proto::peer::Wait;
 
 pub use event::{Action, Child, Event, Holding, Withheld};
 use pace::Pace;
@@ -78,6 +80,7 @@ pub struct Uploads {
 struct Waiting {
     request: u64,
     child: Child,
+    /// Somebody waits for it at the child.
     awaited: bool,
     task: TaskId,
     want: Vec<u32>,
@@ -120,10 +123,10 @@ impl Uploads {
             Event::Asked {
                 request,
                 child,
-                awaited,
+                wait,
                 holding,
                 want,
-            } => self.asked(now, (request, child, awaited), &holding, want, &mut out),
+            } => self.asked(now, (request, child, wait), &holding, want, &mut out),
             Event::Gained { task, piece } => {
                 let exclusive = self.pace.exclusive();
                 if let Some(spread) = self.tasks.get_mut(&task) {
@@ -180,7 +183,7 @@ impl Uploads {
     fn asked(
         &mut self,
         now: Duration,
-        (request, child, awaited): (u64, Child, bool),
+        (request, child, wait): (u64, Child, Wait),
         holding: &Holding<'_>,
         want: &[Range<u32>],
         out: &mut Vec<Action>,
@@ -193,6 +196,7 @@ impl Uploads {
             out.push(Action::NotHeld { request });
             return;
         }
+        let awaited = wait != Wait::Idly;
         let same = |one: &&Waiting| one.child == child && one.task == holding.task;
         let of_child = self.waiting.iter().filter(same).count();
         let places = self.places();
@@ -212,6 +216,20 @@ impl Uploads {
             asked_at: now,
             first,
         });
+        if wait == Wait::Not {
+            self.serve(now, out);
+            self.turn_away(request, out);
+        }
+    }
+
+    /// Says "busy" to a request that is not served at once and does not wait.
+    fn turn_away(&mut self, request: u64, out: &mut Vec<Action>) {
+        let before = self.waiting.len();
+        self.waiting.retain(|one| one.request != request);
+        if self.waiting.len() < before {
+            let again = self.pace.turn();
+            out.push(Action::Busy { request, again });
+        }
     }
 
     /// Sends away who came last of those that nobody waits for.

@@ -14,7 +14,7 @@ use darner_proto::id::{Host, HostId, Role, TaskId};
 use darner_proto::invalid::Invalid;
 use darner_proto::peer::{
     Availability, BUSY_FOR, CHILD, CONTENT_SIZE, ENDS_IN, FIRST_PIECE, MAX_FRAME, PATH_PREFIX,
-    PATIENT, PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest,
+    PIECE_COUNT, PRIVATE_PREFIX, ResolveReply, ResolveRequest, Wait,
 };
 use darner_proto::wire;
 use darner_service::identity::{Caller, Connector, Identity, PeerRole, Protocol};
@@ -233,7 +233,7 @@ impl Peers {
         host: &Host,
         task: &TaskId,
         want: &[Range<u32>],
-        awaited: bool,
+        wait: Wait,
     ) -> Result<PieceBody, PeerError> {
         let ranges: Vec<_> = want
             .iter()
@@ -241,9 +241,9 @@ impl Peers {
             .collect();
         let ranges = ranges.join(",");
         let mut asked = Request::new(Method::GET, format!("/tasks/{task}/pieces?want={ranges}"));
-        if !awaited {
+        if let Some(manner) = wait.header() {
             let yes = HeaderValue::from_static("1");
-            asked.headers.insert(PATIENT, yes);
+            asked.headers.insert(manner, yes);
         }
         let response = self.about(host, task, None, asked).await?;
         let first = header(&response, FIRST_PIECE)?;

@@ -335,8 +335,10 @@ impl Driver {
                 request,
                 parent,
                 want,
+                at_once,
             } => {
                 let stop = self.stop_for(|driver| &mut driver.fetches, request);
+                let request = (request, at_once);
                 self.spawn(stop, fetch::fetch(context, request, parent, want));
             }
             Action::CancelFetch(request) => cancel(&mut self.fetches, &request),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darner_proto::file::Supply;
 use darner_proto::id::{Host, Role};
+use darner_proto::peer::Wait;
 use darner_proto::piece_map::{self, PieceRun};
 use darner_proto::scheduler::FailureKind;
 use futures_util::StreamExt as _;
@@ -100,14 +101,14 @@ fn judged(context: &Context, run: PieceRun) -> (Arc<PieceRun>, bool) {
     (run, trusted)
 }
 
-/// Asks `parent` for a run of `want` and takes it in.
+/// Asks `parent` for a run of `want`, to be sent at once or in its turn, and takes it in.
 pub(super) async fn fetch(
     context: Context,
-    request: u64,
+    (request, at_once): (u64, bool),
     parent: Arc<Host>,
     want: BTreeMap<u32, Arc<PieceRun>>,
 ) {
-    let end = match run_of_pieces(&context, request, &parent, &want).await {
+    let end = match run_of_pieces(&context, (request, at_once), &parent, &want).await {
         Ok(()) => RequestEnd::Done,
         Err(FetchError::Peer(PeerError::Busy { again })) => RequestEnd::Busy { again },
         Err(FetchError::Store) => return context.stop(Ended::Store).await,
@@ -163,15 +164,19 @@ fn failure_of(error: &PeerError) -> FailureKind {
 
 async fn run_of_pieces(
     context: &Context,
-    request: u64,
+    (request, at_once): (u64, bool),
     parent: &Host,
     want: &BTreeMap<u32, Arc<PieceRun>>,
 ) -> Result<(), FetchError> {
     let shared = &context.shared;
     let ranges = ranges_of(want);
     let peers = &context.peers;
-    let awaited = context.urgency.is_awaited();
-    let asked = peers.pieces(parent, &shared.task, &ranges, awaited);
+    let wait = match context.urgency.is_awaited() {
+        true if at_once => Wait::Not,
+        true => Wait::InTurn,
+        false => Wait::Idly,
+    };
+    let asked = peers.pieces(parent, &shared.task, &ranges, wait);
     let body = asked.await?;
     if body.size != shared.geometry.size() {
         return Err(FetchError::WrongLength);

@@ -14,6 +14,7 @@
 //! nobody else, the word of an untrusted one is taken and the task turns *unvouched*: its readers
 //! then get nothing before the whole digest has matched.
 
+mod elsewhere;
 mod events;
 mod expected;
 mod links;
@@ -33,6 +34,7 @@ use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{Lease, MAX_SOURCES, Progress};
 
 use crate::swarm::sessions::{Input, TaskEvent};
+use elsewhere::Elsewhere;
 pub use events::{Action, Event, Failure, RequestEnd};
 use expected::Expected;
 use links::Links;
@@ -78,6 +80,7 @@ pub struct Task {
     piece_time: Option<Duration>,
     /// No parent is busy after this.
     busy_until: Duration,
+    elsewhere: Elsewhere,
     /// Pieces asked for at a second parent because they were late.
     hedges: u32,
     lead: Lead,
@@ -146,6 +149,7 @@ impl Task {
             place,
             piece_time: None,
             busy_until: Duration::ZERO,
+            elsewhere: Elsewhere::default(),
             hedges: 0,
             lead: Lead::new(pieces),
             newest_lease: OWN_AUTHORITY,

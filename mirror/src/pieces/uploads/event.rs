@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use darner_proto::geometry::Geometry;
 use darner_proto::id::TaskId;
+use darner_proto::peer::Wait;
 use darner_proto::piece_set::PieceSet;
 
 /// A child, by a number that stands for its host id.
@@ -47,8 +48,8 @@ pub enum Event<'a> {
         request: u64,
         /// The child.
         child: Child,
-        /// Whether somebody waits for it at the child.
-        awaited: bool,
+        /// How the child waits.
+        wait: Wait,
         /// What is here of the content.
         holding: Holding<'a>,
         /// Which pieces would do, in the child's order of preference.

@@ -15,7 +15,7 @@ const SLOTS: u32 = 3;
 enum Step {
     Ask {
         child: u64,
-        awaited: bool,
+        wait: Wait,
         want: Range<u32>,
     },
     Gain(u32),
@@ -27,11 +27,15 @@ enum Step {
     Pass(u64),
 }
 
+fn wait() -> impl Strategy<Value = Wait> {
+    prop_oneof![Just(Wait::Idly), Just(Wait::InTurn), Just(Wait::Not)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..5u64, any::<bool>(), 0..PIECES, 1..6u32).prop_map(|(child, awaited, first, count)| Step::Ask {
+        4 => (0..5u64, wait(), 0..PIECES, 1..6u32).prop_map(|(child, wait, first, count)| Step::Ask {
             child,
-            awaited,
+            wait,
             want: first..(first + count).min(PIECES),
         }),
         2 => (0..PIECES).prop_map(Step::Gain),
@@ -96,17 +100,13 @@ impl World {
     fn take(&mut self, step: Step) {
         let held = self.held.clone();
         match step {
-            Step::Ask {
-                child,
-                awaited,
-                want,
-            } => {
+            Step::Ask { child, wait, want } => {
                 self.last += 1;
                 self.open.insert(self.last, want.clone());
                 self.apply(Event::Asked {
                     request: self.last,
                     child: Child(child),
-                    awaited,
+                    wait,
                     holding: holding(&held, self.source),
                     want: &[want],
                 });
@@ -179,7 +179,7 @@ proptest! {
         for piece in held {
             let before = world.last;
             for _ in 0..2 {
-                world.take(Step::Ask { child: 9, awaited: false, want: piece..piece + 1 });
+                world.take(Step::Ask { child: 9, wait: Wait::Idly, want: piece..piece + 1 });
                 world.settle();
                 if world.served.contains(&world.last) {
                     break;

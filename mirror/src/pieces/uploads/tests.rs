@@ -77,7 +77,7 @@ fn ask_for(
         Event::Asked {
             request,
             child: Child(child),
-            awaited,
+            wait: if awaited { Wait::InTurn } else { Wait::Idly },
             holding: holding(&held, true),
             want: &[want],
         },
@@ -150,6 +150,29 @@ fn what_somebody_waits_for_goes_before_what_nobody_does() {
 }
 
 #[test]
+fn what_waits_elsewhere_is_sent_at_once_or_not_at_all() {
+    let mut uploads = Uploads::new(1);
+    let held = PieceSet::full(4);
+    let at_once = |uploads: &mut Uploads, request, child| {
+        let asked = Event::Asked {
+            request,
+            child: Child(child),
+            wait: Wait::Not,
+            holding: holding(&held, false),
+            want: std::slice::from_ref(&(0..4)),
+        };
+        uploads.apply(at(1), asked)
+    };
+    let sent = at_once(&mut uploads, 1, 1);
+    assert!(matches!(sent[..], [Action::Send { request: 1, .. }]));
+    let refused = at_once(&mut uploads, 2, 2);
+    assert!(matches!(refused[..], [Action::Busy { request: 2, .. }]));
+    assert_eq!((uploads.sending(), uploads.waiting()), (1, 0));
+    assert_eq!(ask(&mut uploads, 1, (3, 3), 0..4), []);
+    assert_eq!(served(&mut uploads, 2, 1), [1, 3]);
+}
+
+#[test]
 fn what_nobody_waits_for_does_not_stand_still() {
     let mut uploads = Uploads::new(1);
     assert_eq!(ask(&mut uploads, 0, (1, 1), 0..1).len(), 1);
@@ -171,7 +194,7 @@ fn on_a_slow_link_too_a_source_sends_everything_once_before_anything_twice() {
         let asked = Event::Asked {
             request: number,
             child: Child(number),
-            awaited: true,
+            wait: Wait::InTurn,
             holding: holding(held, true),
             want: &want,
         };
@@ -247,7 +270,7 @@ fn ask_of(
     let asked = Event::Asked {
         request,
         child: Child(child),
-        awaited: true,
+        wait: Wait::InTurn,
         holding: holding(held, true),
         want: &[want],
     };

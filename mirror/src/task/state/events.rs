@@ -138,6 +138,8 @@ pub enum Action {
         parent: Arc<Host>,
         /// Which pieces would do, and what they must hash to.
         want: BTreeMap<u32, Arc<PieceRun>>,
+        /// It is sent at once or not at all: it waits elsewhere already.
+        at_once: bool,
     },
     /// Stop a request.
     CancelFetch(u64),

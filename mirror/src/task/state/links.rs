@@ -41,6 +41,8 @@ pub(super) struct Link {
     pub(super) busy: u32,
     /// How often in a row what it let lie, without a word, was asked for elsewhere.
     pub(super) passed_over: u32,
+    /// When it last could not send at once.
+    pub(super) refused_at: Duration,
     /// A piece was late from it, and nothing came in time since.
     pub(super) slow: bool,
     pub(super) strikes: u32,
@@ -76,6 +78,7 @@ impl Link {
             busy_until: Duration::ZERO,
             busy: 0,
             passed_over: 0,
+            refused_at: Duration::ZERO,
             slow: false,
             strikes: 0,
             received_bytes: 0,

@@ -18,7 +18,7 @@ use darner_proto::id::HostId;
 use darner_proto::piece_set::PieceSet;
 
 use super::links::Link;
-use super::requests::{Request, Stage};
+use super::requests::{Manner, Request, Stage};
 use super::{Action, Task};
 
 /// Pieces reserved by one request: room for the parent to choose.
@@ -41,7 +41,15 @@ impl Task {
     /// Asks parents for pieces until nothing more can usefully be asked for.
     pub(super) fn ask_parents(&mut self, now: Duration, out: &mut Vec<Action>) {
         let reads_for_others = !self.reads.is_empty() && self.cursors.is_empty();
-        if reads_for_others || self.requests.len() >= self.at_once() {
+        if reads_for_others {
+            return;
+        }
+        self.ask_in_turn(now, out);
+        self.look_elsewhere(now, out);
+    }
+
+    fn ask_in_turn(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if self.requests.len() >= self.at_once() {
             return;
         }
         // Often every parent has its requests already: nothing is worked out then.
@@ -63,7 +71,8 @@ impl Task {
                 self.pass_over(now, &wanted);
                 self.give_up_reservations(&wanted, out);
             }
-            self.ask(now, parent, wanted, hedge, out);
+            let manner = if hedge { Manner::Hedge } else { Manner::InTurn };
+            self.ask(now, parent, wanted, manner, out);
         }
     }
 
@@ -76,12 +85,12 @@ impl Task {
         part.max(LEAST_REQUESTS) as usize
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         now: Duration,
         parent: HostId,
         wanted: Vec<u32>,
-        hedge: bool,
+        manner: Manner,
         out: &mut Vec<Action>,
     ) {
         let request = self.number();
@@ -95,6 +104,7 @@ impl Task {
             request,
             parent: link.host.clone(),
             want,
+            at_once: manner == Manner::AtOnce,
         });
         let stage = Stage::Waiting(wanted);
         self.requests.add(
@@ -102,7 +112,7 @@ impl Task {
             Request {
                 parent,
                 stage,
-                hedge,
+                manner,
                 moved_at: now,
             },
         );
@@ -242,6 +252,9 @@ impl Task {
             let Stage::Waiting(want) = &request.stage else {
                 return None;
             };
+            if request.asks_elsewhere() {
+                return None;
+            }
             let parent = self.links.get(&request.parent);
             Some(Waits {
                 parent: &request.parent,

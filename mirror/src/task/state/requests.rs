@@ -39,10 +39,20 @@ const SMOOTHING: u32 = 4;
 pub(super) struct Request {
     pub(super) parent: HostId,
     pub(super) stage: Stage,
-    /// It is about a piece that is late elsewhere.
-    pub(super) hedge: bool,
+    pub(super) manner: Manner,
     /// When it was asked, was answered, or a piece of it last came.
     pub(super) moved_at: Duration,
+}
+
+/// How a request is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// It takes its place in the parent's queue.
+    InTurn,
+    /// So does it; it is about a piece that is late elsewhere.
+    Hedge,
+    /// It is served at once or not: what it names waits elsewhere.
+    AtOnce,
 }
 
 /// How far a request is.
@@ -55,6 +65,11 @@ pub(super) enum Stage {
 }
 
 impl Request {
+    /// Whether it asks whether what waits elsewhere can be sent at once.
+    pub(super) fn asks_elsewhere(&self) -> bool {
+        self.manner == Manner::AtOnce && matches!(self.stage, Stage::Waiting(_))
+    }
+
     /// The pieces that may come of it.
     pub(super) fn pieces(&self) -> impl Iterator<Item = u32> + '_ {
         let (Stage::Waiting(pieces) | Stage::Receiving(pieces)) = &self.stage;
@@ -82,12 +97,16 @@ impl Task {
             return;
         };
         // It waited while another was faster: better to ask again than to receive it twice.
-        if needed.is_empty() && !request.hedge {
+        let manner = request.manner;
+        if needed.is_empty() && manner != Manner::Hedge {
             return self.give_up(number, out);
         }
         let left = pieces.clone().filter(|at| !self.held.contains(*at));
         request.stage = Stage::Receiving(left.collect());
         request.moved_at = now;
+        if manner == Manner::AtOnce {
+            self.elsewhere.found();
+        }
         if let Some(link) = self.links.get_mut(&request.parent) {
             link.busy = 0;
             link.passed_over = 0;
@@ -123,9 +142,17 @@ impl Task {
         end: RequestEnd,
         out: &mut Vec<Action>,
     ) {
-        let Some(Request { parent, stage, .. }) = self.requests.remove(request) else {
-            return;
-        };
+        let removed = self.requests.remove(request);
+        let Some(request) = removed else { return };
+        if request.asks_elsewhere() {
+            self.elsewhere.refused(now);
+        }
+        let Request {
+            parent,
+            stage,
+            manner,
+            ..
+        } = request;
         if let Some(link) = self.links.get_mut(&parent) {
             link.in_flight = link.in_flight.saturating_sub(1);
             match end {
@@ -133,6 +160,7 @@ impl Task {
                     link.strikes = 0;
                     link.slow = false;
                 }
+                RequestEnd::Busy { .. } if manner == Manner::AtOnce => link.refused_at = now,
                 RequestEnd::Busy { again } => {
                     link.passed_over = 0;
                     let pause = BUSY_PAUSE * 2u32.pow(link.busy.min(6));
@@ -205,7 +233,7 @@ impl Task {
         }
         let deadline = self.hedge_after();
         let late = |request: &&Request| {
-            !request.hedge
+            request.manner != Manner::Hedge
                 && request.parent != link.host.id
                 && matches!(request.stage, Stage::Receiving(_))
                 && now.saturating_sub(request.moved_at) >= deadline

@@ -89,6 +89,7 @@ impl World {
                     request,
                     parent,
                     want,
+                    ..
                 } => {
                     for index in want.keys() {
                         assert!(self.trusted.contains(*index), "its hash is not trusted");

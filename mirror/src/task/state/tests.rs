@@ -1,3 +1,4 @@
+mod elsewhere;
 mod giving_way;
 mod reading;
 mod seeds;
@@ -99,6 +100,7 @@ pub(super) fn fetches(actions: &[Action]) -> Vec<(u64, String, Vec<u32>)> {
                 request,
                 parent,
                 want,
+                ..
             } => Some((
                 *request,
                 parent.id.to_string(),
