@@ -13,6 +13,7 @@ use darner_proto::piece_set::PieceSet;
 use darner_proto::scheduler::{FailureKind, Parent};
 
 use super::picker::PER_PARENT;
+use super::requests::SMOOTHING;
 use super::{Action, Input, Task};
 pub(super) use table::Links;
 
@@ -22,6 +23,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const MAX_STRIKES: u32 = 4;
 /// A parent that was dropped because it could not be reached may have restarted by then.
 const DROPPED_FOR: Duration = Duration::from_secs(5);
+
+/// A difference of waiting times that counts.
+const NOTICEABLE: Duration = Duration::from_millis(5);
 
 /// One parent.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub(super) struct Link {
     pub(super) busy: u32,
     /// How often in a row what it let lie, without a word, was asked for elsewhere.
     pub(super) passed_over: u32,
+    /// How long requests have waited there of late.
+    wait: Duration,
     /// When it last could not send at once.
     pub(super) refused_at: Duration,
     /// A piece was late from it, and nothing came in time since.
@@ -79,6 +85,7 @@ impl Link {
             busy: 0,
             passed_over: 0,
             refused_at: Duration::ZERO,
+            wait: Duration::ZERO,
             slow: false,
             strikes: 0,
             received_bytes: 0,
@@ -90,12 +97,22 @@ impl Link {
         self.in_flight < PER_PARENT && now >= self.busy_until && !self.is_dropped()
     }
 
-    /// Whom to ask first: the least.
-    pub(super) fn rank(&self) -> (bool, u32, bool, u32, usize) {
+    /// It sends what was asked for so long before. Newer measurements count one part in a few.
+    pub(super) fn answered(&mut self, after: Duration) {
+        self.wait = (self.wait * (SMOOTHING - 1) + after) / SMOOTHING;
+        self.busy = 0;
+        self.passed_over = 0;
+    }
+
+    /// Whom to ask first: the least. Of those with as many requests, where these wait least: a parent with a
+    /// slow uplink, or one that everybody asks, then has no more of them than it can serve, and nobody has less
+    /// than his share because such are among his parents.
+    pub(super) fn rank(&self) -> (bool, u32, bool, u128, u32, usize) {
         (
             self.slow,
             self.in_flight,
             self.is_seed,
+            self.wait.as_millis() / NOTICEABLE.as_millis(),
             self.strikes,
             self.order,
         )

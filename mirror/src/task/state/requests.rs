@@ -32,7 +32,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// Whatever it says of how long.
 const LONGEST_BUSY: Duration = Duration::from_millis(500);
 /// Newer measurements count one part in this many.
-const SMOOTHING: u32 = 4;
+pub(super) const SMOOTHING: u32 = 4;
 
 /// A request to a parent.
 #[derive(Debug)]
@@ -103,13 +103,13 @@ impl Task {
         }
         let left = pieces.clone().filter(|at| !self.held.contains(*at));
         request.stage = Stage::Receiving(left.collect());
+        let waited = now.saturating_sub(request.moved_at);
         request.moved_at = now;
         if manner == Manner::AtOnce {
             self.elsewhere.found();
         }
         if let Some(link) = self.links.get_mut(&request.parent) {
-            link.busy = 0;
-            link.passed_over = 0;
+            link.answered(waited);
         }
         let all: Vec<_> = pieces.clone().collect();
         self.give_up_reservations(&all, out);

@@ -91,3 +91,28 @@ fn after_a_no_the_next_question_comes_later_and_later() {
     }
     assert_eq!(pauses, [20, 40, 80]);
 }
+
+/// A parent with a slow uplink has fewer requests than one that answers soon, whatever the scheduler's order.
+#[test]
+fn of_parents_with_as_many_requests_the_one_that_answers_sooner_comes_first() {
+    let mut task = task(64);
+    task.start(at(0), false);
+    let named = [("late", Role::Mirror), ("soon", Role::Mirror)];
+    task.apply(at(0), parents(&named));
+    let mut asked = fetches(&task.apply(at(1), offer("late", 0..64, true)));
+    asked.extend(fetches(&task.apply(at(1), offer("soon", 0..64, true))));
+    let first = |task: &Task| {
+        let first = task.links.values().min_by_key(|link| link.rank());
+        first.map(|link| link.host.id.to_string())
+    };
+    assert_eq!(first(&task).as_deref(), Some("late"));
+    for (name, ms) in [("soon", 5), ("late", 200)] {
+        for (request, _, want) in asked.iter().filter(|(_, parent, _)| parent == name) {
+            let (request, pieces) = (*request, want[0]..want[0] + 1);
+            task.apply(at(ms), Event::Chosen { request, pieces });
+        }
+    }
+    let in_flight: Vec<_> = task.links.values().map(|link| link.in_flight).collect();
+    assert_eq!(in_flight, [2, 2]);
+    assert_eq!(first(&task).as_deref(), Some("soon"));
+}
