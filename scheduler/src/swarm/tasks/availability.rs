@@ -2,10 +2,15 @@
 
 use darner_proto::piece_set::PieceSet;
 
+use super::super::MAX_HOSTS;
+
+/// A piece has no more copies than there are hosts.
+const _: () = assert!(MAX_HOSTS <= u16::MAX as usize);
+
 /// Copies of each piece among the participants that count.
 #[derive(Debug)]
 pub(super) struct Availability {
-    copies: Vec<u32>,
+    copies: Box<[u16]>,
     /// Pieces that nobody who counts holds.
     pub(super) unheld: PieceSet,
 }
@@ -13,7 +18,7 @@ pub(super) struct Availability {
 impl Availability {
     pub(super) fn new(pieces: u32) -> Self {
         Self {
-            copies: vec![0; pieces as usize],
+            copies: vec![0; pieces as usize].into(),
             unheld: PieceSet::full(pieces),
         }
     }
