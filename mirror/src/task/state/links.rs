@@ -45,8 +45,10 @@ pub(super) struct Link {
     pub(super) busy: u32,
     /// How often in a row what it let lie, without a word, was asked for elsewhere.
     pub(super) passed_over: u32,
-    /// How long requests have waited there of late.
+    /// How long requests have waited there of late,
     wait: Duration,
+    /// and how many noticeable differences that is.
+    notches: u32,
     /// When it last could not send at once.
     pub(super) refused_at: Duration,
     /// A piece was late from it, and nothing came in time since.
@@ -86,6 +88,7 @@ impl Link {
             passed_over: 0,
             refused_at: Duration::ZERO,
             wait: Duration::ZERO,
+            notches: 0,
             slow: false,
             strikes: 0,
             received_bytes: 0,
@@ -100,6 +103,8 @@ impl Link {
     /// It sends what was asked for so long before. Newer measurements count one part in a few.
     pub(super) fn answered(&mut self, after: Duration) {
         self.wait = (self.wait * (SMOOTHING - 1) + after) / SMOOTHING;
+        let notches = self.wait.as_millis() / NOTICEABLE.as_millis();
+        self.notches = u32::try_from(notches).unwrap_or(u32::MAX);
         self.busy = 0;
         self.passed_over = 0;
     }
@@ -107,12 +112,12 @@ impl Link {
     /// Whom to ask first: the least. Of those with as many requests, where these wait least: a parent with a
     /// slow uplink, or one that everybody asks, then has no more of them than it can serve, and nobody has less
     /// than his share because such are among his parents.
-    pub(super) fn rank(&self) -> (bool, u32, bool, u128, u32, usize) {
+    pub(super) fn rank(&self) -> (bool, u32, bool, u32, u32, usize) {
         (
             self.slow,
             self.in_flight,
             self.is_seed,
-            self.wait.as_millis() / NOTICEABLE.as_millis(),
+            self.notches,
             self.strikes,
             self.order,
         )
