@@ -84,6 +84,16 @@ fn behind_slow_links_a_seed_sends_hardly_anything_twice() {
     }
 }
 
+/// Some hosts send at half the rate. Who has several of them among his parents asks the others more: he was done
+/// after 1.27 times the limit, when all parents had as many requests.
+#[test]
+fn nobody_is_late_because_some_parents_are_slow() {
+    let report = run("--peers 100 --size 300MB --layers 2 --fault slow=5%*0.5");
+    assert!(report.is_complete());
+    let p99 = number(&report, "/over_bound/p99");
+    assert!(p99 <= 1.23, "{p99}");
+}
+
 /// Of five layers three are pulled at a time, so some come later than if all were.
 #[test]
 fn layers_that_are_pulled_in_turn_come_later() {
