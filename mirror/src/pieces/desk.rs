@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use darner_proto::digest::Digest;
 use darner_proto::id::TaskId;
+use darner_proto::peer::Wait;
 use darner_proto::piece_set::PieceSet;
 use darner_service::shutdown::Shutdown;
 use tokio::sync::{Notify, oneshot};
-
-use darner_proto::peer::Wait;
 
 use super::uploads::{Action, Child, Event, Holding, Uploads};
 

@@ -200,8 +200,9 @@ impl Uploads {
         let same = |one: &&Waiting| one.child == child && one.task == holding.task;
         let of_child = self.waiting.iter().filter(same).count();
         let places = self.places();
-        // What can be sent at once does not wait, however long the queue.
-        let full = self.waiting.len() >= places && !(awaited && self.make_place(out));
+        // What can be sent at once does not wait, however long the queue; and nobody makes place for who does not stay.
+        let stays = wait == Wait::InTurn;
+        let full = self.waiting.len() >= places && !(stays && self.make_place(out));
         if of_child >= WAITING_PER_CHILD || full {
             let again = self.pace.turn();
             out.push(Action::Busy { request, again });

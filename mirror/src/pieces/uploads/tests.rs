@@ -153,7 +153,7 @@ fn what_somebody_waits_for_goes_before_what_nobody_does() {
 fn what_waits_elsewhere_is_sent_at_once_or_not_at_all() {
     let mut uploads = Uploads::new(1);
     let held = PieceSet::full(4);
-    let at_once = |uploads: &mut Uploads, request, child| {
+    let at_once = |uploads: &mut Uploads, ms, request, child| {
         let asked = Event::Asked {
             request,
             child: Child(child),
@@ -161,15 +161,23 @@ fn what_waits_elsewhere_is_sent_at_once_or_not_at_all() {
             holding: holding(&held, false),
             want: std::slice::from_ref(&(0..4)),
         };
-        uploads.apply(at(1), asked)
+        uploads.apply(at(ms), asked)
     };
-    let sent = at_once(&mut uploads, 1, 1);
+    let sent = at_once(&mut uploads, 1, 1, 1);
     assert!(matches!(sent[..], [Action::Send { request: 1, .. }]));
-    let refused = at_once(&mut uploads, 2, 2);
+    let refused = at_once(&mut uploads, 1, 2, 2);
     assert!(matches!(refused[..], [Action::Busy { request: 2, .. }]));
     assert_eq!((uploads.sending(), uploads.waiting()), (1, 0));
     assert_eq!(ask(&mut uploads, 1, (3, 3), 0..4), []);
     assert_eq!(served(&mut uploads, 2, 1), [1, 3]);
+    // In a full queue nobody has to go for it either.
+    assert_eq!(ask(&mut uploads, 3, (10, 10), 0..4).len(), 1);
+    let mut next = 11;
+    while ask_for(&mut uploads, 3, (next, next), (0..4, false)).is_empty() {
+        next += 1;
+    }
+    let refused = at_once(&mut uploads, 3, 100, 100);
+    assert!(matches!(refused[..], [Action::Busy { request: 100, .. }]));
 }
 
 #[test]

@@ -142,8 +142,9 @@ impl Task {
         end: RequestEnd,
         out: &mut Vec<Action>,
     ) {
-        let removed = self.requests.remove(request);
-        let Some(request) = removed else { return };
+        let Some(request) = self.requests.remove(request) else {
+            return;
+        };
         if request.asks_elsewhere() {
             self.elsewhere.refused(now);
         }
